@@ -1,1 +1,14 @@
-//! Portcullis.
+//! Portcullis: just-in-time network access to virtual machines, as a Kubernetes controller.
+//!
+//! The rooms, from the lowest to the highest. A room may use those before it and none after it; a test reads
+//! the imports and holds them to that.
+//!
+//! - [`clock`]: the one place that asks what time it is.
+//! - [`api`]: the kinds that people write and their values, parsed once.
+//! - [`plan`]: decisions, pure: no async, no IO, no clock, no logs.
+//! - [`providers`]: clouds, behind two traits: what machines there are, and what a firewall holds.
+
+pub mod api;
+pub mod clock;
+pub mod plan;
+pub mod providers;

@@ -1,0 +1,30 @@
+//! The API: what people write and what the controller answers.
+//!
+//! The lowest room: it may use nothing of the others. Three kinds in the group `jit.portcullis.io`, version
+//! `v1alpha1`; the values their fields hold; the conditions and reasons of their status; and the custom
+//! resource definitions generated from them.
+
+mod conditions;
+pub mod crds;
+mod policy;
+mod request;
+mod review;
+pub mod values;
+
+pub use conditions::{ConditionType, Reason, condition, find_condition, is_true, set_condition};
+pub use policy::{
+    Approval, AzureEnforcement, AzureScope, AzureVirtualMachine, DeletionPolicy, Enforcement,
+    EstablishedSessions, ExemptSource, ExistingRules, FirewallSource, JitPolicy, JitPolicySpec,
+    JitPolicyStatus, JustificationRule, Limits, Mode, PolicyPort, PolicySummary, PolicyTarget, Source,
+    TargetStatus, Via,
+};
+pub use request::{
+    Connection, JitAccessRequest, JitAccessRequestSpec, JitAccessRequestStatus, NameRef, PinnedMachine,
+    RequestPort, RequestTarget, RequestedPolicy, RuleState, RuleStatus, State, UserInfo,
+};
+pub use review::{JitAccessReview, JitAccessReviewSpec, JitAccessReviewStatus, RequestRef, Verdict};
+
+/// The API group.
+pub const GROUP: &str = "jit.portcullis.io";
+/// The finalizer that holds a policy or request until the cloud is as its going requires.
+pub const FINALIZER: &str = "jit.portcullis.io/cloud-rules";

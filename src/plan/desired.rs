@@ -1,0 +1,161 @@
+//! What one firewall should hold: the locks of policies and the allows of live grants.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+
+use super::model::{Peer, Rule};
+use super::names::Cluster;
+use crate::api::ExistingRules;
+use crate::api::values::{PortRange, Protocol};
+
+/// Everything that is wanted of one firewall.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Whose rules are ours.
+    pub cluster: Cluster,
+    /// Locks, one a policy that has, or lately had, machines behind this firewall. Policies that are not
+    /// here may have left denies behind (retained): those stay, unless the locks here cover them wholly.
+    pub locks: Vec<Lock>,
+    /// Rules of requests whose rules may stand on this firewall.
+    pub grants: Vec<Grant>,
+    /// Names of rules that a sweep has found to be ours and nobody's: closed if they are still allows of ours.
+    pub orphans: BTreeSet<String>,
+    /// Denies of others below this priority number are deliberate: no allow goes above one that matches its
+    /// packets.
+    pub honour_denies_below: u16,
+    /// The most allows of ours that a firewall may hold.
+    pub max_allows: usize,
+}
+
+/// What a policy locks behind one firewall.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lock {
+    /// The policy's UID.
+    pub policy_uid: String,
+    /// The policy as `namespace/name`, for messages.
+    pub policy: String,
+    /// Above or below rules of others that would let traffic in.
+    pub existing: ExistingRules,
+    /// The machines and their ports.
+    pub machines: Vec<LockedMachine>,
+    /// Sources that the lock does not shut out.
+    pub exempt: Vec<Peer>,
+    /// Addresses that are to be unlocked: of machines that were taken out of the spec, are gone, or have
+    /// other addresses now.
+    pub release: BTreeSet<IpAddr>,
+    /// Whether addresses that this policy's denies hold on the firewall, and that are neither in `machines`
+    /// nor in `release`, stay locked.
+    pub keep_others: bool,
+}
+
+/// The addresses of one machine behind one firewall, and what is locked there.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LockedMachine {
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its ports.
+    pub ports: Vec<(Protocol, PortRange)>,
+}
+
+/// One rule of a request, as its status says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The request's UID.
+    pub request_uid: String,
+    /// The rule's name.
+    pub name: String,
+    /// When it dies.
+    pub deadline: Timestamp,
+    /// TCP, UDP or Any.
+    pub protocol: Protocol,
+    /// Who may connect; one address family.
+    pub sources: Vec<IpNet>,
+    /// Addresses of the machines; the same family.
+    pub destinations: Vec<IpAddr>,
+    /// Ports of the machines.
+    pub ports: Vec<PortRange>,
+    /// What is to be done with it. After `deadline`, whatever stands here, it is closed.
+    pub duty: Duty,
+}
+
+/// What is to be done with the rule of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Duty {
+    /// To be written if it is not there. Never after this moment: a resumed opening that comes too late
+    /// closes instead.
+    Open {
+        /// The last moment at which a write may begin.
+        until: Timestamp,
+    },
+    /// It was read back as there. If it is missing or changed, that is reported and not repaired.
+    Hold,
+    /// To be removed. The removal is sent at least once, even where the read does not show the rule.
+    Close {
+        /// Whether a removal was already sent and ended well: then the read-back decides.
+        sent: bool,
+    },
+}
+
+/// What to do on one firewall, in this order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// First: allows to be removed.
+    pub closes: Vec<Close>,
+    /// Then: denies to be written, then exemptions.
+    pub locks: Vec<Rule>,
+    /// Then: allows to be written.
+    pub opens: Vec<Rule>,
+    /// Last: denies and exemptions to be removed by name, exemptions first.
+    pub unlocks: Vec<String>,
+    /// What cannot be done, and why.
+    pub refused: Vec<Refused>,
+    /// Names of grants with [`Duty::Hold`] whose rule is missing or no longer does what it did.
+    pub lost: Vec<String>,
+    /// Rules of locks that somebody else removed or changed, and that `locks` puts right.
+    pub drift: Vec<Drift>,
+}
+
+impl Changes {
+    /// Whether there is nothing to write.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.closes.is_empty() && self.locks.is_empty() && self.opens.is_empty() && self.unlocks.is_empty()
+    }
+}
+
+/// How an allow is closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Close {
+    /// The rule's name.
+    pub name: String,
+    /// What to write in its place where a resource lock forbids its removal: the same rule as a deny, at the
+    /// highest free priority number. None where the read did not show the rule.
+    pub as_deny: Option<Rule>,
+}
+
+/// Something that cannot be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Whose: the UID of a request or of a policy.
+    pub owner_uid: String,
+    /// The rule's name, for a request.
+    pub rule: Option<String>,
+    /// Why, in one word.
+    pub reason: crate::api::Reason,
+    /// Why, in a sentence that names what is in the way.
+    pub message: String,
+}
+
+/// A rule of a lock that somebody else removed or changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drift {
+    /// The policy's UID.
+    pub policy_uid: String,
+    /// The rule's name.
+    pub rule: String,
+    /// Removed, or else changed.
+    pub removed: bool,
+}

@@ -1,0 +1,140 @@
+//! A machine and the way that traffic takes to it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{FirewallId, Peer, RuleProtocol};
+use crate::api::Reason;
+use crate::api::values::{ArmId, PortRange};
+
+/// Operating system of a machine: it decides which ports are management ports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Os {
+    /// SSH on 22.
+    Linux,
+    /// RDP on 3389.
+    Windows,
+    /// The cloud does not say.
+    #[default]
+    Unknown,
+}
+
+impl Os {
+    /// The word in status; none where unknown.
+    #[must_use]
+    pub const fn as_str(self) -> Option<&'static str> {
+        match self {
+            Self::Linux => Some("Linux"),
+            Self::Windows => Some("Windows"),
+            Self::Unknown => None,
+        }
+    }
+}
+
+/// A virtual machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// Its resource id.
+    pub id: ArmId,
+    /// The UUID given at its creation: a machine made anew under the same id is another.
+    pub vm_id: String,
+    /// Its operating system.
+    pub os: Os,
+    /// Its tags.
+    pub tags: BTreeMap<String, String>,
+    /// Its network interfaces, by id.
+    pub nics: Vec<Nic>,
+}
+
+impl Machine {
+    /// All addresses over all interfaces, in order.
+    pub fn addresses(&self) -> impl Iterator<Item = &Address> {
+        self.nics.iter().flat_map(|nic| &nic.addresses)
+    }
+
+    /// Every firewall on the way to any of its addresses, each once, in order.
+    #[must_use]
+    pub fn firewalls(&self) -> Vec<FirewallId> {
+        let mut firewalls: Vec<FirewallId> =
+            self.addresses().flat_map(|address| address.path.iter().cloned()).collect();
+        firewalls.sort();
+        firewalls.dedup();
+        firewalls
+    }
+}
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nic {
+    /// Its resource id.
+    pub id: ArmId,
+    /// Its private addresses.
+    pub addresses: Vec<Address>,
+}
+
+/// A private address of a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The address.
+    pub ip: IpAddr,
+    /// The public address that leads to it, if one does.
+    pub public: Option<IpAddr>,
+    /// The firewalls that traffic passes, in order: every one must let it in.
+    pub path: Vec<FirewallId>,
+    /// Application security groups that the address belongs to.
+    pub groups: Vec<ArmId>,
+    /// The network around it: what service tags mean here.
+    pub network: NetworkView,
+}
+
+/// What is known of the network around an address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetworkView {
+    /// What the service tag `VirtualNetwork` covers here: the network, its peers, prefixes of user-defined routes.
+    pub virtual_network: Vec<IpNet>,
+    /// Rules of a Virtual Network Manager, judged before the firewalls, by priority; none where they could not
+    /// be read.
+    pub admin_rules: Option<Vec<AdminRule>>,
+}
+
+/// A rule of a Virtual Network Manager.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminRule {
+    /// Its name.
+    pub name: String,
+    /// Lower is judged first.
+    pub priority: u16,
+    /// What it does.
+    pub action: AdminAction,
+    /// Its protocol.
+    pub protocol: RuleProtocol,
+    /// Where the traffic comes from.
+    pub sources: Vec<Peer>,
+    /// Where it goes.
+    pub destinations: Vec<Peer>,
+    /// To which ports.
+    pub ports: Vec<PortRange>,
+}
+
+/// What an admin rule does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdminAction {
+    /// Goes on to the firewalls.
+    Allow,
+    /// Lets traffic in past every firewall.
+    AlwaysAllow,
+    /// Keeps it out.
+    Deny,
+}
+
+/// Why a machine cannot be locked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Unsupported {
+    /// In one word.
+    pub reason: Reason,
+    /// In a sentence that says what would help.
+    pub message: String,
+}

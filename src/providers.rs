@@ -1,0 +1,194 @@
+//! Clouds, behind two traits: [`Inventory`] says what machines there are, [`Firewall`] reads and changes one
+//! firewall. One conformance suite holds for every implementation.
+//!
+//! May use `api` and `plan`; nothing here decides anything.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::api::Reason;
+use crate::api::values::ArmId;
+use crate::plan::model::{FirewallId, Machine, Observed, Rule, Unsupported};
+
+/// What machines there are.
+#[async_trait]
+pub trait Inventory: Send + Sync {
+    /// The machine of this id, with everything on the way to it. The inner error says why a machine that may
+    /// well exist cannot be locked (not found, classic, no address, not permitted).
+    ///
+    /// # Errors
+    /// When the cloud could not answer.
+    async fn machine(&self, id: &ArmId) -> Result<Result<Machine, Unsupported>, CloudError>;
+
+    /// Every machine below `scope` (a subscription or resource group) that has all of `tags`: tag names
+    /// compared without regard to case, values with it. Sorted by id. The ids of machines that cannot be
+    /// locked come with the reason.
+    ///
+    /// # Errors
+    /// When the cloud could not answer in full: a partial list is never returned, because a machine that is
+    /// missing from it would lose its lock.
+    async fn machines(
+        &self,
+        scope: &ArmId,
+        tags: &BTreeMap<String, String>,
+    ) -> Result<Vec<(ArmId, Result<Machine, Unsupported>)>, CloudError>;
+
+    /// Every firewall below `scope`, as read: for the sweep.
+    ///
+    /// # Errors
+    /// When the cloud could not answer in full.
+    async fn firewalls(&self, scope: &ArmId) -> Result<Vec<Observed>, CloudError>;
+}
+
+/// Reads and changes firewalls. Calls for one firewall must be made one after the other; the gate sees to it.
+#[async_trait]
+pub trait Firewall: Send + Sync {
+    /// The firewall as it is.
+    ///
+    /// # Errors
+    /// [`CloudError`]; a firewall that is gone is [`CloudErrorKind::NotFound`].
+    async fn observe(&self, firewall: &FirewallId) -> Result<Observed, CloudError>;
+
+    /// Writes one rule, new or in place of the one of its name, and waits until the cloud has ended the
+    /// write. Not retried inside: where the outcome is [`CloudErrorKind::Ambiguous`], observe before the next
+    /// write.
+    ///
+    /// `patience` bounds the whole call.
+    ///
+    /// # Errors
+    /// [`CloudError`].
+    async fn put(
+        &self,
+        firewall: &FirewallId,
+        rule: &Rule,
+        patience: Duration,
+    ) -> Result<Written, CloudError>;
+
+    /// Removes one rule by its name and waits until the cloud has ended the removal. A rule or firewall that
+    /// is not there is success.
+    ///
+    /// # Errors
+    /// [`CloudError`]; a resource lock that forbids it is [`CloudErrorKind::ScopeLocked`].
+    async fn delete(
+        &self,
+        firewall: &FirewallId,
+        rule: &str,
+        patience: Duration,
+    ) -> Result<Written, CloudError>;
+
+    /// What the firewall can hold.
+    fn limits(&self) -> FirewallLimits;
+}
+
+/// A write that the cloud has ended well.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// The cloud's id of the request, for its support and logs.
+    pub request_id: Option<String>,
+}
+
+/// What a firewall can hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FirewallLimits {
+    /// Rules in both directions.
+    pub rules: usize,
+    /// Addresses and ranges in all rules.
+    pub addresses: usize,
+    /// Longest name of a rule.
+    pub name: usize,
+    /// Longest description of a rule.
+    pub description: usize,
+}
+
+/// Why the cloud did not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("failed to {operation}: {message}{}", self.request_id.as_ref().map(|id| format!(" (request id {id})")).unwrap_or_default())]
+pub struct CloudError {
+    /// What sort of failure, which decides what to do next.
+    pub kind: CloudErrorKind,
+    /// What was asked, such as `write rule web-allow of nsg-1`.
+    pub operation: String,
+    /// The cloud's own words and code.
+    pub message: String,
+    /// The cloud's error code, where it gave one.
+    pub code: Option<String>,
+    /// How long the cloud asks to wait.
+    pub retry_after: Option<Duration>,
+    /// The cloud's id of the request.
+    pub request_id: Option<String>,
+}
+
+/// What sort of failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloudErrorKind {
+    /// Passing: 408, 429, 5xx, another write under way. Nothing was written. Try again.
+    Retryable,
+    /// Nobody knows whether it was written: time-out, broken connection, cancelled. Observe, then decide.
+    Ambiguous,
+    /// The credential may not do it (yet: rights take minutes to spread). Try again slowly.
+    NotPermitted,
+    /// The credential itself is refused.
+    Unauthenticated,
+    /// An Azure Policy forbids the rule. Only people can mend it.
+    RefusedByPolicy,
+    /// It is not there.
+    NotFound,
+    /// A resource lock forbids it.
+    ScopeLocked,
+    /// The priority is taken by another rule: read again and plan again.
+    PriorityTaken,
+    /// No more room for rules or addresses.
+    Full,
+    /// The cloud calls the request wrong. Only a change of spec or world can mend it.
+    Invalid,
+}
+
+impl CloudErrorKind {
+    /// Whether the same call may succeed later without anybody's doing.
+    #[must_use]
+    pub const fn is_transient(self) -> bool {
+        match self {
+            Self::Retryable | Self::Ambiguous | Self::PriorityTaken => true,
+            Self::NotPermitted
+            | Self::Unauthenticated
+            | Self::RefusedByPolicy
+            | Self::NotFound
+            | Self::ScopeLocked
+            | Self::Full
+            | Self::Invalid => false,
+        }
+    }
+
+    /// The reason that a condition gives for it.
+    #[must_use]
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::Retryable | Self::Ambiguous | Self::PriorityTaken => Reason::CloudUnavailable,
+            Self::NotPermitted => Reason::NotPermitted,
+            Self::Unauthenticated => Reason::Unauthenticated,
+            Self::RefusedByPolicy => Reason::RefusedByPolicy,
+            Self::NotFound => Reason::NoFirewall,
+            Self::ScopeLocked => Reason::ScopeLocked,
+            Self::Full => Reason::FirewallFull,
+            Self::Invalid => Reason::RefusedByCloud,
+        }
+    }
+}
+
+/// A cloud as one credential sees it.
+#[derive(Clone)]
+pub struct Cloud {
+    /// What machines there are.
+    pub inventory: Arc<dyn Inventory>,
+    /// Its firewalls.
+    pub firewall: Arc<dyn Firewall>,
+}
+
+impl std::fmt::Debug for Cloud {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Cloud")
+    }
+}
