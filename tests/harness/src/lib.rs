@@ -1,1 +1,54 @@
-//! Under construction.
+//! Real etcd, kube-apiserver, kube-controller-manager, Azure simulator and controller, for tests and the playground.
+//!
+//! The harness starts programs and talks to them as any user would: by kubectl, by kubeconfig, by HTTP. It shares no
+//! code with the controller, so that a test cannot agree with a mistake of the program it tests.
+//!
+//! - [`assets`]: where the control plane's programs come from, built once when nobody provides them
+//! - [`process`]: children that end with the test, also when it is killed
+//! - [`control_plane`]: etcd, API server and optionally controller manager, with several real users
+//! - [`wait`]: polling with an answer worth reading when it fails
+
+pub mod assets;
+pub mod control_plane;
+pub mod process;
+pub mod wait;
+
+use std::path::PathBuf;
+
+pub use control_plane::{ControlPlane, Kubectl, Options, User};
+pub use process::Lifetime;
+pub use wait::eventually;
+
+/// The root of the checkout: `PORTCULLIS_ROOT`, else two folders above this package.
+///
+/// Cargo's variable is read when the program runs, since clones may share one target folder.
+#[must_use]
+pub fn checkout() -> PathBuf {
+    if let Some(root) = std::env::var_os("PORTCULLIS_ROOT") {
+        return PathBuf::from(root);
+    }
+    let here = std::env::current_dir().unwrap_or_default();
+    here.ancestors()
+        .find(|folder| folder.join("tests/controlplane/go.mod").is_file())
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../.."), PathBuf::from)
+}
+
+/// A program of this workspace: the path in the environment variable `variable`, else the one beside the running
+/// program (tests run in `deps/` below it).
+///
+/// # Errors
+/// When it stands in neither place; the message says how to build it.
+pub fn program(name: &str, variable: &str) -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
+        let path = PathBuf::from(path);
+        anyhow::ensure!(path.is_file(), "{variable} names {}, which is not a file", path.display());
+        return Ok(path);
+    }
+    let own = std::env::current_exe()?;
+    own.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file()).ok_or_else(|| {
+        anyhow::anyhow!(
+            "{name} is not built (looked beside {}): run `cargo build --workspace --bins`, or set {variable}",
+            own.display()
+        )
+    })
+}

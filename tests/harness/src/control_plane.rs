@@ -1,0 +1,205 @@
+//! etcd, kube-apiserver and optionally kube-controller-manager, on free loopback ports, with several real users.
+
+mod kubectl;
+mod start;
+mod users;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+pub use kubectl::{Kubectl, Output};
+pub use start::Options;
+pub use users::User;
+
+use crate::process::{Process, Record};
+
+/// A running control plane. Dropping it ends its processes and removes its folder.
+#[derive(Debug)]
+pub struct ControlPlane {
+    // Before the folder: fields are dropped in this order, and the programs must end before their files go.
+    processes: Vec<Process>,
+    plan: start::Plan,
+    folder: PathBuf,
+    server: String,
+    certificate_authority: PathBuf,
+    tokens: Vec<(User, String)>,
+    client: reqwest::Client,
+    _temporary: Option<tempfile::TempDir>,
+}
+
+impl ControlPlane {
+    /// Starts it and returns when the API server says that it is ready, in about two seconds.
+    ///
+    /// # Errors
+    /// When a program is missing and cannot be built, or does not come up; the message holds the end of its log.
+    pub async fn start(options: Options) -> anyhow::Result<Self> {
+        start::start(options).await
+    }
+
+    /// The API server's address, `https://127.0.0.1:port`.
+    #[must_use]
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// The file with the certificate authority of the API server.
+    #[must_use]
+    pub fn certificate_authority(&self) -> &Path {
+        &self.certificate_authority
+    }
+
+    /// The folder with logs, certificates and kubeconfig files.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// A kubeconfig file for `user` with one context of the user's name.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn kubeconfig(&self, user: User) -> anyhow::Result<PathBuf> {
+        self.write_kubeconfig(user.name(), &[(user.name(), self.token(user))])
+    }
+
+    /// A kubeconfig file named `name`, with one context for each pair of context name and bearer token; the first one
+    /// is current.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_kubeconfig(&self, name: &str, contexts: &[(&str, &str)]) -> anyhow::Result<PathBuf> {
+        let first = contexts.first().context("a kubeconfig needs at least one context")?.0;
+        let config = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "portcullis", "cluster": {
+                "server": self.server, "certificate-authority": self.certificate_authority,
+            }}],
+            "users": contexts.iter().map(|(name, token)| json!({"name": name, "user": {"token": token}}))
+                .collect::<Vec<_>>(),
+            "contexts": contexts.iter().map(|(name, _)| json!({"name": name, "context": {
+                "cluster": "portcullis", "user": name,
+            }})).collect::<Vec<_>>(),
+            "current-context": first,
+        });
+        let path = self.folder.join("kubeconfig").join(format!("{name}.yaml"));
+        // JSON is YAML, and needs no other writer.
+        write_private(&path, &serde_json::to_string_pretty(&config)?)?;
+        Ok(path)
+    }
+
+    /// The bearer token of `user`.
+    #[must_use]
+    pub fn token(&self, user: User) -> &str {
+        self.tokens.iter().find(|(known, _)| *known == user).map_or("", |(_, token)| token)
+    }
+
+    /// A bearer token of a service account by TokenRequest, valid for `validity` (at least 10 minutes).
+    ///
+    /// # Errors
+    /// When the service account does not exist.
+    pub async fn service_account_token(
+        &self,
+        namespace: &str,
+        name: &str,
+        validity: Duration,
+    ) -> anyhow::Result<String> {
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token");
+        let body = json!({
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+            "spec": {"audiences": [], "expirationSeconds": validity.as_secs()},
+        });
+        let answer = self.request(reqwest::Method::POST, &path, Some(&body)).await?;
+        answer
+            .pointer("/status/token")
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+            .with_context(|| format!("no token for service account {namespace}/{name}: {answer}"))
+    }
+
+    /// A kubeconfig file for a service account, with a token of one day.
+    ///
+    /// # Errors
+    /// When the service account does not exist or the file cannot be written.
+    pub async fn service_account_kubeconfig(&self, namespace: &str, name: &str) -> anyhow::Result<PathBuf> {
+        let token = self.service_account_token(namespace, name, Duration::from_secs(24 * 3600)).await?;
+        self.write_kubeconfig(&format!("{namespace}-{name}"), &[(name, &token)])
+    }
+
+    /// kubectl as `user`.
+    ///
+    /// # Errors
+    /// When the kubeconfig file cannot be written.
+    pub fn kubectl(&self, user: User) -> anyhow::Result<Kubectl> {
+        Ok(self.kubectl_with(&self.kubeconfig(user)?))
+    }
+
+    /// kubectl with a kubeconfig file.
+    #[must_use]
+    pub fn kubectl_with(&self, kubeconfig: &Path) -> Kubectl {
+        Kubectl::new(self.plan.assets.path("kubectl"), kubeconfig.to_owned(), self.folder.join("home"))
+    }
+
+    /// One request to the API server as `system:masters`, without kubectl's start-up time.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or answers with an error; the message is the server's own.
+    pub async fn request(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<Value> {
+        let mut request = self
+            .client
+            .request(method.clone(), format!("{}{path}", self.server))
+            .bearer_auth(self.token(User::Admin));
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await.with_context(|| format!("{method} {path}"))?;
+        let status = answer.status();
+        let text = answer.text().await?;
+        anyhow::ensure!(status.is_success(), "{method} {path}: {status}: {text}");
+        Ok(serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+
+    /// Process ids of the running parts, by name.
+    #[must_use]
+    pub fn process_ids(&self) -> Vec<u32> {
+        self.processes.iter().map(Process::id).collect()
+    }
+
+    /// Kills the API server and etcd at once, as a power cut would, and starts them again on the same data and ports.
+    ///
+    /// # Errors
+    /// When they do not come up again.
+    pub async fn crash_and_restart(&mut self) -> anyhow::Result<()> {
+        start::restart(self).await
+    }
+
+    /// Lets the processes live on and says how to find them again. The folder stays.
+    ///
+    /// # Errors
+    /// When one of them has ended already.
+    pub fn release(self) -> anyhow::Result<Vec<Record>> {
+        self.processes.into_iter().map(Process::release).collect()
+    }
+}
+
+/// Writes a file that only its owner can read.
+fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    // Aside and renamed: a program that is just reading it sees one whole file.
+    let aside = path.with_extension(format!("{:08x}", rand::random::<u32>()));
+    let mut file = std::fs::File::options().create_new(true).write(true).mode(0o600).open(&aside)?;
+    file.write_all(text.as_bytes())?;
+    std::fs::rename(&aside, path).with_context(|| format!("failed to write {}", path.display()))
+}

@@ -1,0 +1,3 @@
+//! What the other tests stand on: the harness itself.
+
+mod control_plane;
