@@ -6,10 +6,12 @@
 //! - [`assets`]: where the control plane's programs come from, built once when nobody provides them
 //! - [`process`]: children that end with the test, also when it is killed
 //! - [`control_plane`]: etcd, API server and optionally controller manager, with several real users
+//! - [`install`]: what `deploy/` ships, applied and waited for
 //! - [`wait`]: polling with an answer worth reading when it fails
 
 pub mod assets;
 pub mod control_plane;
+pub mod install;
 pub mod process;
 pub mod wait;
 

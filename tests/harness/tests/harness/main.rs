@@ -1,3 +1,4 @@
-//! What the other tests stand on: the harness itself.
+//! What the other tests stand on: the harness itself, and what `deploy/` ships.
 
 mod control_plane;
+mod deploy;

@@ -1,0 +1,138 @@
+//! What `deploy/` ships, applied to a control plane, and in force.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde_json::{Value, json};
+
+use crate::control_plane::{ControlPlane, User};
+use crate::wait::eventually;
+
+/// The controller's service account, as namespace and name.
+pub const CONTROLLER: (&str, &str) = ("portcullis-system", "portcullis");
+/// Argo CD's service account, bound by the samples.
+pub const ARGOCD: (&str, &str) = ("argocd", "argocd-application-controller");
+/// The namespace of the samples.
+pub const NAMESPACE: &str = "team-web";
+
+/// Applies `deploy/without-controller` (kinds, admission, roles, service account) and returns when the API server
+/// acts upon all of it.
+///
+/// # Errors
+/// When something is refused, or is not in force within a minute.
+pub async fn install(plane: &ControlPlane) -> anyhow::Result<()> {
+    apply_folder(plane, &crate::checkout().join("deploy/without-controller")).await?;
+    let admin = plane.kubectl(User::Admin)?;
+    admin
+        .run(&[
+            "wait",
+            "--for=condition=Established",
+            "--timeout=60s",
+            "crd/jitpolicies.jit.portcullis.io",
+            "crd/jitaccessrequests.jit.portcullis.io",
+            "crd/jitaccessreviews.jit.portcullis.io",
+        ])
+        .await?;
+    eventually("admission is in force", Duration::from_secs(60), || admission_is_in_force(plane)).await
+}
+
+/// Creates the namespace of the samples, Argo CD's service account, and the role bindings of `deploy/samples`.
+///
+/// # Errors
+/// When something is refused.
+pub async fn install_samples_access(plane: &ControlPlane) -> anyhow::Result<()> {
+    for namespace in [NAMESPACE, ARGOCD.0] {
+        create_namespace(plane, namespace).await?;
+    }
+    let admin = plane.kubectl(User::Admin)?;
+    admin
+        .apply(
+            &json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"namespace": ARGOCD.0, "name": ARGOCD.1}})
+                .to_string(),
+        )
+        .await?;
+    let bindings = crate::checkout().join("deploy/samples/rbac.yaml");
+    admin.run(&["apply", "-f", &bindings.to_string_lossy()]).await?;
+    Ok(())
+}
+
+/// Creates a namespace, unless it is there.
+///
+/// # Errors
+/// When it is refused.
+pub async fn create_namespace(plane: &ControlPlane, name: &str) -> anyhow::Result<()> {
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+    plane.kubectl(User::Admin)?.apply(&namespace.to_string()).await?;
+    Ok(())
+}
+
+/// Applies a kustomization by server-side apply, as GitOps tools do.
+///
+/// # Errors
+/// When something in it is refused.
+pub async fn apply_folder(plane: &ControlPlane, folder: &Path) -> anyhow::Result<()> {
+    let admin = plane.kubectl(User::Admin)?;
+    let folder = folder.to_string_lossy();
+    // The objects of a kind follow its definition, and discovery may lag behind: so twice before giving up.
+    let arguments = ["apply", "--server-side", "--force-conflicts", "-k", &folder];
+    if admin.run(&arguments).await.is_err() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        admin.run(&arguments).await.with_context(|| format!("failed to apply {folder}"))?;
+    }
+    Ok(())
+}
+
+/// Asks the API server, by requests that are not carried out: admission takes a second or two to follow its policies.
+async fn admission_is_in_force(plane: &ControlPlane) -> anyhow::Result<()> {
+    let spec = json!({
+        "policyRef": {"name": "no-such-policy"}, "targets": [{"name": "any"}], "duration": "1m",
+        "ports": [{"port": 22, "sources": [{"cidr": "192.0.2.1/32"}]}],
+    });
+    let stamped = dry_run(plane, "jitaccessrequests", "JitAccessRequest", &spec).await?;
+    ensure!(
+        stamped.pointer("/spec/requester/username").and_then(Value::as_str) == Some(User::Admin.name()),
+        "requests are not stamped"
+    );
+    let mut borrowed = spec.clone();
+    borrowed["requester"] = json!({"username": "somebody-else"});
+    refused(
+        dry_run(plane, "jitaccessrequests", "JitAccessRequest", &borrowed).await,
+        "spec.requester must be yourself",
+    )?;
+
+    let spec = json!({
+        "requestRef": {"name": "none", "uid": "none"}, "policyRef": {"name": "none"}, "verdict": "Ended",
+    });
+    let stamped = dry_run(plane, "jitaccessreviews", "JitAccessReview", &spec).await?;
+    ensure!(
+        stamped.pointer("/spec/reviewer/username").and_then(Value::as_str) == Some(User::Admin.name()),
+        "reviews are not stamped"
+    );
+    let mut borrowed = spec.clone();
+    borrowed["reviewer"] = json!({"username": "somebody-else"});
+    refused(
+        dry_run(plane, "jitaccessreviews", "JitAccessReview", &borrowed).await,
+        "spec.reviewer must be yourself",
+    )
+}
+
+async fn dry_run(plane: &ControlPlane, resource: &str, kind: &str, spec: &Value) -> anyhow::Result<Value> {
+    let path = format!("/apis/jit.portcullis.io/v1alpha1/namespaces/default/{resource}?dryRun=All");
+    let body = json!({
+        "apiVersion": "jit.portcullis.io/v1alpha1", "kind": kind, "metadata": {"name": "is-admission-in-force"},
+        "spec": spec,
+    });
+    plane.request(reqwest::Method::POST, &path, Some(&body)).await
+}
+
+fn refused(answer: anyhow::Result<Value>, message: &str) -> anyhow::Result<()> {
+    match answer {
+        Ok(_) => anyhow::bail!("not refused yet: {message}"),
+        Err(error) => {
+            let text = format!("{error:#}");
+            ensure!(text.contains(message), "refused, but not by {message:?}: {text}");
+            Ok(())
+        }
+    }
+}
