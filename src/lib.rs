@@ -7,8 +7,10 @@
 //! - [`api`]: the kinds that people write and their values, parsed once.
 //! - [`plan`]: decisions, pure: no async, no IO, no clock, no logs.
 //! - [`providers`]: clouds, behind two traits: what machines there are, and what a firewall holds.
+//! - [`cli`]: the commands, wiring the rooms together.
 
 pub mod api;
+pub mod cli;
 pub mod clock;
 pub mod plan;
 pub mod providers;

@@ -1,0 +1,45 @@
+//! The command line.
+//!
+//! The highest room: it may use all the others. Each command is a module that reads its arguments, does its
+//! work through the rooms below, and says what went wrong in a sentence that a person can act on.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod crds;
+
+/// Just-in-time network access to virtual machines, as a Kubernetes controller.
+#[derive(Debug, Parser)]
+#[command(name = "portcullis", version, propagate_version = true, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print the custom resource definitions, or write them as files.
+    Crds(crds::Arguments),
+}
+
+/// Runs the command; the exit code is 0 where it succeeded and 1 where it did not, with the reason on
+/// standard error.
+#[must_use]
+pub fn main(cli: Cli) -> ExitCode {
+    // Before anything that may open a connection: the libraries find the provider by this global.
+    // An error means that one is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let result = match cli.command {
+        Command::Crds(arguments) => crds::run(&arguments, &mut std::io::stdout().lock()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing is left to tell if standard error is closed.
+            let _ = writeln!(std::io::stderr(), "portcullis: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

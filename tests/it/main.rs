@@ -1,0 +1,8 @@
+//! Integration tests: one binary, one module for each subject.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on should fail where it stands"
+)]
+
+mod api_crds;
