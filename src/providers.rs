@@ -13,6 +13,8 @@ use crate::api::Reason;
 use crate::api::values::ArmId;
 use crate::plan::model::{FirewallId, Machine, Observed, Rule, Unsupported};
 
+pub mod memory;
+
 /// What machines there are.
 #[async_trait]
 pub trait Inventory: Send + Sync {
@@ -124,9 +126,10 @@ pub struct CloudError {
 /// What sort of failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CloudErrorKind {
-    /// Passing: 408, 429, 5xx, another write under way. Nothing was written. Try again.
+    /// Passing: throttled, unreachable, another write under way, and for reads 408 and 5xx. Nothing was
+    /// written. Try again.
     Retryable,
-    /// Nobody knows whether it was written: time-out, broken connection, cancelled. Observe, then decide.
+    /// Nobody knows whether it was written: time-out, broken connection, 5xx, cancelled. Observe, then decide.
     Ambiguous,
     /// The credential may not do it (yet: rights take minutes to spread). Try again slowly.
     NotPermitted,
@@ -191,4 +194,11 @@ impl std::fmt::Debug for Cloud {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Cloud")
     }
+}
+
+/// Whether `tags` holds all of `wanted`: names compared without regard to case, values with it.
+fn has_tags(tags: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
+    wanted.iter().all(|(name, value)| {
+        tags.iter().any(|(own, own_value)| own.eq_ignore_ascii_case(name) && own_value == value)
+    })
 }

@@ -6,3 +6,5 @@
 )]
 
 mod api_crds;
+mod provider_conformance;
+mod provider_memory;

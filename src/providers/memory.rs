@@ -1,0 +1,502 @@
+//! The reference: a cloud in memory that holds rules to what Azure holds them to.
+//!
+//! It has no network and no threads of its own, so that tests with a paused clock run years in milliseconds.
+//! As on Azure, a write goes on when its caller is gone, a read shows the goal of a write that is under way,
+//! and a second write meanwhile is refused. [`faults`] breaks it on demand, [`packet`] says what it lets in.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+
+use super::{Cloud, CloudError, CloudErrorKind, Firewall, FirewallLimits, Inventory, Written};
+use crate::api::Reason;
+use crate::api::values::ArmId;
+use crate::clock::Clock;
+use crate::plan::model::{
+    Access, FirewallId, Machine, Observed, Peer, Provisioning, ResourceLock, Rule, RuleProtocol, Unsupported,
+};
+
+pub mod faults;
+pub mod packet;
+mod validate;
+
+use faults::{Faults, WriteFault};
+
+/// A cloud in memory. Cheap to clone; clones are the same cloud.
+#[derive(Clone)]
+pub struct Memory {
+    state: Arc<Mutex<State>>,
+    clock: Clock,
+}
+
+impl std::fmt::Debug for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Memory")
+    }
+}
+
+struct State {
+    machines: BTreeMap<ArmId, Entry>,
+    firewalls: BTreeMap<FirewallId, Stored>,
+    faults: Faults,
+    limits: FirewallLimits,
+    writes: Vec<Write>,
+    reads: usize,
+    overlaps: usize,
+}
+
+struct Entry {
+    tags: BTreeMap<String, String>,
+    machine: Result<Machine, Unsupported>,
+}
+
+/// A firewall as stored.
+#[derive(Clone)]
+struct Stored {
+    /// What a read shows: the goal.
+    rules: Vec<Rule>,
+    /// What filters packets.
+    effective: Vec<Rule>,
+    /// What a stale read shows: the goal before the last change.
+    before: Vec<Rule>,
+    provisioning: Provisioning,
+    lock: ResourceLock,
+    outbound_rules: usize,
+    outbound_addresses: usize,
+    busy: bool,
+}
+
+/// A write that reached the cloud.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// When it came in, by the clock of the cloud.
+    pub at: Timestamp,
+    /// Which firewall.
+    pub firewall: FirewallId,
+    /// The rule's name.
+    pub rule: String,
+    /// The rule as it was to be written; none for a removal.
+    pub put: Option<Rule>,
+    /// Whether the cloud took it. A write that was taken may still be reported as failed.
+    pub accepted: bool,
+}
+
+enum Change {
+    Put(Box<Rule>),
+    Delete(String),
+}
+
+impl Change {
+    fn rule(&self) -> &str {
+        match self {
+            Self::Put(rule) => &rule.name,
+            Self::Delete(name) => name,
+        }
+    }
+
+    fn describe(&self, firewall: &FirewallId) -> String {
+        match self {
+            Self::Put(rule) => format!("write rule {} of {}", rule.name, firewall.0.name()),
+            Self::Delete(name) => format!("remove rule {name} of {}", firewall.0.name()),
+        }
+    }
+}
+
+impl Memory {
+    /// An empty cloud that tells the time by `clock`, takes no time to answer and has Azure's limits.
+    #[must_use]
+    pub fn new(clock: Clock) -> Self {
+        Self {
+            state: Arc::new(Mutex::new(State {
+                machines: BTreeMap::new(),
+                firewalls: BTreeMap::new(),
+                faults: Faults::default(),
+                limits: FirewallLimits { rules: 1000, addresses: 4000, name: 80, description: 140 },
+                writes: Vec::new(),
+                reads: 0,
+                overlaps: 0,
+            })),
+            clock,
+        }
+    }
+
+    /// The cloud behind the traits.
+    #[must_use]
+    pub fn cloud(&self) -> Cloud {
+        Cloud { inventory: Arc::new(self.clone()), firewall: Arc::new(self.clone()) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A test that panicked while it held the lock has failed already.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a machine, or puts it in place of the one of its id.
+    pub fn set_machine(&self, machine: Machine) {
+        let (id, tags) = (machine.id.clone(), machine.tags.clone());
+        self.lock().machines.insert(id, Entry { tags, machine: Ok(machine) });
+    }
+
+    /// Adds a machine that cannot be locked.
+    pub fn set_unsupported(&self, id: ArmId, tags: BTreeMap<String, String>, why: Unsupported) {
+        self.lock().machines.insert(id, Entry { tags, machine: Err(why) });
+    }
+
+    /// Takes a machine away.
+    pub fn remove_machine(&self, id: &ArmId) {
+        self.lock().machines.remove(id);
+    }
+
+    /// Adds a firewall without rules but the cloud's defaults. One that is there stays as it is.
+    pub fn add_firewall(&self, firewall: FirewallId) {
+        self.lock().firewalls.entry(firewall).or_insert_with(|| Stored {
+            rules: Vec::new(),
+            effective: Vec::new(),
+            before: Vec::new(),
+            provisioning: Provisioning::Succeeded,
+            lock: ResourceLock::None,
+            outbound_rules: 0,
+            outbound_addresses: 0,
+            busy: false,
+        });
+    }
+
+    /// Takes a firewall away, with its rules.
+    pub fn remove_firewall(&self, firewall: &FirewallId) {
+        self.lock().firewalls.remove(firewall);
+    }
+
+    /// Changes rules as somebody else: at once, unchecked, not in [`Memory::writes`]. A firewall that is not
+    /// there is added.
+    pub fn edit_rules(&self, firewall: &FirewallId, edit: impl FnOnce(&mut Vec<Rule>)) {
+        self.add_firewall(firewall.clone());
+        if let Some(stored) = self.lock().firewalls.get_mut(firewall) {
+            stored.before = stored.rules.clone();
+            edit(&mut stored.rules);
+            stored.effective = stored.rules.clone();
+        }
+    }
+
+    /// The rules that people and programs wrote, by priority, whatever faults do to reads.
+    #[must_use]
+    pub fn rules(&self, firewall: &FirewallId) -> Vec<Rule> {
+        let mut rules = self.lock().firewalls.get(firewall).map(|it| it.rules.clone()).unwrap_or_default();
+        rules.sort_by_key(|rule| rule.priority);
+        rules
+    }
+
+    /// Sets what a resource lock forbids on a firewall.
+    pub fn set_lock(&self, firewall: &FirewallId, lock: ResourceLock) {
+        if let Some(stored) = self.lock().firewalls.get_mut(firewall) {
+            stored.lock = lock;
+        }
+    }
+
+    /// Sets how far the cloud is with a firewall as a whole, until the next write ends.
+    pub fn set_provisioning(&self, firewall: &FirewallId, provisioning: Provisioning) {
+        if let Some(stored) = self.lock().firewalls.get_mut(firewall) {
+            stored.provisioning = provisioning;
+        }
+    }
+
+    /// Sets how many rules and addresses the outbound side of a firewall holds.
+    pub fn set_outbound(&self, firewall: &FirewallId, rules: usize, addresses: usize) {
+        if let Some(stored) = self.lock().firewalls.get_mut(firewall) {
+            stored.outbound_rules = rules;
+            stored.outbound_addresses = addresses;
+        }
+    }
+
+    /// Sets what every firewall can hold.
+    pub fn set_limits(&self, limits: FirewallLimits) {
+        self.lock().limits = limits;
+    }
+
+    /// Breaks things: see [`Faults`].
+    pub fn faults(&self, set: impl FnOnce(&mut Faults)) {
+        set(&mut self.lock().faults);
+    }
+
+    /// Every write that reached the cloud, in order.
+    #[must_use]
+    pub fn writes(&self) -> Vec<Write> {
+        self.lock().writes.clone()
+    }
+
+    /// How many reads of firewalls reached the cloud.
+    #[must_use]
+    pub fn reads(&self) -> usize {
+        self.lock().reads
+    }
+
+    /// How often a write came while another of the same firewall was under way: a gate lets none through.
+    #[must_use]
+    pub fn overlaps(&self) -> usize {
+        self.lock().overlaps
+    }
+
+    async fn write(
+        &self,
+        firewall: &FirewallId,
+        change: Change,
+        patience: Duration,
+    ) -> Result<Written, CloudError> {
+        let operation = change.describe(firewall);
+        let error = |kind, message: &str| CloudError {
+            kind,
+            operation: operation.clone(),
+            message: message.to_owned(),
+            code: None,
+            retry_after: None,
+            request_id: None,
+        };
+        let (end, ended) = oneshot::channel();
+        {
+            let mut state = self.lock();
+            let fault = state.faults.next_write();
+            let taken = match fault {
+                Some(WriteFault::Refused(kind)) => Err(error(kind, "a fault refused it")),
+                Some(WriteFault::RequestLost) => Ok(false),
+                Some(WriteFault::AnswerLost | WriteFault::Late(_)) | None => {
+                    state.accept(firewall, &change).map_err(|(kind, message)| error(kind, &message))
+                }
+            };
+            let record = Write {
+                at: self.clock.now(),
+                firewall: firewall.clone(),
+                rule: change.rule().to_owned(),
+                put: if let Change::Put(rule) = &change { Some((**rule).clone()) } else { None },
+                accepted: matches!(taken, Ok(true)) && !matches!(fault, Some(WriteFault::RequestLost)),
+            };
+            state.writes.push(record);
+            if matches!(fault, Some(WriteFault::RequestLost)) {
+                // The caller hears nothing until its patience is at an end.
+            } else if !taken? {
+                return Ok(Written { request_id: None });
+            } else {
+                let late = if let Some(WriteFault::Late(late)) = fault { Some(late) } else { None };
+                if late.is_none() {
+                    state.show_goal(firewall, &change);
+                }
+                let time = late.unwrap_or(state.faults.write_time);
+                let answer = fault.is_none();
+                let cloud = self.clone();
+                let firewall = firewall.clone();
+                // Spawned: a write that was taken goes on when whoever asked for it is gone.
+                tokio::spawn(async move {
+                    if !time.is_zero() {
+                        tokio::time::sleep(time).await;
+                    }
+                    cloud.lock().commit(&firewall, &change);
+                    if answer {
+                        let _ = end.send(());
+                    } else {
+                        std::future::pending::<()>().await;
+                        drop(end);
+                    }
+                });
+            }
+        }
+        match tokio::time::timeout(patience, ended).await {
+            Ok(Ok(())) => Ok(Written { request_id: None }),
+            Ok(Err(_)) | Err(_) => Err(error(CloudErrorKind::Ambiguous, "no answer in time")),
+        }
+    }
+}
+
+impl State {
+    /// Judges a write as the cloud does before it takes it. False: there is nothing to do.
+    fn accept(&mut self, firewall: &FirewallId, change: &Change) -> Result<bool, (CloudErrorKind, String)> {
+        let Some(stored) = self.firewalls.get_mut(firewall) else {
+            return match change {
+                Change::Put(_) => Err((CloudErrorKind::NotFound, "the firewall is not there".into())),
+                Change::Delete(_) => Ok(false),
+            };
+        };
+        let locked = || Err((CloudErrorKind::ScopeLocked, "a resource lock forbids it".to_owned()));
+        match (change, stored.lock) {
+            (_, ResourceLock::ReadOnly) | (Change::Delete(_), ResourceLock::CannotDelete) => return locked(),
+            (Change::Put(_), ResourceLock::CannotDelete) | (_, ResourceLock::None) => {}
+        }
+        if stored.busy {
+            self.overlaps += 1;
+            return Err((CloudErrorKind::Retryable, "another operation is under way".into()));
+        }
+        match change {
+            Change::Put(rule) => {
+                let outbound = (stored.outbound_rules, stored.outbound_addresses);
+                validate::rule(rule, &stored.rules, outbound, self.limits)?;
+            }
+            Change::Delete(name) => {
+                if !stored.rules.iter().any(|rule| rule.name.eq_ignore_ascii_case(name)) {
+                    return Ok(false);
+                }
+            }
+        }
+        stored.busy = true;
+        Ok(true)
+    }
+
+    /// What a read shows from now on.
+    fn show_goal(&mut self, firewall: &FirewallId, change: &Change) {
+        if let Some(stored) = self.firewalls.get_mut(firewall) {
+            stored.before = stored.rules.clone();
+            stored.provisioning = Provisioning::Updating;
+            apply(&mut stored.rules, change, Provisioning::Updating);
+        }
+    }
+
+    /// The write has ended: it filters packets.
+    fn commit(&mut self, firewall: &FirewallId, change: &Change) {
+        if let Some(stored) = self.firewalls.get_mut(firewall) {
+            apply(&mut stored.rules, change, Provisioning::Succeeded);
+            stored.effective = stored.rules.clone();
+            stored.provisioning = Provisioning::Succeeded;
+            stored.busy = false;
+        }
+    }
+
+    fn observed(&self, firewall: &FirewallId, stale: bool, at: Timestamp) -> Option<Observed> {
+        let stored = self.firewalls.get(firewall)?;
+        let mut rules = if stale { stored.before.clone() } else { stored.rules.clone() };
+        rules.extend(default_rules());
+        rules.sort_by_key(|rule| rule.priority);
+        Some(Observed {
+            firewall: firewall.clone(),
+            at,
+            provisioning: if stale { Provisioning::Succeeded } else { stored.provisioning },
+            rules,
+            outbound_rules: stored.outbound_rules,
+            outbound_addresses: stored.outbound_addresses,
+            lock: stored.lock,
+        })
+    }
+}
+
+fn apply(rules: &mut Vec<Rule>, change: &Change, provisioning: Provisioning) {
+    rules.retain(|rule| !rule.name.eq_ignore_ascii_case(change.rule()));
+    if let Change::Put(rule) = change {
+        rules.push(Rule { provisioning, ..(**rule).clone() });
+    }
+}
+
+/// The inbound rules that every network security group has.
+#[must_use]
+pub fn default_rules() -> Vec<Rule> {
+    let tag = |name: &str| Peer::Tag(name.to_owned());
+    let rule = |name: &str, priority, access, source, destination| Rule {
+        name: name.to_owned(),
+        priority,
+        access,
+        protocol: RuleProtocol::Transport(crate::api::values::Protocol::Any),
+        sources: vec![source],
+        source_ports: vec![crate::api::values::PortRange::ALL],
+        destinations: vec![destination],
+        ports: vec![crate::api::values::PortRange::ALL],
+        description: String::new(),
+        provisioning: Provisioning::Succeeded,
+    };
+    vec![
+        rule("AllowVnetInBound", 65000, Access::Allow, tag("VirtualNetwork"), tag("VirtualNetwork")),
+        rule("AllowAzureLoadBalancerInBound", 65001, Access::Allow, tag("AzureLoadBalancer"), Peer::Any),
+        rule("DenyAllInBound", 65500, Access::Deny, Peer::Any, Peer::Any),
+    ]
+}
+
+#[async_trait]
+impl Firewall for Memory {
+    async fn observe(&self, firewall: &FirewallId) -> Result<Observed, CloudError> {
+        let error = |kind, message: &str| CloudError {
+            kind,
+            operation: format!("read {}", firewall.0.name()),
+            message: message.to_owned(),
+            code: None,
+            retry_after: None,
+            request_id: None,
+        };
+        let at = self.clock.now();
+        let time = self.lock().faults.read_time;
+        if !time.is_zero() {
+            tokio::time::sleep(time).await;
+        }
+        let mut state = self.lock();
+        state.reads += 1;
+        if let Some(kind) = state.faults.next_read() {
+            return Err(error(kind, "a fault refused it"));
+        }
+        let stale = state.faults.next_is_stale();
+        state
+            .observed(firewall, stale, at)
+            .ok_or_else(|| error(CloudErrorKind::NotFound, "the firewall is not there"))
+    }
+
+    async fn put(
+        &self,
+        firewall: &FirewallId,
+        rule: &Rule,
+        patience: Duration,
+    ) -> Result<Written, CloudError> {
+        self.write(firewall, Change::Put(Box::new(rule.clone())), patience).await
+    }
+
+    async fn delete(
+        &self,
+        firewall: &FirewallId,
+        rule: &str,
+        patience: Duration,
+    ) -> Result<Written, CloudError> {
+        self.write(firewall, Change::Delete(rule.to_owned()), patience).await
+    }
+
+    fn limits(&self) -> FirewallLimits {
+        self.lock().limits
+    }
+}
+
+#[async_trait]
+impl Inventory for Memory {
+    async fn machine(&self, id: &ArmId) -> Result<Result<Machine, Unsupported>, CloudError> {
+        let state = self.lock();
+        state.faults.inventory(&format!("read machine {}", id.name()))?;
+        Ok(match state.machines.get(id) {
+            Some(entry) => entry.machine.clone(),
+            None => Err(Unsupported {
+                reason: Reason::VirtualMachineNotFound,
+                message: format!("machine {id} does not exist"),
+            }),
+        })
+    }
+
+    async fn machines(
+        &self,
+        scope: &ArmId,
+        tags: &BTreeMap<String, String>,
+    ) -> Result<Vec<(ArmId, Result<Machine, Unsupported>)>, CloudError> {
+        let state = self.lock();
+        state.faults.inventory(&format!("list machines of {scope}"))?;
+        Ok(state
+            .machines
+            .iter()
+            .filter(|(id, entry)| scope.contains(id) && super::has_tags(&entry.tags, tags))
+            .map(|(id, entry)| (id.clone(), entry.machine.clone()))
+            .collect())
+    }
+
+    async fn firewalls(&self, scope: &ArmId) -> Result<Vec<Observed>, CloudError> {
+        let at = self.clock.now();
+        let mut state = self.lock();
+        state.faults.inventory(&format!("list firewalls of {scope}"))?;
+        let ids: Vec<FirewallId> =
+            state.firewalls.keys().filter(|firewall| scope.contains(&firewall.0)).cloned().collect();
+        let mut all = VecDeque::with_capacity(ids.len());
+        for id in ids {
+            let stale = state.faults.next_is_stale();
+            all.extend(state.observed(&id, stale, at));
+        }
+        Ok(all.into())
+    }
+}
