@@ -8,6 +8,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub mod config;
+mod config_check;
 mod crds;
 
 /// Just-in-time network access to virtual machines, as a Kubernetes controller.
@@ -22,6 +24,8 @@ pub struct Cli {
 enum Command {
     /// Print the custom resource definitions, or write them as files.
     Crds(crds::Arguments),
+    /// Look at a configuration file.
+    Config(config_check::Arguments),
 }
 
 /// Runs the command; the exit code is 0 where it succeeded and 1 where it did not, with the reason on
@@ -33,6 +37,7 @@ pub fn main(cli: Cli) -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let result = match cli.command {
         Command::Crds(arguments) => crds::run(&arguments, &mut std::io::stdout().lock()),
+        Command::Config(arguments) => config_check::run(&arguments, &mut std::io::stdout().lock()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

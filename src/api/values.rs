@@ -146,6 +146,14 @@ impl Span {
     /// # Errors
     /// When the text does not follow GEP-2257, or the result is shorter than 30 seconds.
     pub fn duration(&self) -> Result<Duration, InvalidValue> {
+        self.at_least(Duration::from_secs(30))
+    }
+
+    /// The length of time, where another minimum holds.
+    ///
+    /// # Errors
+    /// When the text does not follow GEP-2257, or the result is shorter than `minimum`.
+    pub fn at_least(&self, minimum: Duration) -> Result<Duration, InvalidValue> {
         let wrong = || InvalidValue(format!("{:?} is not a duration such as 30s, 90m, 3h or 1h30m", self.0));
         let mut rest = self.0.as_str();
         let mut total = Duration::ZERO;
@@ -169,8 +177,8 @@ impl Span {
         if parts == 0 || parts > 4 {
             return Err(wrong());
         }
-        if total < Duration::from_secs(30) {
-            return Err(InvalidValue(format!("{:?} is too short: at least 30s", self.0)));
+        if total < minimum {
+            return Err(InvalidValue(format!("{:?} is too short: at least {}", self.0, Self::of(minimum))));
         }
         Ok(total)
     }

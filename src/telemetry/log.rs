@@ -1,0 +1,73 @@
+//! Log lines on standard error.
+
+use std::str::FromStr;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use super::Error;
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// One JSON object a line.
+    #[default]
+    Json,
+    /// For people.
+    Text,
+}
+
+/// Which lines are written, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logging {
+    /// Directives as `RUST_LOG` has them: a level, or `target=level` pairs separated by commas.
+    pub filter: String,
+    /// How lines look.
+    pub format: Format,
+}
+
+/// Starts logging for the whole program.
+///
+/// # Errors
+/// [`Error::Filter`] when the filter cannot be read, [`Error::Logging`] when logging was started before.
+pub fn init(logging: &Logging) -> Result<(), Error> {
+    let registry = tracing_subscriber::registry().with(filter(&logging.filter)?);
+    match logging.format {
+        Format::Json => registry
+            .with(
+                tracing_subscriber::fmt::layer()
+                    .json()
+                    .flatten_event(true)
+                    .with_current_span(true)
+                    .with_span_list(false)
+                    .with_writer(std::io::stderr),
+            )
+            .try_init()?,
+        Format::Text => {
+            registry.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr)).try_init()?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads the directives. Every one must parse: a typing error should not switch logging off in silence.
+fn filter(text: &str) -> Result<EnvFilter, Error> {
+    EnvFilter::from_str(text).map_err(|source| Error::Filter { filter: text.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_that_cannot_be_read_are_refused_with_an_example() {
+        for text in ["info", "warn,portcullis=debug", "portcullis::controllers=trace"] {
+            filter(text).unwrap();
+        }
+        for text in ["portcullis=loud", "info,=", "a=b=c"] {
+            let error = filter(text).expect_err(text).to_string();
+            assert!(error.contains("info,portcullis=debug"), "{error}");
+        }
+    }
+}

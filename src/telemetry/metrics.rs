@@ -1,0 +1,357 @@
+//! Numbers for Prometheus. Names of what every controller has are those of controller-runtime, so that
+//! dashboards made for others work.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::header;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Metric, Registry};
+
+use crate::api::Reason;
+
+/// What a metric is, for its registration and for the reference in the docs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// Its name, without the `_total` that counters get when they are read.
+    pub name: &'static str,
+    /// `counter`, `gauge`, `histogram` or `info`.
+    pub kind: &'static str,
+    /// Its labels.
+    pub labels: &'static [&'static str],
+    /// What it counts, in a sentence.
+    pub help: &'static str,
+}
+
+macro_rules! descriptions {
+    ($($constant:ident: $kind:literal $name:literal [$($label:literal),*] $help:literal;)+) => {
+        $(const $constant: Description =
+            Description { name: $name, kind: $kind, labels: &[$($label),*], help: $help };)+
+
+        /// Every metric, in the order of the docs.
+        pub const ALL: &[Description] = &[$($constant),+];
+    };
+}
+
+descriptions! {
+    BUILD_INFO: "info" "portcullis_build" ["version"] "The version that runs";
+    RECONCILES: "counter" "controller_runtime_reconcile" ["controller", "result"] "Reconciles, by result: success, requeue_after or error";
+    RECONCILE_TIME: "histogram" "controller_runtime_reconcile_time_seconds" ["controller"] "How long a reconcile took";
+    CLOUD_WRITES: "counter" "portcullis_cloud_writes" ["operation", "outcome"] "Writes to the cloud, by operation (open, close, lock, unlock) and outcome";
+    EXPIRY_LAG: "histogram" "portcullis_expiry_lag_seconds" [] "Time from the deadline of a rule to the moment it was read back as gone";
+    TIME_TO_OPEN: "histogram" "portcullis_time_to_open_seconds" [] "Time from the grant of a request to the moment all its rules were read back";
+    OVERDUE_RULES: "gauge" "portcullis_overdue_rules" [] "Allow rules that are past their deadline and not yet read back as gone";
+    OPEN_GRANTS: "gauge" "portcullis_open_grants" [] "Requests whose rules may stand in the cloud";
+    DRIFT_REPAIRS: "counter" "portcullis_drift_repairs" ["kind"] "Rules of locks that somebody else removed or changed and that were put back";
+    LOCKDOWN_EFFECTIVE: "gauge" "portcullis_lockdown_effective" ["namespace", "policy"] "1 where the ports of the policy are closed to everybody without a grant, else 0";
+    REFUSALS: "counter" "portcullis_refusals" ["reason"] "Requests and rules that were refused, by reason";
+    SWEEPS: "counter" "portcullis_sweeps" ["result"] "Sweeps for overdue and orphaned rules, by result";
+    SWEPT_RULES: "counter" "portcullis_swept_rules" [] "Rules that a sweep closed";
+    EVENTS: "counter" "portcullis_events" ["type"] "Events written, by type (Normal, Warning)";
+}
+
+/// How a reconcile ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReconcileResult {
+    /// Nothing more to do until something changes.
+    Success,
+    /// To be looked at again after a time.
+    RequeueAfter,
+    /// Failed; tried again with growing delays.
+    Error,
+}
+
+/// How a write to the cloud ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloudOutcome {
+    /// The cloud ended it well.
+    Succeeded,
+    /// The cloud refused or failed it.
+    Failed,
+    /// Nobody knows whether it was written.
+    Ambiguous,
+}
+
+/// What somebody else did to a rule of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DriftKind {
+    /// Took it away.
+    Removed,
+    /// Changed it.
+    Changed,
+}
+
+/// How a sweep ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SweepResult {
+    /// Every scope was read.
+    Complete,
+    /// At least one scope could not be read.
+    Incomplete,
+}
+
+macro_rules! label_value {
+    ($kind:ident { $($variant:ident = $text:literal),+ }) => {
+        impl EncodeLabelValue for $kind {
+            fn encode(
+                &self,
+                encoder: &mut prometheus_client::encoding::LabelValueEncoder<'_>,
+            ) -> Result<(), std::fmt::Error> {
+                EncodeLabelValue::encode(&match self { $(Self::$variant => $text),+ }, encoder)
+            }
+        }
+    };
+}
+
+label_value!(ReconcileResult { Success = "success", RequeueAfter = "requeue_after", Error = "error" });
+label_value!(CloudOutcome { Succeeded = "succeeded", Failed = "failed", Ambiguous = "ambiguous" });
+label_value!(DriftKind { Removed = "removed", Changed = "changed" });
+label_value!(SweepResult { Complete = "complete", Incomplete = "incomplete" });
+
+type Labels<const N: usize> = [(&'static str, &'static str); N];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reconcile {
+    controller: &'static str,
+    result: ReconcileResult,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CloudWrite {
+    operation: &'static str,
+    outcome: CloudOutcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DriftRepair {
+    kind: DriftKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Policy {
+    namespace: String,
+    policy: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Sweep {
+    result: SweepResult,
+}
+
+/// The metrics of the program. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    reconciles: Family<Reconcile, Counter>,
+    reconcile_time: Family<Labels<1>, Histogram, fn() -> Histogram>,
+    cloud_writes: Family<CloudWrite, Counter>,
+    expiry_lag: Histogram,
+    time_to_open: Histogram,
+    overdue_rules: Gauge,
+    open_grants: Gauge,
+    drift_repairs: Family<DriftRepair, Counter>,
+    lockdown_effective: Family<Policy, Gauge>,
+    refusals: Family<Labels<1>, Counter>,
+    sweeps: Family<Sweep, Counter>,
+    swept_rules: Counter,
+    events: Family<Labels<1>, Counter>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Metrics at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::default();
+        registry.register(
+            BUILD_INFO.name,
+            BUILD_INFO.help,
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        // From 1 s, the least that a cloud takes, to over two hours, which is an outage.
+        let lag = || Histogram::new(exponential_buckets(1.0, 2.0, 14));
+        Self {
+            reconciles: add(&mut registry, RECONCILES, Family::default()),
+            reconcile_time: add(
+                &mut registry,
+                RECONCILE_TIME,
+                Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 16))),
+            ),
+            cloud_writes: add(&mut registry, CLOUD_WRITES, Family::default()),
+            expiry_lag: add(&mut registry, EXPIRY_LAG, lag()),
+            time_to_open: add(&mut registry, TIME_TO_OPEN, lag()),
+            overdue_rules: add(&mut registry, OVERDUE_RULES, Gauge::default()),
+            open_grants: add(&mut registry, OPEN_GRANTS, Gauge::default()),
+            drift_repairs: add(&mut registry, DRIFT_REPAIRS, Family::default()),
+            lockdown_effective: add(&mut registry, LOCKDOWN_EFFECTIVE, Family::default()),
+            refusals: add(&mut registry, REFUSALS, Family::default()),
+            sweeps: add(&mut registry, SWEEPS, Family::default()),
+            swept_rules: add(&mut registry, SWEPT_RULES, Counter::default()),
+            events: add(&mut registry, EVENTS, Family::default()),
+            registry: Arc::new(registry),
+        }
+    }
+
+    /// A reconcile ended. `controller` is `policy`, `request`, `review` or `gate`.
+    pub fn reconcile(&self, controller: &'static str, result: ReconcileResult, took: Duration) {
+        self.reconciles.get_or_create(&Reconcile { controller, result }).inc();
+        self.reconcile_time.get_or_create(&[("controller", controller)]).observe(took.as_secs_f64());
+    }
+
+    /// A write to the cloud ended. `operation` is `open`, `close`, `lock` or `unlock`.
+    pub fn cloud_write(&self, operation: &'static str, outcome: CloudOutcome) {
+        self.cloud_writes.get_or_create(&CloudWrite { operation, outcome }).inc();
+    }
+
+    /// A rule was read back as gone, this long after its deadline; zero for one that was gone before it.
+    pub fn expiry_lag(&self, lag: Duration) {
+        self.expiry_lag.observe(lag.as_secs_f64());
+    }
+
+    /// Every rule of a request was read back, this long after its grant.
+    pub fn time_to_open(&self, took: Duration) {
+        self.time_to_open.observe(took.as_secs_f64());
+    }
+
+    /// How many allow rules are past their deadline and not yet read back as gone.
+    pub fn overdue_rules(&self, count: usize) {
+        self.overdue_rules.set(whole(count));
+    }
+
+    /// How many requests may have rules in the cloud.
+    pub fn open_grants(&self, count: usize) {
+        self.open_grants.set(whole(count));
+    }
+
+    /// A rule of a lock was put back.
+    pub fn drift_repair(&self, kind: DriftKind) {
+        self.drift_repairs.get_or_create(&DriftRepair { kind }).inc();
+    }
+
+    /// Whether the lock of a policy is effective.
+    pub fn lockdown_effective(&self, namespace: &str, policy: &str, effective: bool) {
+        let labels = Policy { namespace: namespace.to_owned(), policy: policy.to_owned() };
+        self.lockdown_effective.get_or_create(&labels).set(i64::from(effective));
+    }
+
+    /// A policy is gone: so is its series.
+    pub fn forget_policy(&self, namespace: &str, policy: &str) {
+        let labels = Policy { namespace: namespace.to_owned(), policy: policy.to_owned() };
+        self.lockdown_effective.remove(&labels);
+    }
+
+    /// A request or a rule was refused.
+    pub fn refusal(&self, reason: Reason) {
+        self.refusals.get_or_create(&[("reason", reason.as_str())]).inc();
+    }
+
+    /// A sweep ended, having closed so many rules.
+    pub fn sweep(&self, result: SweepResult, closed: u64) {
+        self.sweeps.get_or_create(&Sweep { result }).inc();
+        self.swept_rules.inc_by(closed);
+    }
+
+    /// An Event was written; `kind` is `Normal` or `Warning`.
+    pub fn event(&self, kind: &'static str) {
+        self.events.get_or_create(&[("type", kind)]).inc();
+    }
+
+    /// Everything in the OpenMetrics text format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut out = String::new();
+        // Writing into a string cannot fail.
+        let _ = text::encode(&mut out, &self.registry);
+        out
+    }
+}
+
+fn add<M: Metric + Clone>(registry: &mut Registry, what: Description, metric: M) -> M {
+    registry.register(what.name, what.help, metric.clone());
+    metric
+}
+
+fn whole(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// `/metrics`.
+pub fn router(metrics: Metrics) -> axum::Router {
+    axum::Router::new().route(
+        "/metrics",
+        get(move || async move {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], metrics.render()).into_response()
+        }),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all_touched() -> Metrics {
+        let metrics = Metrics::new();
+        metrics.reconcile("policy", ReconcileResult::Success, Duration::from_millis(3));
+        metrics.cloud_write("close", CloudOutcome::Ambiguous);
+        metrics.expiry_lag(Duration::from_secs(6));
+        metrics.time_to_open(Duration::from_secs(9));
+        metrics.overdue_rules(2);
+        metrics.open_grants(5);
+        metrics.drift_repair(DriftKind::Removed);
+        metrics.lockdown_effective("team-web", "web-admins", true);
+        metrics.refusal(Reason::PortNotAllowed);
+        metrics.sweep(SweepResult::Complete, 4);
+        metrics.event("Warning");
+        metrics
+    }
+
+    #[test]
+    fn every_metric_is_rendered_under_its_name_with_its_labels() {
+        let text = all_touched().render();
+        for line in [
+            r#"controller_runtime_reconcile_total{controller="policy",result="success"} 1"#,
+            r#"controller_runtime_reconcile_time_seconds_count{controller="policy"} 1"#,
+            r#"portcullis_cloud_writes_total{operation="close",outcome="ambiguous"} 1"#,
+            "portcullis_expiry_lag_seconds_sum 6.0",
+            "portcullis_time_to_open_seconds_count 1",
+            "portcullis_overdue_rules 2",
+            "portcullis_open_grants 5",
+            r#"portcullis_drift_repairs_total{kind="removed"} 1"#,
+            r#"portcullis_lockdown_effective{namespace="team-web",policy="web-admins"} 1"#,
+            r#"portcullis_refusals_total{reason="PortNotAllowed"} 1"#,
+            r#"portcullis_sweeps_total{result="complete"} 1"#,
+            "portcullis_swept_rules_total 4",
+            r#"portcullis_events_total{type="Warning"} 1"#,
+            concat!(r#"portcullis_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),
+        ] {
+            assert!(text.lines().any(|found| found == line), "no line {line:?} in\n{text}");
+        }
+        for what in ALL {
+            assert!(text.contains(&format!("# TYPE {} {}", what.name, what.kind)), "{what:?}\n{text}");
+            let sample = text.lines().find(|line| line.starts_with(what.name)).unwrap_or_default();
+            for label in what.labels {
+                assert!(sample.contains(&format!("{label}=\"")), "{what:?}: {sample}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_series_of_a_deleted_policy_goes_away() {
+        let metrics = all_touched();
+        metrics.forget_policy("team-web", "web-admins");
+        assert!(!metrics.render().contains("team-web"));
+    }
+}
