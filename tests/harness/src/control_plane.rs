@@ -14,7 +14,11 @@ pub use kubectl::{Kubectl, Output};
 pub use start::Options;
 pub use users::User;
 
-use crate::process::{Process, Record};
+use crate::assets::Assets;
+use crate::process::Process;
+
+/// The validity of tokens in kubeconfig files: nobody renews them, and a playground may stand for weeks.
+pub const LONG: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// A running control plane. Dropping it ends its processes and removes its folder.
 #[derive(Debug)]
@@ -51,6 +55,12 @@ impl ControlPlane {
         &self.certificate_authority
     }
 
+    /// The programs it was started from.
+    #[must_use]
+    pub const fn assets(&self) -> &Assets {
+        &self.plan.assets
+    }
+
     /// The folder with logs, certificates and kubeconfig files.
     #[must_use]
     pub fn folder(&self) -> &Path {
@@ -62,15 +72,20 @@ impl ControlPlane {
     /// # Errors
     /// When it cannot be written.
     pub fn kubeconfig(&self, user: User) -> anyhow::Result<PathBuf> {
-        self.write_kubeconfig(user.name(), &[(user.name(), self.token(user))])
+        self.write_kubeconfig(user.name(), None, &[(user.name(), self.token(user))])
     }
 
     /// A kubeconfig file named `name`, with one context for each pair of context name and bearer token; the first one
-    /// is current.
+    /// is current. Commands that name no namespace are about `namespace`, or else about `default`.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn write_kubeconfig(&self, name: &str, contexts: &[(&str, &str)]) -> anyhow::Result<PathBuf> {
+    pub fn write_kubeconfig(
+        &self,
+        name: &str,
+        namespace: Option<&str>,
+        contexts: &[(&str, &str)],
+    ) -> anyhow::Result<PathBuf> {
         let first = contexts.first().context("a kubeconfig needs at least one context")?.0;
         let config = json!({
             "apiVersion": "v1",
@@ -81,7 +96,7 @@ impl ControlPlane {
             "users": contexts.iter().map(|(name, token)| json!({"name": name, "user": {"token": token}}))
                 .collect::<Vec<_>>(),
             "contexts": contexts.iter().map(|(name, _)| json!({"name": name, "context": {
-                "cluster": "portcullis", "user": name,
+                "cluster": "portcullis", "user": name, "namespace": namespace.unwrap_or("default"),
             }})).collect::<Vec<_>>(),
             "current-context": first,
         });
@@ -120,13 +135,13 @@ impl ControlPlane {
             .with_context(|| format!("no token for service account {namespace}/{name}: {answer}"))
     }
 
-    /// A kubeconfig file for a service account, with a token of one day.
+    /// A kubeconfig file for a service account, with a token of 30 days.
     ///
     /// # Errors
     /// When the service account does not exist or the file cannot be written.
     pub async fn service_account_kubeconfig(&self, namespace: &str, name: &str) -> anyhow::Result<PathBuf> {
-        let token = self.service_account_token(namespace, name, Duration::from_secs(24 * 3600)).await?;
-        self.write_kubeconfig(&format!("{namespace}-{name}"), &[(name, &token)])
+        let token = self.service_account_token(namespace, name, LONG).await?;
+        self.write_kubeconfig(&format!("{namespace}-{name}"), None, &[(name, &token)])
     }
 
     /// kubectl as `user`.
@@ -181,12 +196,12 @@ impl ControlPlane {
         start::restart(self).await
     }
 
-    /// Lets the processes live on and says how to find them again. The folder stays.
+    /// Lets the processes live on. The folder stays.
     ///
     /// # Errors
     /// When one of them has ended already.
-    pub fn release(self) -> anyhow::Result<Vec<Record>> {
-        self.processes.into_iter().map(Process::release).collect()
+    pub fn release(self) -> anyhow::Result<()> {
+        self.processes.into_iter().try_for_each(Process::release)
     }
 }
 

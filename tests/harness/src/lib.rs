@@ -7,19 +7,32 @@
 //! - [`process`]: children that end with the test, also when it is killed
 //! - [`control_plane`]: etcd, API server and optionally controller manager, with several real users
 //! - [`install`]: what `deploy/` ships, applied and waited for
+//! - [`simulator`]: the Azure simulator and its control door
+//! - [`world`]: virtual machines to protect, made by ARM requests
+//! - [`controller`]: the program under test
+//! - [`stage`]: all of that together, as the playground and the end-to-end tests use it
 //! - [`wait`]: polling with an answer worth reading when it fails
 
 pub mod assets;
 pub mod control_plane;
+pub mod controller;
 pub mod install;
+mod ports;
 pub mod process;
+pub mod simulator;
+pub mod stage;
 pub mod wait;
+pub mod world;
 
 use std::path::PathBuf;
 
 pub use control_plane::{ControlPlane, Kubectl, Options, User};
+pub use controller::Controller;
 pub use process::Lifetime;
+pub use simulator::Simulator;
+pub use stage::Stage;
 pub use wait::eventually;
+pub use world::World;
 
 /// The root of the checkout: `PORTCULLIS_ROOT`, else two folders above this package.
 ///

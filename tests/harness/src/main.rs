@@ -1,10 +1,16 @@
-//! `playground`: the control plane and the world to try the product in.
+//! `playground`: a real API server, an Azure simulator and a controller, to try things with.
+
+mod playground;
+
+use std::io::Write;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use portcullis_harness::assets::Assets;
 
-/// A real API server, an Azure simulator and a controller to try things with.
+/// A real API server, an Azure simulator and a controller, to try things with.
 #[derive(Debug, Parser)]
+#[command(name = "playground")]
 struct Arguments {
     #[command(subcommand)]
     command: Task,
@@ -14,15 +20,39 @@ struct Arguments {
 enum Task {
     /// Builds etcd, kube-apiserver, kube-controller-manager and kubectl unless they are there, and prints their folder.
     Assets,
+    /// Starts everything and leaves it running; writes .playground/env.
+    Up,
+    /// Ends exactly what `up` started, and removes .playground.
+    Down,
+    /// Shows the main job with real commands, on a playground of its own that ends with it.
+    Demo,
+    /// Would a packet pass? Asks the simulator at SIMULATOR_URL, and exits with 3 when it would not.
+    Probe(playground::probe::Arguments),
 }
 
-#[allow(clippy::print_stdout, clippy::print_stderr)]
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse().command {
-        Task::Assets => {
-            let assets = Assets::find_or_build(|line| eprintln!("{line}"))?;
-            println!("{}", assets.folder().display());
-        }
-    }
-    Ok(())
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Task::Assets => assets(),
+        Task::Up => run(playground::up::up()),
+        Task::Down => playground::up::down(),
+        Task::Demo => run(playground::demo::demo()),
+        Task::Probe(arguments) => run(playground::probe::probe(arguments)),
+    };
+    outcome.unwrap_or_else(|error| {
+        // Nothing is left to tell if standard error is closed.
+        let _ = writeln!(std::io::stderr(), "playground: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(task: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(task)
+}
+
+fn assets() -> anyhow::Result<ExitCode> {
+    let assets = Assets::find_or_build(|line| {
+        let _ = writeln!(std::io::stderr(), "{line}");
+    })?;
+    writeln!(std::io::stdout(), "{}", assets.folder().display())?;
+    Ok(ExitCode::SUCCESS)
 }

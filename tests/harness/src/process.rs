@@ -6,7 +6,7 @@
 //! another process, so nobody else's process is ever hit.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -17,12 +17,16 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde::{Deserialize, Serialize};
 
 /// How long a child lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lifetime {
     /// It ends with the process that started it.
     Leashed,
     /// It outlives the process that started it, once [`Process::release`] is called on it.
-    Detached,
+    Detached {
+        /// The file to which a [`Record`] is appended as soon as it runs, one JSON object a line: so that it is found
+        /// again also when the process that started it is killed before it is done.
+        register: PathBuf,
+    },
 }
 
 /// `$0` is the shell's name in messages, `$@` the program and its arguments.
@@ -59,14 +63,14 @@ impl Process {
     ///
     /// # Errors
     /// When the log cannot be opened or the program cannot be started.
-    pub fn spawn(name: &str, command: &Command, log: &Path, lifetime: Lifetime) -> anyhow::Result<Self> {
+    pub fn spawn(name: &str, command: &Command, log: &Path, lifetime: &Lifetime) -> anyhow::Result<Self> {
         let output = File::options()
             .create(true)
             .append(true)
             .open(log)
             .with_context(|| format!("failed to open the log {}", log.display()))?;
         let mut actual = match lifetime {
-            Lifetime::Detached => {
+            Lifetime::Detached { .. } => {
                 let mut direct = Command::new(command.get_program());
                 direct.args(command.get_args()).stdin(Stdio::null());
                 direct
@@ -91,7 +95,12 @@ impl Process {
         let child = actual
             .spawn()
             .with_context(|| format!("failed to start {name} ({})", command.get_program().display()))?;
-        Ok(Self { name: name.to_owned(), child, log: log.to_owned(), ended: None, released: false })
+        let process =
+            Self { name: name.to_owned(), child, log: log.to_owned(), ended: None, released: false };
+        if let Lifetime::Detached { register } = lifetime {
+            Record::of(name, i32::try_from(process.id())?)?.append(register)?;
+        }
+        Ok(process)
     }
 
     /// The process id; also the id of its process group.
@@ -155,17 +164,16 @@ impl Process {
         }
     }
 
-    /// Lets a detached process live on, and says how to find it again.
+    /// Lets a detached process live on.
     ///
     /// # Errors
     /// When it has ended already.
-    pub fn release(mut self) -> anyhow::Result<Record> {
+    pub fn release(mut self) -> anyhow::Result<()> {
         if let Some(status) = self.ended()? {
             anyhow::bail!("{} has ended already ({status})\n{}", self.name, self.log_tail());
         }
-        let record = Record::of(&self.name, i32::try_from(self.id())?)?;
         self.released = true;
-        Ok(record)
+        Ok(())
     }
 
     /// The last lines of its log, for messages.
@@ -201,6 +209,27 @@ impl Record {
     pub fn of(name: &str, pid: i32) -> anyhow::Result<Self> {
         let started = started(pid).with_context(|| format!("{name} (process {pid}) is not running"))?;
         Ok(Self { name: name.to_owned(), pid, started })
+    }
+
+    /// Every record of a register, in the order of the starts; none when there is no such file.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read_all(register: &Path) -> anyhow::Result<Vec<Self>> {
+        match std::fs::read_to_string(register) {
+            // A line that was cut short belongs to a start that did not get far enough to be found again.
+            Ok(text) => Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error).with_context(|| format!("failed to read {}", register.display())),
+        }
+    }
+
+    fn append(&self, register: &Path) -> anyhow::Result<()> {
+        let mut line = serde_json::to_string(self)?;
+        line.push('\n');
+        let mut file = File::options().create(true).append(true).open(register)?;
+        file.write_all(line.as_bytes())?;
+        Ok(())
     }
 
     /// Is that very process still running? Another one with the same id does not count.

@@ -99,7 +99,7 @@ async fn attempt(assets: &Assets, options: &Options) -> anyhow::Result<ControlPl
     let (private, public) = signing_key()?;
     write_private(&folder.join("service-accounts.key"), &private)?;
     write_private(&folder.join("service-accounts.pub"), &public)?;
-    let [etcd, peer, secure] = free_ports()?;
+    let [etcd, peer, secure] = crate::ports::free()?;
     let plan =
         Plan { assets: assets.clone(), folder: folder.clone(), etcd, peer, secure, options: options.clone() };
 
@@ -148,7 +148,7 @@ fn spawn(plan: &Plan, name: &str, arguments: &[String]) -> anyhow::Result<Proces
         name,
         &command,
         &plan.folder.join("logs").join(format!("{name}.log")),
-        plan.options.lifetime,
+        &plan.options.lifetime,
     )
 }
 
@@ -294,18 +294,4 @@ fn pem(label: &str, bytes: &[u8]) -> String {
         lines.push(character);
     }
     format!("-----BEGIN {label}-----{lines}\n-----END {label}-----\n")
-}
-
-/// Ports that are free now, below the range that outgoing connections are given.
-fn free_ports() -> anyhow::Result<[u16; 3]> {
-    let mut held = Vec::new();
-    for _ in 0..1000 {
-        if let Ok(listener) = std::net::TcpListener::bind(("127.0.0.1", rand::random_range(20_000..32_000))) {
-            held.push(listener);
-        }
-        if let [first, second, third] = held.as_slice() {
-            return Ok([first.local_addr()?.port(), second.local_addr()?.port(), third.local_addr()?.port()]);
-        }
-    }
-    bail!("no free ports on 127.0.0.1")
 }

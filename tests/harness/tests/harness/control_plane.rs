@@ -69,7 +69,7 @@ async fn two_run_at_once_and_know_nothing_of_each_other() -> anyhow::Result<()> 
     left.kubectl(User::Admin)?.run(&["create", "namespace", "only-left"]).await?;
     let there = right.kubectl(User::Admin)?.output(&["get", "namespace", "only-left"], None).await?;
     assert!(there.stderr.contains("NotFound"), "{there:?}");
-    let crossed = left.write_kubeconfig("crossed", &[("crossed", right.token(User::Admin))])?;
+    let crossed = left.write_kubeconfig("crossed", None, &[("crossed", right.token(User::Admin))])?;
     let crossed = left.kubectl_with(&crossed).output(&["get", "namespaces"], None).await?;
     assert_ne!(crossed.code, 0, "the token of one opens the other");
     Ok(())
