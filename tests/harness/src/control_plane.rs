@@ -16,6 +16,7 @@ pub use users::User;
 
 use crate::assets::Assets;
 use crate::process::Process;
+use crate::scratch::Scratch;
 
 /// The validity of tokens in kubeconfig files: nobody renews them, and a playground may stand for weeks.
 pub const LONG: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -31,7 +32,7 @@ pub struct ControlPlane {
     certificate_authority: PathBuf,
     tokens: Vec<(User, String)>,
     client: reqwest::Client,
-    _temporary: Option<tempfile::TempDir>,
+    _scratch: Scratch,
 }
 
 impl ControlPlane {

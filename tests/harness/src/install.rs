@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
-use crate::control_plane::{ControlPlane, User};
+use crate::control_plane::{ControlPlane, Options, User};
 use crate::wait::eventually;
 
 /// The controller's service account, as namespace and name.
@@ -37,12 +37,29 @@ pub async fn install(plane: &ControlPlane) -> anyhow::Result<()> {
     eventually("admission is in force", Duration::from_secs(60), || admission_is_in_force(plane)).await
 }
 
-/// Creates the namespace of the samples, Argo CD's service account, and the role bindings of `deploy/samples`.
+/// A control plane that the tests of one program share, with controller manager and everything installed. Each test
+/// works in a namespace of its own ([`grant_access`]). It ends with the program.
+///
+/// # Errors
+/// When it does not come up.
+pub async fn shared() -> anyhow::Result<&'static ControlPlane> {
+    static SHARED: tokio::sync::OnceCell<ControlPlane> = tokio::sync::OnceCell::const_new();
+    SHARED
+        .get_or_try_init(|| async {
+            let plane =
+                ControlPlane::start(Options { controller_manager: true, ..Options::default() }).await?;
+            install(&plane).await?;
+            Ok(plane)
+        })
+        .await
+}
+
+/// Creates `namespace` and Argo CD's service account, and binds the roles there as `deploy/samples` does.
 ///
 /// # Errors
 /// When something is refused.
-pub async fn install_samples_access(plane: &ControlPlane) -> anyhow::Result<()> {
-    for namespace in [NAMESPACE, ARGOCD.0] {
+pub async fn grant_access(plane: &ControlPlane, namespace: &str) -> anyhow::Result<()> {
+    for namespace in [namespace, ARGOCD.0] {
         create_namespace(plane, namespace).await?;
     }
     let admin = plane.kubectl(User::Admin)?;
@@ -52,8 +69,12 @@ pub async fn install_samples_access(plane: &ControlPlane) -> anyhow::Result<()> 
                 .to_string(),
         )
         .await?;
-    let bindings = crate::checkout().join("deploy/samples/rbac.yaml");
-    admin.run(&["apply", "-f", &bindings.to_string_lossy()]).await?;
+    let path = crate::checkout().join("deploy/samples/rbac.yaml");
+    let bindings =
+        std::fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))?;
+    admin
+        .apply(&bindings.replace(&format!("namespace: {NAMESPACE}}}"), &format!("namespace: {namespace}}}")))
+        .await?;
     Ok(())
 }
 

@@ -7,6 +7,7 @@
 //! - [`process`]: children that end with the test, also when it is killed
 //! - [`control_plane`]: etcd, API server and optionally controller manager, with several real users
 //! - [`install`]: what `deploy/` ships, applied and waited for
+//! - [`scratch`]: temporary folders that do not stay behind
 //! - [`simulator`]: the Azure simulator and its control door
 //! - [`world`]: virtual machines to protect, made by ARM requests
 //! - [`controller`]: the program under test
@@ -19,6 +20,7 @@ pub mod controller;
 pub mod install;
 mod ports;
 pub mod process;
+pub mod scratch;
 pub mod simulator;
 pub mod stage;
 pub mod wait;

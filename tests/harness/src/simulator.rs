@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::process::{Lifetime, Process};
+use crate::scratch::Scratch;
 use crate::wait::eventually;
 
 /// What to start.
@@ -66,7 +67,7 @@ pub struct Simulator {
     process: Process,
     announcement: Announcement,
     client: reqwest::Client,
-    _temporary: Option<tempfile::TempDir>,
+    _scratch: Scratch,
 }
 
 impl Simulator {
@@ -76,16 +77,8 @@ impl Simulator {
     /// When the program is not built or does not announce itself within 30 s.
     pub async fn start(options: SimulatorOptions) -> anyhow::Result<Self> {
         let program = crate::program("azure-simulator", "AZURE_SIMULATOR")?;
-        let temporary = match options.folder {
-            Some(_) => None,
-            None => Some(tempfile::Builder::new().prefix("portcullis-simulator-").tempdir()?),
-        };
-        let folder = match (&options.folder, &temporary) {
-            (Some(folder), _) => std::path::absolute(folder)?,
-            (None, Some(temporary)) => temporary.path().to_owned(),
-            (None, None) => anyhow::bail!("no folder"),
-        };
-        std::fs::create_dir_all(&folder)?;
+        let scratch = Scratch::new(options.folder.as_deref())?;
+        let folder = scratch.path().to_owned();
         let announced = folder.join("simulator.json");
         if announced.exists() {
             std::fs::remove_file(&announced)?;
@@ -96,8 +89,8 @@ impl Simulator {
             Process::spawn("azure-simulator", &command, &folder.join("simulator.log"), &options.lifetime)?;
         let announcement = read_announcement(&mut process, &announced).await?;
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder().no_proxy().build()?;
-        Ok(Self { process, announcement, client, _temporary: temporary })
+        let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build()?;
+        Ok(Self { process, announcement, client, _scratch: scratch })
     }
 
     /// Addresses and credentials.

@@ -69,7 +69,7 @@ impl Stage {
         );
         let (world, ()) = tokio::try_join!(World::create(&simulator), async {
             install::install(&plane).await?;
-            install::install_samples_access(&plane).await
+            install::grant_access(&plane, install::NAMESPACE).await
         })?;
         Ok(Self { plane, simulator, world })
     }

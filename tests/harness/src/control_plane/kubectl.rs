@@ -13,6 +13,7 @@ pub struct Kubectl {
     program: PathBuf,
     kubeconfig: PathBuf,
     home: PathBuf,
+    namespace: Option<String>,
 }
 
 /// What a kubectl command answered.
@@ -28,7 +29,14 @@ pub struct Output {
 
 impl Kubectl {
     pub(super) const fn new(program: PathBuf, kubeconfig: PathBuf, home: PathBuf) -> Self {
-        Self { program, kubeconfig, home }
+        Self { program, kubeconfig, home, namespace: None }
+    }
+
+    /// The same, for a namespace: commands that name none are about it.
+    #[must_use]
+    pub fn in_namespace(mut self, namespace: &str) -> Self {
+        self.namespace = Some(namespace.to_owned());
+        self
     }
 
     /// Runs kubectl and returns its standard output.
@@ -72,6 +80,9 @@ impl Kubectl {
     pub async fn output(&self, arguments: &[&str], input: Option<&str>) -> anyhow::Result<Output> {
         std::fs::create_dir_all(&self.home)?;
         let mut command = Command::new(&self.program);
+        if let Some(namespace) = &self.namespace {
+            command.args(["--namespace", namespace]);
+        }
         command
             .args(arguments)
             .env("KUBECONFIG", &self.kubeconfig)

@@ -11,6 +11,7 @@ use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use super::{ControlPlane, User, users, write_private};
 use crate::assets::Assets;
 use crate::process::{Lifetime, Process};
+use crate::scratch::Scratch;
 
 /// How long the API server may take to come up: 2 s on an idle machine, much longer on a busy one.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -82,15 +83,8 @@ fn say(line: &str) {
 }
 
 async fn attempt(assets: &Assets, options: &Options) -> anyhow::Result<ControlPlane> {
-    let temporary = match &options.folder {
-        Some(_) => None,
-        None => Some(tempfile::Builder::new().prefix("portcullis-").tempdir()?),
-    };
-    let folder = match (&options.folder, &temporary) {
-        (Some(folder), _) => std::path::absolute(folder)?,
-        (None, Some(temporary)) => temporary.path().to_owned(),
-        (None, None) => bail!("no folder"),
-    };
+    let scratch = Scratch::new(options.folder.as_deref())?;
+    let folder = scratch.path().to_owned();
     for name in ["etcd", "certs", "logs", "kubeconfig", "home"] {
         std::fs::create_dir_all(folder.join(name))?;
     }
@@ -115,7 +109,7 @@ async fn attempt(assets: &Assets, options: &Options) -> anyhow::Result<ControlPl
         certificate_authority,
         tokens,
         client,
-        _temporary: temporary,
+        _scratch: scratch,
     };
     if options.controller_manager {
         let kubeconfig = running.kubeconfig(User::Admin)?;
@@ -256,7 +250,8 @@ pub(crate) fn trusting(pem: &[u8]) -> anyhow::Result<reqwest::Client> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let roots = reqwest::Certificate::from_pem_bundle(pem)?;
     anyhow::ensure!(!roots.is_empty(), "no certificate in the file");
-    Ok(reqwest::Client::builder().tls_certs_only(roots).no_proxy().build()?)
+    // A connection belongs to the runtime that opened it, and each test has a runtime of its own.
+    Ok(reqwest::Client::builder().tls_certs_only(roots).no_proxy().pool_max_idle_per_host(0).build()?)
 }
 
 fn admin_token(tokens: &[(User, String)]) -> anyhow::Result<&str> {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
+use portcullis_harness::scratch::Scratch;
 use portcullis_harness::stage::StageOptions;
 use portcullis_harness::{Lifetime, Stage};
 use tokio::process::Command;
@@ -26,7 +27,7 @@ struct Demo {
 
 pub(crate) async fn demo() -> anyhow::Result<ExitCode> {
     let narrator = Narrator::new();
-    let folder = tempfile::Builder::new().prefix("portcullis-demo-").tempdir()?;
+    let folder = Scratch::new(None)?;
     let options = StageOptions { folder: Some(folder.path().to_owned()), ..StageOptions::default() };
     let stage = Stage::start(options, |line| narrator.say(line)).await?;
     narrator.say("starting the controller as the service account portcullis-system/portcullis");

@@ -1,16 +1,17 @@
 //! What `deploy/` ships does what its comments say, on a real API server and for real users.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use portcullis_harness::control_plane::Output;
 use portcullis_harness::install::{self, ARGOCD, CONTROLLER, NAMESPACE};
-use portcullis_harness::{ControlPlane, Kubectl, Options, User, checkout};
+use portcullis_harness::{ControlPlane, Kubectl, User, checkout, eventually};
 use serde_json::{Value, json};
 
-async fn installed() -> anyhow::Result<ControlPlane> {
-    let plane = ControlPlane::start(Options { controller_manager: true, ..Options::default() }).await?;
-    install::install(&plane).await?;
-    install::install_samples_access(&plane).await?;
+/// The shared control plane, with a namespace of the test's own.
+async fn installed(namespace: &str) -> anyhow::Result<&'static ControlPlane> {
+    let plane = install::shared().await?;
+    install::grant_access(plane, namespace).await?;
     Ok(plane)
 }
 
@@ -26,7 +27,7 @@ fn samples() -> anyhow::Result<Vec<PathBuf>> {
 fn policy(name: &str, more: &Value) -> Value {
     let mut policy = json!({
         "apiVersion": "jit.portcullis.io/v1alpha1", "kind": "JitPolicy",
-        "metadata": {"name": name, "namespace": NAMESPACE},
+        "metadata": {"name": name},
         "spec": {"targets": [{"name": "web-1", "azureVirtualMachine": {"id":
             "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/web/providers/Microsoft.Compute/virtualMachines/web-1"}}]},
     });
@@ -37,7 +38,7 @@ fn policy(name: &str, more: &Value) -> Value {
 fn request(name: &str, policy: &str, more: &Value) -> Value {
     let mut request = json!({
         "apiVersion": "jit.portcullis.io/v1alpha1", "kind": "JitAccessRequest",
-        "metadata": {"name": name, "namespace": NAMESPACE},
+        "metadata": {"name": name},
         "spec": {
             "policyRef": {"name": policy}, "targets": [{"name": "web-1"}], "duration": "30m",
             "ports": [{"port": 22, "protocol": "TCP", "sources": [{"cidr": "203.0.113.7/32"}]}],
@@ -50,7 +51,7 @@ fn request(name: &str, policy: &str, more: &Value) -> Value {
 fn review(name: &str, policy: &str, verdict: &str) -> Value {
     json!({
         "apiVersion": "jit.portcullis.io/v1alpha1", "kind": "JitAccessReview",
-        "metadata": {"name": name, "namespace": NAMESPACE},
+        "metadata": {"name": name},
         "spec": {
             "requestRef": {"name": "some-request", "uid": "some-uid"}, "policyRef": {"name": policy},
             "planHash": "0".repeat(64), "verdict": verdict,
@@ -81,7 +82,7 @@ fn refused(output: &Output, message: &str) {
 
 #[tokio::test]
 async fn every_sample_is_accepted_from_the_user_it_is_for() -> anyhow::Result<()> {
-    let plane = installed().await?;
+    let plane = installed(NAMESPACE).await?;
     let argocd = plane.kubectl_with(&plane.service_account_kubeconfig(ARGOCD.0, ARGOCD.1).await?);
     for file in samples()? {
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -112,8 +113,9 @@ async fn every_sample_is_accepted_from_the_user_it_is_for() -> anyhow::Result<()
 
 #[tokio::test]
 async fn roles_give_what_they_say_and_no_more() -> anyhow::Result<()> {
-    let plane = installed().await?;
-    let admin = plane.kubectl(User::Admin)?;
+    let namespace = "roles";
+    let plane = installed(namespace).await?;
+    let admin = plane.kubectl(User::Admin)?.in_namespace(namespace);
     // An editor of the namespace, by the built-in role: may look, and nothing else.
     admin
         .run(&[
@@ -121,7 +123,7 @@ async fn roles_give_what_they_say_and_no_more() -> anyhow::Result<()> {
             "rolebinding",
             "editors",
             "-n",
-            NAMESPACE,
+            namespace,
             "--clusterrole=edit",
             "--group=outsiders",
         ])
@@ -157,39 +159,34 @@ async fn roles_give_what_they_say_and_no_more() -> anyhow::Result<()> {
         let resource = resource.strip_suffix(".jit.portcullis.io").unwrap_or(resource);
         let kind = format!("{resource}.jit.portcullis.io");
         let subresource = format!("--subresource={subresource}");
-        let ask = ["auth", "can-i", verb, &kind, "-n", NAMESPACE, &subresource];
+        let ask = ["auth", "can-i", verb, &kind, "-n", namespace, &subresource];
         // The aggregation of roles is the controller manager's work, and takes a moment.
-        let answered = portcullis_harness::eventually(
-            "the answer is right",
-            std::time::Duration::from_secs(20),
-            || async {
-                let answer = plane.kubectl(user)?.output(&ask, None).await?;
-                anyhow::ensure!(
-                    (answer.stdout.trim() == "yes") == allowed,
-                    "{user:?} {verb} {kind}: {answer:?}"
-                );
-                Ok::<_, anyhow::Error>(())
-            },
-        );
+        let answered = eventually("the answer is right", Duration::from_secs(20), || async {
+            let answer = plane.kubectl(user)?.in_namespace(namespace).output(&ask, None).await?;
+            anyhow::ensure!((answer.stdout.trim() == "yes") == allowed, "{user:?} {verb} {kind}: {answer:?}");
+            Ok::<_, anyhow::Error>(())
+        });
         answered.await?;
     }
 
     // The controller's own service account: no more than its work takes.
-    let controller = plane.kubectl_with(&plane.service_account_kubeconfig(CONTROLLER.0, CONTROLLER.1).await?);
+    let controller = plane
+        .kubectl_with(&plane.service_account_kubeconfig(CONTROLLER.0, CONTROLLER.1).await?)
+        .in_namespace(namespace);
     for (verb, resource, namespace, allowed) in [
-        ("update", "jitaccessrequests", NAMESPACE, true),
-        ("create", "jitaccessrequests", NAMESPACE, false),
-        ("create", "jitaccessreviews", NAMESPACE, false),
-        ("delete", "jitpolicies", NAMESPACE, false),
-        ("approve", "jitpolicies", NAMESPACE, false),
-        ("create", "subjectaccessreviews.authorization.k8s.io", NAMESPACE, true),
+        ("update", "jitaccessrequests", namespace, true),
+        ("create", "jitaccessrequests", namespace, false),
+        ("create", "jitaccessreviews", namespace, false),
+        ("delete", "jitpolicies", namespace, false),
+        ("approve", "jitpolicies", namespace, false),
+        ("create", "subjectaccessreviews.authorization.k8s.io", namespace, true),
         ("get", "secrets", "portcullis-system", false),
         ("get", "leases.coordination.k8s.io", "portcullis-system", true),
         ("get", "leases.coordination.k8s.io", "kube-system", false),
-        ("list", "validatingadmissionpolicies.admissionregistration.k8s.io", NAMESPACE, true),
-        ("update", "validatingadmissionpolicies.admissionregistration.k8s.io", NAMESPACE, false),
-        ("create", "events.events.k8s.io", NAMESPACE, true),
-        ("impersonate", "users", NAMESPACE, false),
+        ("list", "validatingadmissionpolicies.admissionregistration.k8s.io", namespace, true),
+        ("update", "validatingadmissionpolicies.admissionregistration.k8s.io", namespace, false),
+        ("create", "events.events.k8s.io", namespace, true),
+        ("impersonate", "users", namespace, false),
     ] {
         let answer = controller.output(&["auth", "can-i", verb, resource, "-n", namespace], None).await?;
         assert_eq!(answer.stdout.trim() == "yes", allowed, "{verb} {resource} in {namespace}: {answer:?}");
@@ -199,9 +196,12 @@ async fn roles_give_what_they_say_and_no_more() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn nobody_speaks_in_anothers_name() -> anyhow::Result<()> {
-    let plane = installed().await?;
-    let developer = plane.kubectl(User::Developer)?;
-    let argocd = plane.kubectl_with(&plane.service_account_kubeconfig(ARGOCD.0, ARGOCD.1).await?);
+    let namespace = "names";
+    let plane = installed(namespace).await?;
+    let developer = plane.kubectl(User::Developer)?.in_namespace(namespace);
+    let argocd = plane
+        .kubectl_with(&plane.service_account_kubeconfig(ARGOCD.0, ARGOCD.1).await?)
+        .in_namespace(namespace);
 
     let borrowed =
         |requester: Value| request("borrowed", "web-1", &json!({"spec": {"requester": requester}}));
@@ -221,14 +221,14 @@ async fn nobody_speaks_in_anothers_name() -> anyhow::Result<()> {
 
     let delegated = request("for-alice", "web-1", &json!({"spec": {"onBehalfOf": "alice@example.com"}}));
     refused(&create(&developer, &delegated).await?, "that takes the verb delegate on jitpolicies/web-1");
-    let admin = plane.kubectl(User::Admin)?;
+    let admin = plane.kubectl(User::Admin)?.in_namespace(namespace);
     admin
         .run(&[
             "create",
             "rolebinding",
             "d",
             "-n",
-            NAMESPACE,
+            namespace,
             "--clusterrole=portcullis-delegate",
             "--user=developer",
         ])
@@ -250,24 +250,27 @@ async fn nobody_speaks_in_anothers_name() -> anyhow::Result<()> {
         refused(&create(&developer, &review).await?, "that takes the verb approve on it");
     }
     assert_eq!(create(&developer, &review("ended", "web-1", "Ended")).await?.code, 0);
-    let approver = plane.kubectl(User::Approver)?;
+    let approver = plane.kubectl(User::Approver)?.in_namespace(namespace);
     assert_eq!(create(&approver, &review("approved", "web-1", "Approved")).await?.code, 0);
-    let stamped = approver.json(&["jitrev", "approved", "-n", NAMESPACE]).await?;
+    let stamped = approver.json(&["jitrev", "approved", "-n", namespace]).await?;
     assert_eq!(stamped["spec"]["reviewer"]["username"], "approver");
     Ok(())
 }
 
 #[tokio::test]
 async fn what_the_controller_owns_nobody_else_changes() -> anyhow::Result<()> {
-    let plane = installed().await?;
-    let admin = plane.kubectl(User::Admin)?;
-    let developer = plane.kubectl(User::Developer)?;
-    let controller = plane.kubectl_with(&plane.service_account_kubeconfig(CONTROLLER.0, CONTROLLER.1).await?);
+    let namespace = "controller";
+    let plane = installed(namespace).await?;
+    let admin = plane.kubectl(User::Admin)?.in_namespace(namespace);
+    let developer = plane.kubectl(User::Developer)?.in_namespace(namespace);
+    let controller = plane
+        .kubectl_with(&plane.service_account_kubeconfig(CONTROLLER.0, CONTROLLER.1).await?)
+        .in_namespace(namespace);
     let manifest = request("mine", "web-1", &json!({}));
     developer.apply(&manifest.to_string()).await?;
     let patch = |kubectl: Kubectl, status: bool, patch: Value| async move {
         let patch = patch.to_string();
-        let mut arguments = vec!["patch", "jitreq", "mine", "-n", NAMESPACE, "--type=merge", "-p", &patch];
+        let mut arguments = vec!["patch", "jitreq", "mine", "-n", namespace, "--type=merge", "-p", &patch];
         if status {
             arguments.push("--subresource=status");
         }
@@ -286,13 +289,13 @@ async fn what_the_controller_owns_nobody_else_changes() -> anyhow::Result<()> {
     let edit = developer.output(&["apply", "-f", "-"], Some(&edited.to_string())).await?;
     refused(&edit, "spec is immutable: create a new request");
     let removed = json!([{"op": "remove", "path": "/spec"}]).to_string();
-    let removal = ["patch", "jitreq", "mine", "-n", NAMESPACE, "--type=json", "-p", &removed];
+    let removal = ["patch", "jitreq", "mine", "-n", namespace, "--type=json", "-p", &removed];
     assert_ne!(admin.output(&removal, None).await?.code, 0);
     developer.apply(&manifest.to_string()).await?;
     let forced = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
     admin.run_with_input(&forced, &manifest.to_string()).await?;
     developer.run_with_input(&["replace", "-f", "-"], &manifest.to_string()).await?;
-    let kept = admin.json(&["jitreq", "mine", "-n", NAMESPACE]).await?;
+    let kept = admin.json(&["jitreq", "mine", "-n", namespace]).await?;
     assert_eq!(kept["spec"]["requester"]["username"], "developer", "another's apply takes nothing over");
     assert_eq!(
         kept["metadata"]["finalizers"],
@@ -306,24 +309,25 @@ async fn what_the_controller_owns_nobody_else_changes() -> anyhow::Result<()> {
     refused(&patch(developer.clone(), false, owned).await?, "ownerReferences may not be added");
 
     // A deleted object stays until the controller lets go, whatever others try.
-    developer.run(&["delete", "jitreq", "mine", "-n", NAMESPACE, "--wait=false"]).await?;
+    developer.run(&["delete", "jitreq", "mine", "-n", namespace, "--wait=false"]).await?;
     for attempt in [json!({"metadata": {"finalizers": null}}), json!({"metadata": {"finalizers": []}})] {
         let _ = patch(admin.clone(), false, attempt).await?;
-        let kept = admin.json(&["jitreq", "mine", "-n", NAMESPACE]).await?;
+        let kept = admin.json(&["jitreq", "mine", "-n", namespace]).await?;
         assert_eq!(kept["metadata"]["finalizers"], json!(["jit.portcullis.io/rules"]));
     }
     assert_eq!(patch(controller, false, json!({"metadata": {"finalizers": null}})).await?.code, 0);
     assert!(
-        admin.output(&["get", "jitreq", "mine", "-n", NAMESPACE], None).await?.stderr.contains("NotFound")
+        admin.output(&["get", "jitreq", "mine", "-n", namespace], None).await?.stderr.contains("NotFound")
     );
     Ok(())
 }
 
 #[tokio::test]
 async fn a_request_hears_at_once_what_is_wrong_by_its_policy() -> anyhow::Result<()> {
-    let plane = installed().await?;
-    let developer = plane.kubectl(User::Developer)?;
-    let author = plane.kubectl(User::PolicyAdmin)?;
+    let namespace = "early";
+    let plane = installed(namespace).await?;
+    let developer = plane.kubectl(User::Developer)?.in_namespace(namespace);
+    let author = plane.kubectl(User::PolicyAdmin)?.in_namespace(namespace);
     let strict = policy(
         "strict",
         &json!({"spec": {
@@ -376,7 +380,7 @@ async fn a_request_hears_at_once_what_is_wrong_by_its_policy() -> anyhow::Result
         ),
     ];
     // Admission follows its parameters with a little delay: the first refusal is waited for.
-    portcullis_harness::eventually("the policy has a say", std::time::Duration::from_secs(20), || async {
+    eventually("the policy has a say", Duration::from_secs(20), || async {
         let (change, message) = &wrong[0];
         let answer = developer
             .output(&["create", "--dry-run=server", "-f", "-"], Some(&with(change.clone()).to_string()))
@@ -403,6 +407,73 @@ async fn a_request_hears_at_once_what_is_wrong_by_its_policy() -> anyhow::Result
     ] {
         let answer = create(&developer, &accepted).await?;
         assert_eq!(answer.code, 0, "{accepted}: {}", answer.stderr);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_whole_base_is_accepted_and_keeps_to_restricted_pod_security() -> anyhow::Result<()> {
+    let plane = install::shared().await?;
+    let admin = plane.kubectl(User::Admin)?;
+    let base = checkout().join("deploy/base");
+    let base = base.to_string_lossy();
+    // Not carried out: there is nothing here to run it.
+    let arguments =
+        ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "-k", &base];
+    let answer = admin.output(&arguments, None).await?;
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    assert!(answer.stdout.contains("deployment.apps/portcullis serverside-applied"), "{}", answer.stdout);
+    assert_eq!(answer.stderr, "", "warnings, as of pods that restricted namespaces refuse");
+    Ok(())
+}
+
+#[tokio::test]
+async fn admission_policies_fit_the_kinds_they_judge() -> anyhow::Result<()> {
+    let plane = install::shared().await?;
+    let admin = plane.kubectl(User::Admin)?;
+    // The API server checks types only where a policy names versions, so unbound copies do.
+    let shipped =
+        admin.json(&["validatingadmissionpolicies", "-l", "app.kubernetes.io/name=portcullis"]).await?;
+    let shipped = shipped["items"].as_array().cloned().unwrap_or_default();
+    assert!(shipped.len() >= 4, "only {} policies", shipped.len());
+    let copy = |policy: &Value, name: &str| {
+        let spec =
+            policy["spec"].to_string().replace(r#""apiVersions":["*"]"#, r#""apiVersions":["v1alpha1"]"#);
+        let spec: Value = serde_json::from_str(&spec)?;
+        Ok::<_, serde_json::Error>(json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+            "metadata": {"name": name, "labels": {"checked": "true"}}, "spec": spec,
+        }))
+    };
+    for policy in &shipped {
+        let name = policy["metadata"]["name"].as_str().unwrap_or_default();
+        admin.apply(&copy(policy, &format!("checked-{name}"))?.to_string()).await?;
+    }
+    // One that does not fit, so that silence means something.
+    let requests = shipped.iter().find(|policy| policy["metadata"]["name"] == "portcullis-requests");
+    let mut misfit = copy(requests.unwrap_or(&Value::Null), "checked-misfit")?;
+    misfit["spec"]["validations"] = json!([{"expression": "object.spec.nobody == 'x'"}]);
+    admin.apply(&misfit.to_string()).await?;
+
+    let checked = eventually("the policies have been checked", Duration::from_secs(60), || async {
+        let policies = admin.json(&["validatingadmissionpolicies", "-l", "checked=true"]).await?;
+        let policies = policies["items"].as_array().cloned().unwrap_or_default();
+        anyhow::ensure!(policies.len() == shipped.len() + 1, "{} policies", policies.len());
+        for policy in &policies {
+            let generation = &policy["metadata"]["generation"];
+            anyhow::ensure!(
+                &policy["status"]["observedGeneration"] == generation,
+                "{}",
+                policy["metadata"]["name"]
+            );
+        }
+        Ok::<_, anyhow::Error>(policies)
+    })
+    .await?;
+    for policy in checked {
+        let warnings = &policy["status"]["typeChecking"]["expressionWarnings"];
+        let misfit = policy["metadata"]["name"] == "checked-misfit";
+        assert_eq!(!warnings.is_null(), misfit, "{}: {warnings:#}", policy["metadata"]["name"]);
     }
     Ok(())
 }
