@@ -105,6 +105,12 @@ pub struct FirewallLimits {
     pub description: usize,
 }
 
+impl From<FirewallLimits> for crate::plan::desired::Limits {
+    fn from(limits: FirewallLimits) -> Self {
+        Self { rules: limits.rules, addresses: limits.addresses }
+    }
+}
+
 /// Why the cloud did not do what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("failed to {operation}: {message}{}", self.request_id.as_ref().map(|id| format!(" (request id {id})")).unwrap_or_default())]

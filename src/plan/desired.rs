@@ -28,6 +28,18 @@ pub struct Wanted {
     pub honour_denies_below: u16,
     /// The most allows of ours that a firewall may hold.
     pub max_allows: usize,
+    /// Denies and exemptions of ours as they were last read back, or written since: what differs from these
+    /// was changed by somebody else. Empty after a start: then only what we never write counts as drift.
+    pub standing: Vec<Rule>,
+}
+
+/// What a firewall can hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Rules in both directions.
+    pub rules: usize,
+    /// Addresses and ranges in all rules.
+    pub addresses: usize,
 }
 
 /// What a policy locks behind one firewall.
@@ -100,6 +112,10 @@ pub enum Duty {
 }
 
 /// What to do on one firewall, in this order.
+///
+/// Each write is safe and valid on its own, whichever of the others of the same plan fail: what depends on
+/// another write (an exemption on its deny, a removal on the deny that replaces it) is planned once that one
+/// was read back. So a plan is complete only when the next, made after a read, is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// First: allows to be removed.
@@ -108,7 +124,8 @@ pub struct Changes {
     pub locks: Vec<Rule>,
     /// Then: allows to be written.
     pub opens: Vec<Rule>,
-    /// Last: denies and exemptions to be removed by name, exemptions first.
+    /// Last: denies and exemptions to be removed by name, exemptions first, and allows that were closed by being
+    /// rewritten as denies.
     pub unlocks: Vec<String>,
     /// What cannot be done, and why.
     pub refused: Vec<Refused>,
@@ -116,6 +133,8 @@ pub struct Changes {
     pub lost: Vec<String>,
     /// Rules of locks that somebody else removed or changed, and that `locks` puts right.
     pub drift: Vec<Drift>,
+    /// Names of rules of ours that stand as they should, but that the cloud has not ended writing.
+    pub unsettled: Vec<String>,
 }
 
 impl Changes {
@@ -132,7 +151,7 @@ pub struct Close {
     /// The rule's name.
     pub name: String,
     /// What to write in its place where a resource lock forbids its removal: the same rule as a deny, at the
-    /// highest free priority number. None where the read did not show the rule.
+    /// highest free priority number. None where the read did not show the rule, or shows it as a deny already.
     pub as_deny: Option<Rule>,
 }
 
@@ -152,7 +171,7 @@ pub struct Refused {
 /// A rule of a lock that somebody else removed or changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drift {
-    /// The policy's UID.
+    /// The policy's UID; its first 12 hex digits where the policy is gone.
     pub policy_uid: String,
     /// The rule's name.
     pub rule: String,

@@ -6,5 +6,7 @@
 )]
 
 mod api_crds;
+mod plan_changes;
+mod plan_world;
 mod provider_conformance;
 mod provider_memory;

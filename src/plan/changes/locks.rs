@@ -1,0 +1,439 @@
+//! The denies of policies: which are wanted, which stand, and how the one becomes the other without a moment
+//! in which something opens.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::{Draft, is_live};
+use crate::api::values::{PortRange, Protocol};
+use crate::api::{ExistingRules, Reason};
+use crate::plan::desired::Lock;
+use crate::plan::model::{Access, Peer, Provisioning, Rule, RuleProtocol};
+use crate::plan::names::{self, Mark};
+use crate::plan::packets::{Cells, Reach, hosts, ports_minus};
+use crate::plan::priority::Surroundings;
+use crate::plan::sources::{Bounds, Family};
+
+/// What the denies cover.
+pub(super) struct Shut<'a> {
+    /// What each lock wants shut, in the order of their UIDs.
+    pub wanted: Vec<(&'a Lock, Cells)>,
+    /// What denies of ours that stand keep shut now.
+    pub now: Cells,
+    /// The same, and what this plan writes.
+    pub soon: Cells,
+    /// What the denies of policies that are gone keep shut.
+    pub orphaned: Cells,
+    over: Vec<Item<'a>>,
+    /// Denies that no lock wants as they are.
+    spare: Vec<&'a Rule>,
+    /// Allows of this plan that are to be removed: denies under them go later.
+    pub leaving: Vec<Cells>,
+}
+
+/// A deny that a lock wants, and the rule that stands for it.
+struct Item<'a> {
+    lock: &'a Lock,
+    content: Rule,
+    standing: Option<&'a Rule>,
+    /// Whether the standing rule has the wanted effect.
+    exact: bool,
+}
+
+impl Item<'_> {
+    /// Its deny keeps shut what it should, whatever this plan's writes come to.
+    fn holds(&self) -> Option<&Rule> {
+        self.standing.filter(|rule| self.exact && rule.provisioning == Provisioning::Succeeded)
+    }
+}
+
+pub(super) fn plan<'a>(draft: &mut Draft<'a>) -> Shut<'a> {
+    let mut locks: Vec<&Lock> = draft.wanted.locks.iter().collect();
+    locks.sort_by(|left, right| left.policy_uid.cmp(&right.policy_uid));
+    let mut shut = Shut {
+        wanted: Vec::new(),
+        now: Cells::default(),
+        soon: Cells::default(),
+        orphaned: Cells::default(),
+        over: Vec::new(),
+        spare: Vec::new(),
+        leaving: Vec::new(),
+    };
+    let mut by_owner: BTreeMap<&str, Vec<(u32, &Rule)>> = BTreeMap::new();
+    let own = draft.own.clone();
+    for (mark, rule) in &own {
+        if let Mark::Deny { owner, number } = mark {
+            by_owner.entry(owner).or_default().push((*number, rule));
+            shut.now.add_all(&Cells::shut_by(rule));
+        }
+    }
+    by_owner.values_mut().for_each(|rules| rules.sort_by_key(|(number, rule)| (*number, &rule.name)));
+    for lock in locks {
+        let standing: Vec<&Rule> = by_owner
+            .remove(names::uid12(&lock.policy_uid).as_str())
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(_, rule)| rule)
+            .collect();
+        let contents = wanted_denies(draft, lock, &standing);
+        let mut cells = Cells::default();
+        contents.iter().for_each(|content| cells.add_all(&Cells::named_by(content)));
+        shut.wanted.push((lock, cells));
+        pair(draft, lock, contents, standing, &mut shut);
+    }
+    // Of policies that are gone.
+    for (owner, rules) in by_owner {
+        for (_, rule) in rules {
+            if !is_covered(rule, &shut) && rule.access == Access::Deny {
+                shut.orphaned.add_all(&Cells::named_by(rule));
+            }
+            keep_orphan(draft, owner, rule);
+            shut.spare.push(rule);
+        }
+    }
+    write(draft, &mut shut);
+    shut
+}
+
+/// The denies that a lock wants: one for each protocol, family and set of ports.
+fn wanted_denies(draft: &Draft<'_>, lock: &Lock, standing: &[&Rule]) -> Vec<Rule> {
+    let mut machines: BTreeSet<IpAddr> = BTreeSet::new();
+    let mut ports: BTreeMap<IpAddr, BTreeMap<Protocol, Vec<PortRange>>> = BTreeMap::new();
+    for machine in &lock.machines {
+        for address in &machine.addresses {
+            machines.insert(*address);
+            for (protocol, range) in &machine.ports {
+                ports.entry(*address).or_default().entry(*protocol).or_default().push(*range);
+            }
+        }
+    }
+    if lock.keep_others {
+        for rule in standing {
+            let RuleProtocol::Transport(protocol) = rule.protocol else { continue };
+            for address in hosts(&rule.destinations) {
+                if !machines.contains(&address) && !lock.release.contains(&address) {
+                    let own = ports.entry(address).or_default().entry(protocol).or_default();
+                    own.extend_from_slice(&rule.ports);
+                }
+            }
+        }
+    }
+    let mut products: BTreeMap<(Protocol, Family, Vec<PortRange>), BTreeSet<IpAddr>> = BTreeMap::new();
+    for (address, by_protocol) in ports {
+        let any = by_protocol.get(&Protocol::Any).cloned().unwrap_or_default();
+        for (protocol, ranges) in by_protocol {
+            // What is locked for every protocol needs no lock for one.
+            let ranges = match protocol {
+                Protocol::Any => PortRange::merged(ranges),
+                Protocol::Tcp | Protocol::Udp => ports_minus(&ranges, &any),
+            };
+            if !ranges.is_empty() {
+                products.entry((protocol, Family::of(address), ranges)).or_default().insert(address);
+            }
+        }
+    }
+    let description = names::description(&draft.wanted.cluster, &lock.policy_uid, None);
+    let rule =
+        |((protocol, _, ports), addresses): ((Protocol, Family, Vec<PortRange>), BTreeSet<IpAddr>)| Rule {
+            name: String::new(),
+            priority: 0,
+            access: Access::Deny,
+            protocol: RuleProtocol::Transport(protocol),
+            sources: vec![Peer::Any],
+            source_ports: vec![PortRange::ALL],
+            destinations: addresses.into_iter().map(Peer::host).collect(),
+            ports,
+            description: description.clone(),
+            provisioning: Provisioning::Succeeded,
+        };
+    products.into_iter().map(rule).collect()
+}
+
+/// Finds for each wanted deny the rule that stands for it: the same one, the one that was it, or one that
+/// shares its ports or its addresses.
+fn pair<'a>(
+    draft: &Draft<'a>,
+    lock: &'a Lock,
+    contents: Vec<Rule>,
+    mut standing: Vec<&'a Rule>,
+    shut: &mut Shut<'a>,
+) {
+    let mut items: Vec<Item<'a>> =
+        contents.into_iter().map(|content| Item { lock, content, standing: None, exact: false }).collect();
+    for item in &mut items {
+        let around = surroundings(draft, lock, &item.content);
+        let exact = standing.iter().enumerate().filter(|(_, rule)| rule.same_effect(&item.content));
+        let best = exact.min_by_key(|(index, rule)| (around.cost(rule.priority), *index));
+        if let Some((index, _)) = best {
+            item.standing = Some(standing.remove(index));
+            item.exact = true;
+        }
+    }
+    let known =
+        |rule: &Rule| draft.wanted.standing.iter().find(|known| known.name.eq_ignore_ascii_case(&rule.name));
+    let was =
+        |item: &Item<'_>, rule: &Rule| known(rule).is_some_and(|known| known.same_effect(&item.content));
+    take(&mut items, &mut standing, |item, rule| usize::from(was(item, rule)));
+    take(&mut items, &mut standing, |item, rule| {
+        if rule.protocol == item.content.protocol
+            && PortRange::merged(rule.ports.clone()) == item.content.ports
+        {
+            hosts(&rule.destinations).intersection(&hosts(&item.content.destinations)).count()
+        } else {
+            0
+        }
+    });
+    take(&mut items, &mut standing, |item, rule| {
+        usize::from(
+            rule.protocol == item.content.protocol
+                && hosts(&rule.destinations) == hosts(&item.content.destinations),
+        )
+    });
+    shut.over.extend(items);
+    shut.spare.extend(standing);
+}
+
+/// Pairs what is still alone, best score first; none where the score is nothing.
+fn take<'a>(items: &mut [Item<'a>], standing: &mut Vec<&'a Rule>, score: impl Fn(&Item<'a>, &Rule) -> usize) {
+    for item in items.iter_mut().filter(|item| item.standing.is_none()) {
+        let best = standing
+            .iter()
+            .enumerate()
+            .map(|(index, rule)| (score(item, rule), index))
+            .filter(|(score, _)| *score > 0)
+            .min_by_key(|(score, index)| (std::cmp::Reverse(*score), *index));
+        if let Some((_, index)) = best {
+            item.standing = Some(standing.remove(index));
+        }
+    }
+}
+
+/// What decides where a deny of this content may stand.
+fn surroundings(draft: &Draft<'_>, lock: &Lock, content: &Rule) -> Surroundings {
+    let reach = Reach::of(content, None);
+    let exempt = Bounds::of(&lock.exempt, None).surely;
+    let passes_anyway = |rule: &Rule| {
+        rule.sources.iter().all(|source| match source {
+            Peer::Tag(tag) => lock
+                .exempt
+                .iter()
+                .any(|exempt| matches!(exempt, Peer::Tag(exempt) if exempt.eq_ignore_ascii_case(tag))),
+            Peer::Net(_) | Peer::Any => {
+                let source = Bounds::of(std::slice::from_ref(source), None).maybe;
+                !lock.exempt.is_empty() && exempt.contains(&source)
+            }
+            Peer::Group(_) | Peer::Unknown(_) => false,
+        }) && !rule.sources.is_empty()
+    };
+    let allows = draft.foreign.iter().filter(|placed| {
+        placed.rule.access == Access::Allow && placed.reach.meets(&reach) && !passes_anyway(placed.rule)
+    });
+    let grants = draft.own.iter().filter(|(mark, rule)| {
+        matches!(mark, Mark::Allow { .. })
+            && rule.access == Access::Allow
+            && draft.grant(&rule.name).is_some_and(|grant| is_live(grant, draft.now))
+            && !draft.is_closing(&rule.name)
+            && Reach::of(rule, None).meets(&reach)
+    });
+    Surroundings {
+        allows: allows.map(|placed| placed.rule.priority).collect(),
+        last_grant: grants.map(|(_, rule)| rule.priority).max(),
+        keep: lock.existing == ExistingRules::Keep,
+    }
+}
+
+/// A deny of a policy that is gone stays a deny, whatever somebody made of it.
+fn keep_orphan(draft: &mut Draft<'_>, owner: &str, rule: &Rule) {
+    let opened = rule.access == Access::Allow;
+    if !opened && rule.provisioning != Provisioning::Failed {
+        return;
+    }
+    let mut mended = Rule { access: Access::Deny, provisioning: Provisioning::Succeeded, ..rule.clone() };
+    if opened {
+        mended.sources = vec![Peer::Any];
+        mended.source_ports = vec![PortRange::ALL];
+    }
+    debug_assert!(draft.policy_uid(owner).is_none());
+    if draft.has_room(&mended, Some(rule), draft.limits) {
+        draft.book(&mended, Some(rule));
+        draft.changes.locks.push(mended);
+    }
+}
+
+/// Writes what is not as wanted.
+fn write<'a>(draft: &mut Draft<'a>, shut: &mut Shut<'a>) {
+    shut.soon = shut.now.clone();
+    let mut items = std::mem::take(&mut shut.over);
+    // Those that go highest choose first.
+    items.sort_by_cached_key(|item| {
+        let around = surroundings(draft, item.lock, &item.content);
+        (around.allows.first().copied().unwrap_or(u16::MAX), item.lock.policy_uid.clone())
+    });
+    shut.over = items;
+    for index in 0..shut.over.len() {
+        let item = &shut.over[index];
+        let mut content = item.content.clone();
+        let mut standing = item.standing;
+        if let Some(old) = standing.filter(|_| !item.exact)
+            && !rests_on(old, shut, draft).minus(&Cells::named_by(&content)).is_empty()
+        {
+            match union(old, &content) {
+                Some(both) => content = both,
+                // Not in its place then, but beside it; the old one goes when the new one stands.
+                None => {
+                    shut.spare.push(old);
+                    standing = None;
+                }
+            }
+        }
+        let lock = item.lock;
+        shut.over[index].standing = standing;
+        if write_one(draft, lock, &mut content, standing) {
+            shut.soon.add_all(&Cells::named_by(&content));
+        }
+    }
+}
+
+/// Places one deny and writes it where it is not as it should be. Whether it stands so, now or after the write.
+fn write_one(draft: &mut Draft<'_>, lock: &Lock, content: &mut Rule, standing: Option<&Rule>) -> bool {
+    let around = surroundings(draft, lock, content);
+    let Some(priority) = around.place(standing.map(|rule| rule.priority), &draft.slots) else {
+        let message = "every priority number of the firewall is taken".to_owned();
+        draft.refuse(&lock.policy_uid, None, Reason::NoPriorityRoom, message);
+        return false;
+    };
+    let wrong_side = around.cost(priority).wrong_side;
+    if wrong_side > 0 {
+        let index = if around.keep { around.allows.len() - 1 } else { 0 };
+        let obstacle = draft.foreign.iter().find(|placed| placed.rule.priority == around.allows[index]);
+        let name = obstacle.map_or("", |placed| placed.rule.name.as_str());
+        let side = if around.keep { "below" } else { "above" };
+        let message = format!(
+            "no free priority number is left {side} rule {name} at priority {}, which lets traffic in",
+            around.allows[index]
+        );
+        draft.refuse(&lock.policy_uid, None, Reason::NoPriorityRoom, message);
+        if around.keep {
+            return false;
+        }
+    }
+    content.priority = priority;
+    if let Some(old) = standing {
+        content.name.clone_from(&old.name);
+        let settled = old.provisioning != Provisioning::Failed;
+        if old.same_effect(content)
+            && old.priority == priority
+            && old.description == content.description
+            && settled
+        {
+            return true;
+        }
+    } else {
+        content.name = new_name(draft, |n| names::deny_name(&draft.wanted.cluster, &lock.policy_uid, n));
+    }
+    if !draft.has_room(content, standing, draft.limits) {
+        let message = format!(
+            "the firewall holds {} rules and {} addresses of at most {} and {}: no room for a deny of {} addresses",
+            draft.rules,
+            draft.addresses,
+            draft.limits.rules,
+            draft.limits.addresses,
+            content.destinations.len()
+        );
+        draft.refuse(&lock.policy_uid, None, Reason::FirewallFull, message);
+        return false;
+    }
+    draft.book(content, standing);
+    draft.changes.locks.push(content.clone());
+    true
+}
+
+/// The first name of a numbered series that no rule has.
+pub(super) fn new_name(draft: &Draft<'_>, name: impl Fn(u32) -> String) -> String {
+    (0..).map(name).find(|name| !draft.names.contains(&name.to_ascii_lowercase())).unwrap_or_default()
+}
+
+/// What is wanted shut and rests on this deny alone.
+fn rests_on(rule: &Rule, shut: &Shut<'_>, draft: &Draft<'_>) -> Cells {
+    if rule.access == Access::Allow || rule.provisioning == Provisioning::Failed {
+        return Cells::default();
+    }
+    let mut rests = Cells::default();
+    for over in [true, false] {
+        let (mut wanted, mut held) = (Cells::default(), Cells::default());
+        for (lock, cells) in &shut.wanted {
+            if (lock.existing == ExistingRules::Override) == over {
+                wanted.add_all(cells);
+            }
+        }
+        for item in &shut.over {
+            // A deny that keeps existing rules does not hold what another lock wants above them.
+            if over && item.lock.existing == ExistingRules::Keep {
+                continue;
+            }
+            let Some(other) = item.holds() else { continue };
+            let well_placed =
+                || surroundings(draft, item.lock, &item.content).cost(other.priority).wrong_side == 0;
+            if other.priority < rule.priority || !over || well_placed() {
+                held.add_all(&Cells::named_by(other));
+            }
+        }
+        rests.add_all(&within(&wanted, rule).minus(&held));
+    }
+    rests
+}
+
+/// Those of the cells that a rule names, by whatever networks.
+fn within(cells: &Cells, rule: &Rule) -> Cells {
+    let RuleProtocol::Transport(protocol) = rule.protocol else { return Cells::default() };
+    let destinations = Bounds::of(&rule.destinations, None).maybe;
+    let mut named = Cells::default();
+    for address in cells.addresses().filter(|address| destinations.has(*address)) {
+        named.add(address, protocol, &rule.ports);
+    }
+    named.intersection(cells)
+}
+
+/// Both denies in one, where that is a cross product.
+fn union(old: &Rule, new: &Rule) -> Option<Rule> {
+    if old.protocol != new.protocol {
+        return None;
+    }
+    let (left, right) = (hosts(&old.destinations), hosts(&new.destinations));
+    let plain = left.len() == old.destinations.len();
+    let ports = PortRange::merged(old.ports.clone());
+    if plain && ports == new.ports {
+        let destinations = left.union(&right).copied().map(Peer::host).collect();
+        return Some(Rule { destinations, ..new.clone() });
+    }
+    if plain && left == right {
+        let ports = PortRange::merged([ports, new.ports.clone()].concat());
+        return Some(Rule { ports, ..new.clone() });
+    }
+    None
+}
+
+/// Whether a deny of a policy that is gone is wholly wanted by locks that are here.
+fn is_covered(rule: &Rule, shut: &Shut<'_>) -> bool {
+    let own = Cells::named_by(rule);
+    let mut wanted = Cells::default();
+    shut.wanted.iter().for_each(|(_, cells)| wanted.add_all(cells));
+    !own.is_empty() && hosts(&rule.destinations).len() == rule.destinations.len() && wanted.contains(&own)
+}
+
+/// Removes denies that nothing wanted rests on any more. Under an exemption that is leaving, they go after it.
+pub(super) fn unlock(draft: &mut Draft<'_>, shut: Shut<'_>) {
+    for rule in &shut.spare {
+        let Some(Mark::Deny { owner, .. }) = names::parse_name(&draft.wanted.cluster, &rule.name) else {
+            continue;
+        };
+        if draft.policy_uid(&owner).is_none() && !is_covered(rule, &shut) {
+            continue;
+        }
+        let named = Cells::named_by(rule);
+        if rests_on(rule, &shut, draft).is_empty() && !shut.leaving.iter().any(|cells| cells.meets(&named)) {
+            draft.changes.unlocks.push(rule.name.clone());
+            draft.changes.locks.retain(|mended| mended.name != rule.name);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Which allows are to be written, and why some cannot be.
+
+use super::closes::{Shown, shown};
+use super::{Draft, grant_rule, is_live};
+use crate::api::Reason;
+use crate::plan::desired::{Duty, Grant, Limits};
+use crate::plan::model::{Access, ResourceLock, Rule};
+use crate::plan::names::{self, Mark};
+use crate::plan::packets::Reach;
+use crate::plan::sources::Family;
+
+pub(super) fn plan(draft: &mut Draft<'_>) {
+    let mut grants: Vec<&Grant> = draft.wanted.grants.iter().collect();
+    grants.sort_by(|left, right| left.name.cmp(&right.name));
+    for grant in grants {
+        let Duty::Open { until } = grant.duty else { continue };
+        let ours = matches!(names::parse_name(&draft.wanted.cluster, &grant.name), Some(Mark::Allow { .. }));
+        if !ours || !is_live(grant, draft.now) {
+            continue;
+        }
+        let shown = shown(draft, grant);
+        let refusal = if draft.now > until {
+            (shown == Shown::Absent)
+                .then(|| (Reason::OpenTimedOut, "it is too late to open the rule".to_owned()))
+        } else {
+            match shown {
+                Shown::AsGranted => None,
+                Shown::Deny | Shown::Other => {
+                    let message = format!("another rule uses the name {}", grant.name);
+                    Some((Reason::RuleRemoved, message))
+                }
+                Shown::Absent | Shown::Failed => open(draft, grant).err(),
+            }
+        };
+        if let Some((reason, message)) = refusal {
+            draft.refuse(&grant.request_uid, Some(&grant.name), reason, message);
+        }
+    }
+}
+
+fn open(draft: &mut Draft<'_>, grant: &Grant) -> Result<(), (Reason, String)> {
+    let standing = draft.observed.rule(&grant.name);
+    if draft.is_closing(&grant.name) {
+        return Err((Reason::RuleRemoved, format!("rule {} is being removed", grant.name)));
+    }
+    let mut rule = grant_rule(&draft.wanted.cluster, grant, 0);
+    one_cross_product(grant)?;
+    if draft.observed.lock == ResourceLock::ReadOnly {
+        let message = "a ReadOnly lock on the firewall would forbid the rule's removal".to_owned();
+        return Err((Reason::ScopeLocked, message));
+    }
+    let reach = Reach::of(&rule, None);
+    let denies = draft.foreign_denies(&reach);
+    if let Some(deny) = denies.iter().find(|deny| deny.priority < draft.wanted.honour_denies_below) {
+        return Err((
+            Reason::ForeignDeny,
+            format!(
+                "rule {} at priority {} denies the packets, and denies below {} are honoured",
+                deny.name, deny.priority, draft.wanted.honour_denies_below
+            ),
+        ));
+    }
+    let ground = denies.first().map(|deny| deny.priority);
+    let bound = draft.first_deny(&reach).into_iter().chain(ground).min().unwrap_or(u16::MAX);
+    rule.priority = match standing.filter(|standing| standing.priority < bound) {
+        Some(standing) => standing.priority,
+        None => draft.slots.lowest_below(bound).ok_or_else(|| no_room(draft, bound))?,
+    };
+    let allows = draft
+        .own
+        .iter()
+        .filter(|(mark, rule)| matches!(mark, Mark::Allow { .. }) && rule.access == Access::Allow);
+    let allows = allows.count() + draft.changes.opens.len();
+    if standing.is_none() && allows >= draft.wanted.max_allows {
+        let message = format!("{allows} rules of grants stand on the firewall: as many as may");
+        return Err((Reason::LimitReached, message));
+    }
+    // The rest of the firewall is reserved for locks.
+    let share = Limits { rules: draft.limits.rules * 9 / 10, addresses: draft.limits.addresses * 7 / 8 };
+    if !draft.has_room(&rule, standing, share) {
+        let message = format!(
+            "the firewall holds {} rules and {} addresses: grants may fill it to {} and {}",
+            draft.rules, draft.addresses, share.rules, share.addresses
+        );
+        return Err((Reason::FirewallFull, message));
+    }
+    draft.book(&rule, standing);
+    draft.changes.opens.push(rule);
+    Ok(())
+}
+
+/// An empty list could be written as everything, and clouds refuse mixed families.
+fn one_cross_product(grant: &Grant) -> Result<(), (Reason, String)> {
+    let sources = grant.sources.iter().map(Family::of_net);
+    let mut families = sources.chain(grant.destinations.iter().copied().map(Family::of));
+    let first = families.next();
+    let mixed = families.any(|family| Some(family) != first);
+    if mixed || grant.sources.is_empty() || grant.destinations.is_empty() || grant.ports.is_empty() {
+        let message = "a rule needs sources and destinations of one address family, and ports".to_owned();
+        return Err((Reason::InvalidSpec, message));
+    }
+    Ok(())
+}
+
+fn no_room(draft: &Draft<'_>, bound: u16) -> (Reason, String) {
+    let in_the_way = |rule: &&Rule| rule.priority == bound;
+    let name = draft.observed.rules.iter().find(in_the_way).map_or("a deny of ours", |rule| &rule.name);
+    let message = format!("no free priority number is left above rule {name} at priority {bound}");
+    (Reason::NoPriorityRoom, message)
+}

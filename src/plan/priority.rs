@@ -1,0 +1,151 @@
+//! Priority numbers: which are free, and which of them suits a rule.
+//!
+//! Numbers are only ever taken from those that were free when the firewall was read. So every write is valid
+//! whichever of the others of the same plan went wrong; what needs a number that the plan itself frees waits
+//! for the next plan.
+
+use super::model::{MAX_PRIORITY, MIN_PRIORITY, Observed};
+
+/// Where denies prefer to stand: below the room for grants and exemptions, above 1000, where most people's
+/// own rules begin.
+const PREFERRED: std::ops::RangeInclusive<u16> = 400..=999;
+
+/// The free priority numbers of a firewall.
+#[derive(Clone, Debug)]
+pub struct Slots {
+    taken: Vec<bool>,
+}
+
+impl Slots {
+    /// Those that no inbound rule has.
+    #[must_use]
+    pub fn of(observed: &Observed) -> Self {
+        let mut slots = Self { taken: vec![false; usize::from(MAX_PRIORITY) + 1] };
+        for rule in &observed.rules {
+            slots.take(rule.priority);
+        }
+        slots
+    }
+
+    /// Marks a number as taken.
+    pub fn take(&mut self, priority: u16) {
+        if let Some(taken) = self.taken.get_mut(usize::from(priority)) {
+            *taken = true;
+        }
+    }
+
+    /// The free numbers in rising order.
+    pub fn free(&self) -> impl DoubleEndedIterator<Item = u16> + '_ {
+        (MIN_PRIORITY..=MAX_PRIORITY).filter(|priority| !self.taken[usize::from(*priority)])
+    }
+
+    /// The lowest free number below `bound`.
+    #[must_use]
+    pub fn lowest_below(&self, bound: u16) -> Option<u16> {
+        self.free().next().filter(|priority| *priority < bound)
+    }
+
+    /// The highest free number below `bound`.
+    #[must_use]
+    pub fn highest_below(&self, bound: u16) -> Option<u16> {
+        self.free().rfind(|priority| *priority < bound)
+    }
+}
+
+/// What speaks against a place for a deny; less is better. Compared field by field, in this order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cost {
+    /// Rules of others that it would stand on the wrong side of.
+    pub wrong_side: usize,
+    /// Whether it would shut out a live grant.
+    pub shuts_out_grant: bool,
+    /// How far it is from where denies prefer to stand.
+    pub band: u8,
+}
+
+/// What decides where a deny may stand.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// Priorities of the rules of others that let its packets in, rising.
+    pub allows: Vec<u16>,
+    /// The highest priority number of a live grant through it.
+    pub last_grant: Option<u16>,
+    /// Whether it goes below the rules of others rather than above them.
+    pub keep: bool,
+}
+
+impl Surroundings {
+    /// What speaks against this place.
+    #[must_use]
+    pub fn cost(&self, priority: u16) -> Cost {
+        let above = self.allows.partition_point(|allow| *allow < priority);
+        let shuts_out_grant = self.last_grant.is_some_and(|grant| grant > priority);
+        if self.keep {
+            return Cost { wrong_side: self.allows.len() - above, shuts_out_grant, band: 0 };
+        }
+        let band = match priority {
+            p if PREFERRED.contains(&p) => 0,
+            p if p > *PREFERRED.end() => 1,
+            _ => 2,
+        };
+        Cost { wrong_side: above, shuts_out_grant, band }
+    }
+
+    /// The best free place: the least cost, and of those the highest number.
+    #[must_use]
+    pub fn best(&self, slots: &Slots) -> Option<u16> {
+        slots.free().rev().min_by_key(|priority| self.cost(*priority))
+    }
+
+    /// Where a rule that stands at `standing` should stand: there, unless a free place is better.
+    #[must_use]
+    pub fn place(&self, standing: Option<u16>, slots: &Slots) -> Option<u16> {
+        let best = self.best(slots);
+        match (standing, best) {
+            (Some(own), Some(other)) if self.cost(other) < self.cost(own) => Some(other),
+            (Some(own), _) => Some(own),
+            (None, other) => other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slots(taken: impl IntoIterator<Item = u16>) -> Slots {
+        let mut slots = Slots { taken: vec![false; usize::from(MAX_PRIORITY) + 1] };
+        taken.into_iter().for_each(|priority| slots.take(priority));
+        slots
+    }
+
+    #[test]
+    fn a_deny_goes_to_the_highest_number_below_1000_that_is_above_the_allows() {
+        let around = |allows: &[u16]| Surroundings { allows: allows.to_vec(), ..Default::default() };
+        assert_eq!(around(&[]).best(&slots([])), Some(999));
+        assert_eq!(around(&[1000]).best(&slots([999, 998])), Some(997));
+        assert_eq!(around(&[700, 900]).best(&slots([])), Some(699));
+        assert_eq!(around(&[103]).best(&slots([101, 103])), Some(102));
+        assert_eq!(around(&[101]).best(&slots([101])), Some(100));
+        // No room above the first: above the second at least.
+        assert_eq!(around(&[100, 500]).best(&slots([100, 500])), Some(499));
+    }
+
+    #[test]
+    fn a_deny_that_keeps_existing_rules_goes_below_them() {
+        let around =
+            |allows: &[u16]| Surroundings { allows: allows.to_vec(), keep: true, ..Default::default() };
+        assert_eq!(around(&[]).best(&slots([4096])), Some(4095));
+        assert_eq!(around(&[4000]).place(Some(500), &slots([4000, 500])), Some(4096));
+        assert_eq!(around(&[400]).place(Some(500), &slots([400, 500])), Some(500));
+    }
+
+    #[test]
+    fn what_stands_well_stays_and_what_crowds_the_grants_moves() {
+        let around = Surroundings::default();
+        assert_eq!(around.place(Some(640), &slots([640])), Some(640));
+        assert_eq!(around.place(Some(120), &slots([120])), Some(999));
+        let pierced = Surroundings { last_grant: Some(130), ..Default::default() };
+        assert_eq!(pierced.place(Some(120), &slots([120, 130])), Some(999));
+    }
+}
