@@ -45,7 +45,7 @@ pub fn plan(observed: &Observed, wanted: &Wanted, limits: &Limits, now: Timestam
     closes::plan(&mut draft);
     let mut shut = locks::plan(&mut draft);
     exemptions::plan(&mut draft, &mut shut);
-    locks::unlock(&mut draft, shut);
+    locks::unlock(&mut draft, &shut);
     opens::plan(&mut draft);
     closes::choose_denies(&mut draft);
     draft.finish()

@@ -155,7 +155,7 @@ fn a_changed_allow_is_closed_and_its_grant_is_lost() {
     let held = grant(0, "10.0.0.9/32", "10.0.0.4", "22", 3600, Duty::Hold);
     let mut world = nsg(&[]);
     let wanted = wanted(vec![], vec![held.clone()]);
-    assert_eq!(planned(&world, &wanted).lost, [held.name.clone()]);
+    assert_eq!(planned(&world, &wanted).lost, vec![held.name.clone()]);
     let rule = grant_rule(&cluster(), &held, 100);
     apply(&mut world, &Write::Put(rule.clone())).unwrap();
     assert_eq!(planned(&world, &wanted), Changes::default());
@@ -193,7 +193,7 @@ fn an_edited_deny_is_put_right_in_its_place_and_reported() {
         let changes = planned(&world, &wanted);
         let drift = Drift { policy_uid: WEB.into(), rule: deny(0), removed: false };
         assert_eq!(changes.drift, [drift], "{edited:?}");
-        assert_eq!(changes.locks, [own.clone()]);
+        assert_eq!(changes.locks, vec![own.clone()]);
     }
     let failed = Rule { provisioning: Provisioning::Failed, ..own.clone() };
     apply(&mut world, &Write::Put(failed)).unwrap();

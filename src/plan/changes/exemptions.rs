@@ -15,6 +15,8 @@ use crate::plan::names::{self, Mark};
 use crate::plan::packets::{Cells, Reach, Transport, hosts, ports_in_both, ports_minus};
 use crate::plan::sources::{Bounds, Family, without_overlaps};
 
+/// How one lock covers a machine: its TCP and its UDP ports.
+type Cover = [Vec<PortRange>; 2];
 /// Whose, from where, which protocol, family and ports.
 type Key = (String, Vec<Peer>, Protocol, Family, Vec<PortRange>);
 
@@ -82,7 +84,7 @@ fn wanted(draft: &Draft<'_>, shut: &Shut<'_>) -> Vec<(String, Rule)> {
         return Vec::new();
     }
     // Most machines are covered alike: each sort is worked out once.
-    let mut alike: BTreeMap<(Family, Vec<[Vec<PortRange>; 2]>), Vec<IpAddr>> = BTreeMap::new();
+    let mut alike: BTreeMap<(Family, Vec<Cover>), Vec<IpAddr>> = BTreeMap::new();
     let mut all = Cells::default();
     shut.wanted.iter().for_each(|(_, cells)| all.add_all(cells));
     for address in all.addresses() {
@@ -125,12 +127,8 @@ fn wanted(draft: &Draft<'_>, shut: &Shut<'_>) -> Vec<(String, Rule)> {
 }
 
 /// For machines that the locks cover so: from where which ports are exempt in every lock over them.
-fn exempt_ports(
-    shut: &Shut<'_>,
-    family: Family,
-    covers: &[[Vec<PortRange>; 2]],
-) -> BTreeMap<(String, Vec<Peer>), [Vec<PortRange>; 2]> {
-    let mut found: BTreeMap<(String, Vec<Peer>), [Vec<PortRange>; 2]> = BTreeMap::new();
+fn exempt_ports(shut: &Shut<'_>, family: Family, covers: &[Cover]) -> BTreeMap<(String, Vec<Peer>), Cover> {
+    let mut found: BTreeMap<(String, Vec<Peer>), Cover> = BTreeMap::new();
     for (index, transport) in Transport::ALL.into_iter().enumerate() {
         // Between two neighbouring edges the same locks cover every port.
         let ranges = covers.iter().flat_map(|ports| &ports[index]);

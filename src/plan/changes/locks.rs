@@ -422,16 +422,16 @@ fn is_covered(rule: &Rule, shut: &Shut<'_>) -> bool {
 }
 
 /// Removes denies that nothing wanted rests on any more. Under an exemption that is leaving, they go after it.
-pub(super) fn unlock(draft: &mut Draft<'_>, shut: Shut<'_>) {
+pub(super) fn unlock(draft: &mut Draft<'_>, shut: &Shut<'_>) {
     for rule in &shut.spare {
         let Some(Mark::Deny { owner, .. }) = names::parse_name(&draft.wanted.cluster, &rule.name) else {
             continue;
         };
-        if draft.policy_uid(&owner).is_none() && !is_covered(rule, &shut) {
+        if draft.policy_uid(&owner).is_none() && !is_covered(rule, shut) {
             continue;
         }
         let named = Cells::named_by(rule);
-        if rests_on(rule, &shut, draft).is_empty() && !shut.leaving.iter().any(|cells| cells.meets(&named)) {
+        if rests_on(rule, shut, draft).is_empty() && !shut.leaving.iter().any(|cells| cells.meets(&named)) {
             draft.changes.unlocks.push(rule.name.clone());
             draft.changes.locks.retain(|mended| mended.name != rule.name);
         }
