@@ -7,12 +7,14 @@
 //! - [`api`]: the kinds that people write and their values, parsed once.
 //! - [`plan`]: decisions, pure: no async, no IO, no clock, no logs.
 //! - [`providers`]: clouds, behind two traits: what machines there are, and what a firewall holds.
+//! - [`controllers`]: the loops that observe, plan, act and report.
 //! - [`telemetry`]: logs, metrics and health, for the controllers and the command line.
 //! - [`cli`]: the commands, wiring the rooms together.
 
 pub mod api;
 pub mod cli;
 pub mod clock;
+pub mod controllers;
 pub mod plan;
 pub mod providers;
 pub mod telemetry;

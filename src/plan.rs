@@ -3,17 +3,32 @@
 //! Law of the room: no async, no IO, no clock, no logs. Everything is a function of its arguments, `now`
 //! among them, and every list that comes out is sorted, so that the same world gives the same plan.
 //!
+//! What specs say:
+//! - [`terms`]: what a policy and a request say, parsed once.
+//! - [`authorize`]: whether a request is within its policies' terms, and which rules it would get.
+//! - [`lifecycle`]: the life of a request, one move at a time.
+//! - [`locks`]: which locks a policy wants on which firewalls.
+//! - [`report`]: what a policy's status says of what was seen.
+//!
+//! What firewalls hold:
+//! - [`model`]: firewalls, rules and machines as the cloud has them, whatever the cloud.
+//! - [`names`]: how a rule says who owns it and when it dies.
 //! - [`desired`]: what is wanted of one firewall, and what to do there.
 //! - [`changes`]: from what a firewall holds and what is wanted of it, to what to do.
 //! - [`priority`]: stable places for rules of ours around those of others.
+//! - [`exposure`]: whether a locked port is closed to everybody without a grant.
 //! - [`sources`], [`packets`]: exact sets of addresses, ports and packets.
-//! - [`names`]: how a rule says who owns it and when it dies.
-//! - [`model`]: firewalls, rules and machines as the cloud has them, whatever the cloud.
 
+pub mod authorize;
 pub mod changes;
 pub mod desired;
+pub mod exposure;
+pub mod lifecycle;
+pub mod locks;
 pub mod model;
 pub mod names;
 pub mod packets;
 pub mod priority;
+pub mod report;
 pub mod sources;
+pub mod terms;

@@ -7,6 +7,7 @@
 
 mod api_crds;
 mod plan_changes;
+mod plan_lifecycle;
 mod plan_world;
 mod provider_conformance;
 mod provider_memory;

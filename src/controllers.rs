@@ -1,0 +1,296 @@
+//! The loops that observe, plan, act and report.
+//!
+//! May use everything below it. What is decided here is only when to look and what to write first; what to
+//! write is decided in [`crate::plan`].
+//!
+//! - [`tenancy`]: which namespace may reach which machines, with which credential.
+//! - [`gate`]: one serial worker per firewall.
+//! - [`policy`], [`request`]: one reconcile loop per kind.
+//! - [`sweep`]: allows of ours that are nobody's.
+//! - [`events`]: what is told as Kubernetes Events.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::runtime::controller::{self, Action};
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::{Controller, WatchStreamExt, watcher};
+use kube::{Api, Client, ResourceExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{JitAccessRequest, JitPolicy};
+use crate::clock::Clock;
+use crate::plan::model::Peer;
+use crate::plan::names::{Cluster, uid12};
+use crate::providers::Cloud;
+use crate::telemetry::{Check, DriftKind, Health, Metrics, ReconcileResult};
+
+pub mod events;
+pub mod gate;
+pub mod policy;
+pub mod request;
+pub mod resolutions;
+pub mod sweep;
+pub mod tenancy;
+
+use events::Herald;
+use gate::{GateSettings, Gates, News};
+use resolutions::Resolutions;
+use tenancy::Tenancy;
+
+/// How the controller works; the configuration file, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Whose rules are ours.
+    pub cluster: Cluster,
+    /// Which namespace may reach which machines.
+    pub tenancy: Tenancy,
+    /// Sources that a policy may exempt.
+    pub allowed_exempt_sources: Vec<Peer>,
+    /// How often machines and firewalls are read when nothing happens.
+    pub drift_interval: Duration,
+    /// How often all firewalls are swept.
+    pub sweep_interval: Duration,
+    /// How often machines with live grants are read.
+    pub address_interval: Duration,
+    /// Denies of others below this priority number are deliberate.
+    pub honour_denies_below: u16,
+    /// The most allows of ours that one firewall may hold.
+    pub max_allows_per_firewall: usize,
+    /// Reconciles at once, for each kind.
+    pub concurrency: u16,
+    /// Plan and report, write nothing to the cloud.
+    pub dry_run: bool,
+}
+
+/// What every loop shares.
+#[derive(Clone)]
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// How the controller works.
+    pub settings: Arc<Settings>,
+    /// The clouds, by the name of the credential.
+    pub clouds: Arc<BTreeMap<String, Cloud>>,
+    /// The gates.
+    pub gates: Gates,
+    /// The machines of every policy.
+    pub resolutions: Resolutions,
+    /// Policies, as last watched.
+    pub policies: Store<JitPolicy>,
+    /// Requests, as last watched.
+    pub requests: Store<JitAccessRequest>,
+    /// Who may be granted next.
+    pub turns: request::Turns,
+    /// Has a policy looked at again.
+    pub wake_policies: mpsc::UnboundedSender<ObjectRef<JitPolicy>>,
+    /// Has a request looked at again.
+    pub wake_requests: mpsc::UnboundedSender<ObjectRef<JitAccessRequest>>,
+    /// Tells people.
+    pub herald: Herald,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Tells the time.
+    pub clock: Clock,
+}
+
+/// Runs every loop until `shutdown`, then waits for the gates to end their rounds. `health` is told when the
+/// caches are filled and the first sweep was made.
+///
+/// Startup does not depend on the cloud: while it cannot be reached, policies and requests say so.
+pub async fn run(
+    client: Client,
+    settings: Settings,
+    clouds: BTreeMap<String, Cloud>,
+    metrics: Metrics,
+    clock: Clock,
+    health: Health,
+    shutdown: CancellationToken,
+) {
+    let (news_in, news) = mpsc::unbounded_channel();
+    let gates = Gates::new(
+        GateSettings {
+            cluster: settings.cluster.clone(),
+            honour_denies_below: settings.honour_denies_below,
+            max_allows: settings.max_allows_per_firewall,
+            drift_interval: settings.drift_interval,
+            dry_run: settings.dry_run,
+        },
+        clock.clone(),
+        metrics.clone(),
+        news_in,
+        shutdown.clone(),
+    );
+    let (policies, policy_writer) = reflector::store::<JitPolicy>();
+    let (requests, request_writer) = reflector::store::<JitAccessRequest>();
+    let (wake_policies, policy_triggers) = mpsc::unbounded_channel();
+    let (wake_requests, request_triggers) = mpsc::unbounded_channel();
+    let context = Arc::new(Context {
+        herald: Herald::new(client.clone()),
+        client: client.clone(),
+        settings: Arc::new(settings),
+        clouds: Arc::new(clouds),
+        gates: gates.clone(),
+        resolutions: Resolutions::default(),
+        policies: policies.clone(),
+        requests: requests.clone(),
+        turns: request::Turns::default(),
+        wake_policies,
+        wake_requests,
+        metrics,
+        clock,
+    });
+
+    let policy_stream = {
+        let context = Arc::clone(&context);
+        watcher(Api::<JitPolicy>::all(client.clone()), watcher::Config::default())
+            .default_backoff()
+            .reflect(policy_writer)
+            .inspect(move |event| {
+                // Whatever happens to a policy, its requests are judged by it anew.
+                if let Ok(watcher::Event::Apply(policy) | watcher::Event::Delete(policy)) = event {
+                    context.wake_requests(policy);
+                }
+            })
+            .touched_objects()
+    };
+    let request_stream = {
+        let context = Arc::clone(&context);
+        // Settled requests are history: they are neither watched nor held in memory.
+        let unsettled = watcher::Config::default().fields("status.settled!=true");
+        watcher(Api::<JitAccessRequest>::all(client.clone()), unsettled)
+            .default_backoff()
+            .reflect(request_writer)
+            .inspect(move |event| {
+                if let Ok(watcher::Event::Delete(request)) = event {
+                    // Gone, or settled: either way nothing of it may stand.
+                    context.gates.end(&request.uid().unwrap_or_default());
+                }
+            })
+            .touched_objects()
+    };
+    let concurrency = context.settings.concurrency.max(1);
+    let config = controller::Config::default().concurrency(concurrency).debounce(Duration::from_millis(10));
+    let policy_loop = Controller::for_stream(policy_stream, policies.clone())
+        .with_config(config.clone())
+        .reconcile_on(UnboundedReceiverStream::new(policy_triggers))
+        .graceful_shutdown_on(shutdown.clone().cancelled_owned())
+        .run(
+            |policy, context| timed("policy", policy::reconcile(policy, Arc::clone(&context)), context),
+            |_, error, context| failed("policy", &error.to_string(), &context),
+            Arc::clone(&context),
+        )
+        .for_each(|_| async {});
+    // Requests wait for the policies' cache: an empty one would look as if every policy had been deleted.
+    let request_loop = {
+        let context = Arc::clone(&context);
+        let shutdown = shutdown.clone();
+        async move {
+            let request_loop = Controller::for_stream(request_stream, requests.clone())
+                .with_config(config)
+                .reconcile_on(UnboundedReceiverStream::new(request_triggers))
+                .graceful_shutdown_on(shutdown.cancelled_owned())
+                .run(
+                    |request, context| {
+                        timed(
+                            "request",
+                            request::reconcile_when_ready(request, Arc::clone(&context)),
+                            context,
+                        )
+                    },
+                    |_, error, context| failed("request", &error.to_string(), &context),
+                    context,
+                );
+            request_loop.for_each(|_| async {}).await;
+        }
+    };
+    let sweeping = {
+        let context = Arc::clone(&context);
+        async move {
+            let caches = async {
+                context.policies.wait_until_ready().await.and(context.requests.wait_until_ready().await)
+            };
+            if caches.await.is_ok() {
+                health.pass(Check::Caches);
+                sweep::run(&context, &health).await;
+            }
+        }
+    };
+    tokio::select! {
+        () = async { tokio::join!(policy_loop, request_loop, spread(Arc::clone(&context), news), sweeping); } => {}
+        () = shutdown.cancelled() => {}
+    }
+    shutdown.cancel();
+    gates.stopped().await;
+}
+
+/// Passes on what gates tell of: to the loops, to people, to the counts.
+async fn spread(context: Arc<Context>, mut news: mpsc::UnboundedReceiver<News>) {
+    while let Some(news) = news.recv().await {
+        match news {
+            News::Changed(owners) => context.wake(&owners),
+            News::Drift(firewall, drift) => {
+                let (what, kind) = if drift.removed {
+                    ("removed", DriftKind::Removed)
+                } else {
+                    ("changed", DriftKind::Changed)
+                };
+                context.metrics.drift_repair(kind);
+                let owner = context.policies.state().into_iter().find(|policy| {
+                    policy.uid().is_some_and(|uid| uid == drift.policy_uid || uid12(&uid) == drift.policy_uid)
+                });
+                if let Some(policy) = owner {
+                    let note = format!(
+                        "rule {} of {firewall} was {what} by somebody else; it is being put right",
+                        drift.rule
+                    );
+                    context.herald.warning(&*policy, "Drift", "Repair", note).await;
+                }
+            }
+        }
+    }
+}
+
+impl Context {
+    /// Has the policies and requests of these UIDs looked at again.
+    fn wake(&self, owners: &BTreeSet<String>) {
+        let owned = |uid: Option<String>| uid.is_some_and(|uid| owners.contains(&uid));
+        for policy in self.policies.state().into_iter().filter(|policy| owned(policy.uid())) {
+            let _ = self.wake_policies.send(ObjectRef::from_obj(&*policy));
+        }
+        for request in self.requests.state().into_iter().filter(|request| owned(request.uid())) {
+            let _ = self.wake_requests.send(ObjectRef::from_obj(&*request));
+        }
+    }
+
+    /// Has every request that a policy may concern looked at again.
+    fn wake_requests(&self, policy: &JitPolicy) {
+        let namespace = policy.namespace();
+        for request in self.requests.state().into_iter().filter(|request| request.namespace() == namespace) {
+            let _ = self.wake_requests.send(ObjectRef::from_obj(&*request));
+        }
+    }
+}
+
+async fn timed<E: std::error::Error>(
+    controller: &'static str,
+    reconcile: impl Future<Output = Result<Action, E>>,
+    context: Arc<Context>,
+) -> Result<Action, E> {
+    let started = tokio::time::Instant::now();
+    let result = reconcile.await;
+    let outcome = if result.is_ok() { ReconcileResult::Success } else { ReconcileResult::Error };
+    context.metrics.reconcile(controller, outcome, started.elapsed());
+    result
+}
+
+/// What is tried again at once is mostly a version that moved on; what is tried again later is the API server
+/// being away.
+fn failed(controller: &'static str, error: &str, _: &Context) -> Action {
+    tracing::debug!(controller, error, "failed to reconcile; trying again");
+    Action::requeue(Duration::from_millis(500))
+}

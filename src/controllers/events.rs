@@ -1,0 +1,61 @@
+//! What is told as Kubernetes Events: transitions only, never a repetition.
+
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Client, Resource};
+
+/// Tells people about objects.
+#[derive(Clone)]
+pub struct Herald {
+    recorder: Recorder,
+}
+
+impl Herald {
+    /// A herald that writes through this client.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        let instance = std::env::var("POD_NAME").ok();
+        Self { recorder: Recorder::new(client, Reporter { controller: "portcullis".into(), instance }) }
+    }
+
+    /// Tells of something that went as it should.
+    pub async fn normal<K: Resource<DynamicType = ()>>(
+        &self,
+        object: &K,
+        reason: &str,
+        action: &str,
+        note: String,
+    ) {
+        self.tell(object, EventType::Normal, reason, action, note).await;
+    }
+
+    /// Tells of something that somebody should look at.
+    pub async fn warning<K: Resource<DynamicType = ()>>(
+        &self,
+        object: &K,
+        reason: &str,
+        action: &str,
+        note: String,
+    ) {
+        self.tell(object, EventType::Warning, reason, action, note).await;
+    }
+
+    async fn tell<K: Resource<DynamicType = ()>>(
+        &self,
+        object: &K,
+        type_: EventType,
+        reason: &str,
+        action: &str,
+        mut note: String,
+    ) {
+        // The API server refuses notes of more than 1 kB.
+        if note.len() > 1000 {
+            note.truncate(note.floor_char_boundary(1000));
+        }
+        let event =
+            Event { type_, reason: reason.into(), note: Some(note), action: action.into(), secondary: None };
+        // An Event that is lost loses nothing: conditions say the same.
+        if let Err(error) = self.recorder.publish(&event, &object.object_ref(&())).await {
+            tracing::debug!(%error, reason, "failed to publish an event");
+        }
+    }
+}

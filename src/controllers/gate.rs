@@ -1,0 +1,365 @@
+//! One serial worker per firewall.
+//!
+//! A gate owns a firewall: it is told what is wanted there (locks by policies, rules by requests), reads once,
+//! plans once, writes one after the other, closes first, reads back once, and reports. It wakes on a change,
+//! on the next deadline, after a failure, each minute for an hour after a close, and at the drift interval.
+//! Closes need nobody: the deadline is in the duty, so they go on when the API server is gone.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::plan::desired::{Drift, Duty, Grant, Lock, Refused};
+use crate::plan::lifecycle::Seen;
+use crate::plan::model::{FirewallId, Observed};
+use crate::plan::names::Cluster;
+use crate::providers::{Cloud, CloudError};
+use crate::telemetry::Metrics;
+
+mod round;
+mod worker;
+
+/// How gates work.
+#[derive(Clone, Debug)]
+pub struct GateSettings {
+    /// Whose rules are ours.
+    pub cluster: Cluster,
+    /// Denies of others below this priority number are deliberate.
+    pub honour_denies_below: u16,
+    /// The most allows of ours that one firewall may hold.
+    pub max_allows: usize,
+    /// How often a firewall is read when nothing happens.
+    pub drift_interval: Duration,
+    /// Plan and report, write nothing.
+    pub dry_run: bool,
+}
+
+/// What a gate tells of.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// What it knows of a firewall has changed. With the UIDs of the policies and requests that it serves.
+    Changed(BTreeSet<String>),
+    /// Somebody removed or changed a rule of a lock; it is being put right.
+    Drift(FirewallId, Drift),
+}
+
+/// What a gate knows of its firewall.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// The last read that succeeded.
+    pub observed: Option<Arc<Observed>>,
+    /// Whether the firewall is gone.
+    pub gone: bool,
+    /// What failed in the last round.
+    pub error: Option<CloudError>,
+    /// What cannot be done.
+    pub refused: Vec<Refused>,
+    /// What has been seen of the rules of requests, by name.
+    pub grants: HashMap<String, Seen>,
+    /// Policies whose lock stands as wanted, as of `observed`.
+    pub locked: BTreeSet<String>,
+}
+
+/// All gates.
+#[derive(Clone)]
+pub struct Gates(Arc<Inner>);
+
+struct Inner {
+    settings: GateSettings,
+    clock: Clock,
+    metrics: Metrics,
+    news: mpsc::UnboundedSender<News>,
+    gates: Mutex<HashMap<FirewallId, Arc<Gate>>>,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// A firewall's duties and what is known of it.
+struct Gate {
+    firewall: FirewallId,
+    duties: Mutex<Duties>,
+    report: Mutex<Report>,
+    wake: Notify,
+}
+
+/// What is wanted of a firewall.
+#[derive(Default)]
+struct Duties {
+    /// Ways to reach it, by the name of the credential.
+    clouds: BTreeMap<String, Cloud>,
+    locks: BTreeMap<String, Lock>,
+    /// Policies that want to know of it and lock nothing.
+    watchers: BTreeSet<String>,
+    /// By the rule's name.
+    grants: BTreeMap<String, Grant>,
+    /// Names whose removal has begun. They are never opened again, whatever a stale cache says.
+    closing: BTreeMap<String, Timestamp>,
+    orphans: BTreeSet<String>,
+    /// Counts changes, so that a report can say what it is about.
+    version: u64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is behind these locks is replaced whole, so a panic elsewhere leaves nothing half done.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Gates {
+    /// Gates that tell of what they see through `news` and stop at `shutdown`.
+    #[must_use]
+    pub fn new(
+        settings: GateSettings,
+        clock: Clock,
+        metrics: Metrics,
+        news: mpsc::UnboundedSender<News>,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            settings,
+            clock,
+            metrics,
+            news,
+            gates: Mutex::default(),
+            shutdown,
+            tasks: TaskTracker::new(),
+        }))
+    }
+
+    /// Waits until every worker has ended its round. To be called after the shutdown was asked for.
+    pub async fn stopped(&self) {
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    /// What is known of a firewall.
+    #[must_use]
+    pub fn report(&self, firewall: &FirewallId) -> Option<Report> {
+        let gate = lock(&self.0.gates).get(firewall).cloned()?;
+        let report = lock(&gate.report).clone();
+        Some(report)
+    }
+
+    /// What has been seen of a rule of a request.
+    #[must_use]
+    pub fn seen(&self, firewall: &FirewallId, rule: &str) -> Seen {
+        let Some(gate) = lock(&self.0.gates).get(firewall).cloned() else {
+            return Seen::Nothing;
+        };
+        let report = lock(&gate.report);
+        report.grants.get(rule).cloned().unwrap_or_default()
+    }
+
+    /// The locks of a policy, on every firewall where it has, or lately had, machines. On firewalls that are
+    /// not named, nothing of the policy is wanted any more and what stands there is left alone.
+    pub fn set_locks(
+        &self,
+        policy_uid: &str,
+        credential: &str,
+        cloud: &Cloud,
+        locks: BTreeMap<FirewallId, Option<Lock>>,
+    ) {
+        for gate in self.all().iter().filter(|gate| !locks.contains_key(&gate.firewall)) {
+            gate.forget(policy_uid);
+        }
+        for (firewall, wanted) in locks {
+            self.gate(&firewall, credential, cloud).change(|duties| {
+                let watched = duties.watchers.insert(policy_uid.to_owned());
+                let standing = duties.locks.get(policy_uid);
+                if standing == wanted.as_ref() {
+                    return watched;
+                }
+                match wanted {
+                    Some(lock) => duties.locks.insert(policy_uid.to_owned(), lock),
+                    None => duties.locks.remove(policy_uid),
+                };
+                true
+            });
+        }
+    }
+
+    /// Nothing of a policy is wanted any more, and what stands of its locks is left alone.
+    pub fn forget(&self, policy_uid: &str) {
+        for gate in self.all() {
+            gate.forget(policy_uid);
+        }
+    }
+
+    /// The rules of a request, as its status says. Rules of it that are no longer named and not yet gone are
+    /// closed.
+    pub fn set_grants(
+        &self,
+        request_uid: &str,
+        credential: &str,
+        cloud: &Cloud,
+        grants: Vec<(FirewallId, Grant)>,
+    ) {
+        let mut by_firewall: HashMap<FirewallId, Vec<Grant>> = HashMap::new();
+        for (firewall, grant) in grants {
+            by_firewall.entry(firewall).or_default().push(grant);
+        }
+        for gate in self.all() {
+            let wanted = by_firewall.remove(&gate.firewall).unwrap_or_default();
+            gate.set_grants(request_uid, wanted, self.0.clock.now());
+        }
+        for (firewall, wanted) in by_firewall {
+            self.gate(&firewall, credential, cloud).set_grants(request_uid, wanted, self.0.clock.now());
+        }
+    }
+
+    /// UIDs of the requests that rules are kept or closed for.
+    #[must_use]
+    pub fn requests(&self) -> BTreeSet<String> {
+        let uids = |gate: &Arc<Gate>| -> Vec<String> {
+            lock(&gate.duties).grants.values().map(|grant| grant.request_uid.clone()).collect()
+        };
+        self.all().iter().flat_map(uids).collect()
+    }
+
+    /// Closes the rules of one request whose object is gone.
+    pub fn end(&self, request_uid: &str) {
+        let now = self.0.clock.now();
+        for gate in self.all() {
+            gate.change(|duties| {
+                let mut changed = false;
+                for grant in duties.grants.values_mut().filter(|grant| grant.request_uid == request_uid) {
+                    changed |= close(grant, &mut duties.closing, now);
+                }
+                changed
+            });
+        }
+    }
+
+    /// Closes allows of ours that a sweep found to be nobody's.
+    pub fn close_orphans(
+        &self,
+        firewall: &FirewallId,
+        credential: &str,
+        cloud: &Cloud,
+        names: BTreeSet<String>,
+    ) {
+        self.gate(firewall, credential, cloud).change(|duties| {
+            let before = duties.orphans.len();
+            duties.orphans.extend(names);
+            duties.orphans.len() != before
+        });
+    }
+
+    /// Has every firewall that a policy or request is about read again now.
+    pub fn look(&self, owner_uid: &str) {
+        for gate in self.all() {
+            if lock(&gate.duties).owners().contains(owner_uid) {
+                gate.wake.notify_one();
+            }
+        }
+    }
+
+    fn all(&self) -> Vec<Arc<Gate>> {
+        lock(&self.0.gates).values().cloned().collect()
+    }
+
+    fn gate(&self, firewall: &FirewallId, credential: &str, cloud: &Cloud) -> Arc<Gate> {
+        let mut gates = lock(&self.0.gates);
+        let gate = gates.entry(firewall.clone()).or_insert_with(|| {
+            let gate = Arc::new(Gate {
+                firewall: firewall.clone(),
+                duties: Mutex::default(),
+                report: Mutex::default(),
+                wake: Notify::new(),
+            });
+            self.0.tasks.spawn(worker::run(Arc::clone(&self.0), Arc::clone(&gate)));
+            gate
+        });
+        lock(&gate.duties).clouds.insert(credential.to_owned(), cloud.clone());
+        Arc::clone(gate)
+    }
+}
+
+impl Gate {
+    /// Changes the duties and, if the change says that it was one, wakes the worker.
+    fn change(&self, change: impl FnOnce(&mut Duties) -> bool) {
+        let mut duties = lock(&self.duties);
+        if change(&mut duties) {
+            duties.version += 1;
+            drop(duties);
+            self.wake.notify_one();
+        }
+    }
+
+    fn forget(&self, policy_uid: &str) {
+        self.change(|duties| {
+            let watched = duties.watchers.remove(policy_uid);
+            duties.locks.remove(policy_uid).is_some() || watched
+        });
+    }
+
+    fn set_grants(&self, request_uid: &str, wanted: Vec<Grant>, now: Timestamp) {
+        self.change(|duties| {
+            let mut changed = false;
+            let named: BTreeSet<String> = wanted.iter().map(|grant| grant.name.clone()).collect();
+            // A request that has closed and read back its rules no longer names them.
+            duties.grants.retain(|name, grant| {
+                let settled = grant.request_uid == request_uid
+                    && !named.contains(name)
+                    && grant.duty == (Duty::Close { sent: true });
+                changed |= settled;
+                !settled
+            });
+            for (name, grant) in &mut duties.grants {
+                if grant.request_uid == request_uid && !named.contains(name) {
+                    changed |= close(grant, &mut duties.closing, now);
+                }
+            }
+            for mut grant in wanted {
+                if duties.closing.contains_key(&grant.name) {
+                    grant.duty = Duty::Close { sent: false };
+                }
+                match duties.grants.get_mut(&grant.name) {
+                    // What was sent stays sent, and what was seen as there is no longer to be opened.
+                    Some(known) => match (known.duty, grant.duty) {
+                        (Duty::Close { .. }, _) | (Duty::Hold, Duty::Open { .. }) => {}
+                        (_, Duty::Close { .. }) => changed |= close(known, &mut duties.closing, now),
+                        _ => {
+                            changed |= *known != grant;
+                            *known = grant;
+                        }
+                    },
+                    None => {
+                        if matches!(grant.duty, Duty::Close { .. }) {
+                            duties.closing.insert(grant.name.clone(), now);
+                        }
+                        duties.grants.insert(grant.name.clone(), grant);
+                        changed = true;
+                    }
+                }
+            }
+            changed
+        });
+    }
+}
+
+impl Duties {
+    fn owners(&self) -> BTreeSet<String> {
+        self.watchers
+            .iter()
+            .chain(self.locks.keys())
+            .chain(self.grants.values().map(|grant| &grant.request_uid))
+            .cloned()
+            .collect()
+    }
+}
+
+/// Turns a duty into a removal; whether that is a change.
+fn close(grant: &mut Grant, closing: &mut BTreeMap<String, Timestamp>, now: Timestamp) -> bool {
+    if matches!(grant.duty, Duty::Close { .. }) {
+        return false;
+    }
+    grant.duty = Duty::Close { sent: false };
+    closing.insert(grant.name.clone(), now);
+    true
+}

@@ -1,0 +1,495 @@
+//! One round: read once, plan once, write closes first, read back once, report.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{Gate, Inner, News, Report, lock};
+use crate::plan::changes;
+use crate::plan::desired::{Changes, Close, Duty, Grant, Limits, Wanted};
+use crate::plan::lifecycle::Seen;
+use crate::plan::model::{Access, FirewallId, Observed, Provisioning, Rule};
+use crate::plan::names;
+use crate::providers::{CloudError, CloudErrorKind, Firewall, Written};
+use crate::telemetry::CloudOutcome;
+
+/// An open's write is given up early: what comes late must not open.
+const OPEN_PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a round came to.
+pub(super) enum Outcome {
+    /// Nothing is left to do.
+    Done {
+        /// Whether something was closed.
+        closed: bool,
+    },
+    /// A close became due while other things were written.
+    Again,
+    /// Something that was written is not read back yet.
+    NotReadBack,
+    /// Something failed that may succeed later.
+    Failed {
+        /// How long the cloud asks to wait.
+        retry_after: Option<Duration>,
+    },
+}
+
+/// What a gate remembers between rounds.
+#[derive(Default)]
+pub(super) struct Memory {
+    /// Which of the credentials that reach the firewall to use.
+    credential: usize,
+    /// Rules that cannot be written for good, and why.
+    refused: HashMap<String, Seen>,
+    /// Denies and exemptions as they were last read back: what differs was changed by somebody else.
+    standing: Vec<Rule>,
+    /// What the last round wrote: writing the same again at once would be a hot loop.
+    last: Changes,
+}
+
+/// What one round does and finds.
+struct Round<'a> {
+    inner: &'a Inner,
+    gate: &'a Gate,
+    firewall: Arc<dyn Firewall>,
+    memory: &'a mut Memory,
+    version: u64,
+    wanted: Wanted,
+    /// Names whose removal ended well in this round or before.
+    sent: HashSet<String>,
+    /// What failed, by rule.
+    failed: HashMap<String, CloudError>,
+    error: Option<CloudError>,
+    closed: bool,
+}
+
+/// Works once through everything that is wanted.
+pub(super) async fn round(inner: &Inner, gate: &Gate, memory: &mut Memory) -> Outcome {
+    let now = inner.clock.now();
+    let Some((firewall, version, wanted)) = snapshot(inner, gate, memory, now) else {
+        return Outcome::Done { closed: false };
+    };
+    let sent = wanted
+        .grants
+        .iter()
+        .filter(|grant| grant.duty == Duty::Close { sent: true })
+        .map(|grant| grant.name.clone())
+        .collect();
+    memory.refused.retain(|name, _| wanted.grants.iter().any(|grant| grant.name == *name));
+    let mut round = Round {
+        inner,
+        gate,
+        firewall,
+        memory,
+        version,
+        wanted,
+        sent,
+        failed: HashMap::new(),
+        error: None,
+        closed: false,
+    };
+    round.run(now).await
+}
+
+/// The duties as they are now, with those whose time is up turned into removals.
+fn snapshot(
+    inner: &Inner,
+    gate: &Gate,
+    memory: &Memory,
+    now: Timestamp,
+) -> Option<(Arc<dyn Firewall>, u64, Wanted)> {
+    let mut duties = lock(&gate.duties);
+    let clouds: Vec<_> = duties.clouds.values().map(|cloud| Arc::clone(&cloud.firewall)).collect();
+    let firewall = Arc::clone(clouds.get(memory.credential % clouds.len().max(1))?);
+    let super::Duties { grants, closing, .. } = &mut *duties;
+    for grant in grants.values_mut().filter(|grant| grant.deadline <= now) {
+        super::close(grant, closing, now);
+    }
+    // Names stay barred for a day after their rule's removal: longer than any cache is stale.
+    let day = jiff::SignedDuration::from_hours(24);
+    closing.retain(|name, at| grants.contains_key(name) || now.duration_since(*at) < day);
+    let wanted = Wanted {
+        cluster: inner.settings.cluster.clone(),
+        locks: duties.locks.values().cloned().collect(),
+        grants: duties.grants.values().cloned().collect(),
+        orphans: duties.orphans.clone(),
+        honour_denies_below: inner.settings.honour_denies_below,
+        max_allows: inner.settings.max_allows,
+        standing: memory.standing.clone(),
+    };
+    Some((firewall, duties.version, wanted))
+}
+
+impl Round<'_> {
+    async fn run(&mut self, now: Timestamp) -> Outcome {
+        let id = self.gate.firewall.clone();
+        let observed = match self.firewall.observe(&id).await {
+            Ok(observed) => observed,
+            Err(error) => return self.blind(error).await,
+        };
+        let limits = self.firewall.limits();
+        let limits = Limits { rules: limits.rules, addresses: limits.addresses };
+        let changes = changes::plan(&observed, &self.wanted, &limits, now);
+        for drift in &changes.drift {
+            tracing::warn!(firewall = %id, rule = %drift.rule, removed = drift.removed, "a rule of a lock was changed by somebody else; putting it right");
+            let _ = self.inner.news.send(News::Drift(id.clone(), drift.clone()));
+        }
+        if self.inner.settings.dry_run {
+            self.report(&observed, &changes);
+            return Outcome::Done { closed: false };
+        }
+        if changes.is_empty() {
+            self.memory.last = Changes::default();
+            self.report(&observed, &changes);
+            return self.outcome(&observed, &changes);
+        }
+        let repeated = self.memory.last == changes;
+        let interrupted = self.write(&changes).await;
+        self.memory.last = changes;
+        let read_back = match self.firewall.observe(&id).await {
+            Ok(observed) => observed,
+            Err(error) => {
+                self.fail("", error);
+                self.keep_sent();
+                let written = self.memory.last.clone();
+                self.report(&observed, &written);
+                return self.outcome(&observed, &written);
+            }
+        };
+        let after = changes::plan(&read_back, &self.wanted_after(), &limits, self.inner.clock.now());
+        self.keep_sent();
+        self.report(&read_back, &after);
+        // What depends on a write is planned once that write was read back.
+        let goes_on = !after.is_empty() && !repeated && after != self.memory.last && self.error.is_none();
+        if interrupted || goes_on { Outcome::Again } else { self.outcome(&read_back, &after) }
+    }
+
+    /// Writes one after the other. True: stopped early because a close became due.
+    async fn write(&mut self, changes: &Changes) -> bool {
+        for close in &changes.closes {
+            self.close(close).await;
+        }
+        for rule in &changes.locks {
+            if self.close_is_due() {
+                return true;
+            }
+            self.put(rule, PATIENCE).await;
+        }
+        for rule in &changes.opens {
+            if self.close_is_due() {
+                return true;
+            }
+            // Judged again at the last moment: writes before this one may have taken long.
+            let grant = self.wanted.grants.iter().find(|grant| grant.name == rule.name);
+            let now = self.inner.clock.now();
+            if grant.is_some_and(
+                |grant| matches!(grant.duty, Duty::Open { until } if now <= until && now < grant.deadline),
+            ) {
+                self.put(rule, OPEN_PATIENCE).await;
+            }
+        }
+        for name in &changes.unlocks {
+            if self.close_is_due() {
+                return true;
+            }
+            self.delete(name).await;
+        }
+        false
+    }
+
+    /// The firewall cannot be read. What has to be closed is closed all the same.
+    async fn blind(&mut self, error: CloudError) -> Outcome {
+        let id = self.gate.firewall.clone();
+        if error.kind == CloudErrorKind::NotFound {
+            self.gone();
+            return Outcome::Done { closed: true };
+        }
+        tracing::warn!(firewall = %id, error = %error, "failed to read the firewall");
+        if !self.inner.settings.dry_run {
+            let names: Vec<String> = self
+                .wanted
+                .grants
+                .iter()
+                .filter(|grant| grant.duty == Duty::Close { sent: false })
+                .map(|grant| grant.name.clone())
+                .collect();
+            for name in names {
+                self.close(&Close { name, as_deny: None }).await;
+            }
+        }
+        self.fail("", error);
+        self.keep_sent();
+        let mut report = lock(&self.gate.report);
+        report.error.clone_from(&self.error);
+        for grant in &self.wanted.grants {
+            if let Some(error) = self.error.as_ref() {
+                let trying = Seen::Trying { reason: error.kind.reason(), message: error.to_string() };
+                report.grants.insert(grant.name.clone(), trying);
+            }
+        }
+        drop(report);
+        self.tell();
+        Outcome::Failed { retry_after: self.error.as_ref().and_then(|error| error.retry_after) }
+    }
+
+    /// A firewall that is gone holds nothing.
+    fn gone(&mut self) {
+        let at = self.inner.clock.now();
+        let grants = self.wanted.grants.iter().map(|grant| {
+            let seen = match grant.duty {
+                Duty::Close { .. } => Seen::Absent { at },
+                Duty::Hold => Seen::Lost { at },
+                Duty::Open { .. } => Seen::Refused {
+                    reason: crate::api::Reason::NoFirewall,
+                    message: format!("{} is gone", self.gate.firewall),
+                },
+            };
+            (grant.name.clone(), seen)
+        });
+        self.sent.extend(self.wanted.grants.iter().map(|grant| grant.name.clone()));
+        *lock(&self.gate.report) = Report { gone: true, grants: grants.collect(), ..Report::default() };
+        lock(&self.gate.duties).orphans.clear();
+        self.keep_sent();
+        self.tell();
+    }
+
+    async fn close(&mut self, close: &Close) {
+        if self.delete(&close.name).await {
+            self.sent.insert(close.name.clone());
+            self.closed = true;
+            return;
+        }
+        // A lock that forbids removal does not forbid to write a deny in the rule's place.
+        let locked =
+            self.failed.get(&close.name).is_some_and(|error| error.kind == CloudErrorKind::ScopeLocked);
+        if let (true, Some(deny)) = (locked, &close.as_deny)
+            && self.put(deny, PATIENCE).await
+        {
+            self.sent.insert(close.name.clone());
+            self.closed = true;
+        }
+    }
+
+    async fn put(&mut self, rule: &Rule, patience: Duration) -> bool {
+        let firewall: &FirewallId = &self.gate.firewall;
+        let result = self.firewall.put(firewall, rule, patience).await;
+        self.inner
+            .metrics
+            .cloud_write(if rule.access == Access::Allow { "open" } else { "lock" }, outcome_of(&result));
+        match result {
+            Ok(written) => {
+                tracing::info!(%firewall, rule = %rule.name, access = ?rule.access, priority = rule.priority, request_id = written.request_id.as_deref().unwrap_or_default(), "wrote a rule");
+                self.failed.remove(&rule.name);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%firewall, rule = %rule.name, %error, "failed to write a rule");
+                // Rights take minutes to spread, so a refusal of the credential is tried again.
+                let for_good = !error.kind.is_transient()
+                    && !matches!(error.kind, CloudErrorKind::NotPermitted | CloudErrorKind::Unauthenticated);
+                if rule.access == Access::Allow && for_good {
+                    let seen = Seen::Refused { reason: error.kind.reason(), message: error.to_string() };
+                    self.memory.refused.insert(rule.name.clone(), seen);
+                }
+                self.fail(&rule.name, error);
+                false
+            }
+        }
+    }
+
+    async fn delete(&mut self, name: &str) -> bool {
+        let firewall: &FirewallId = &self.gate.firewall;
+        let result = self.firewall.delete(firewall, name, PATIENCE).await;
+        self.inner.metrics.cloud_write("close", outcome_of(&result));
+        match result {
+            Ok(written) => {
+                tracing::info!(%firewall, rule = %name, request_id = written.request_id.as_deref().unwrap_or_default(), "removed a rule");
+                self.failed.remove(name);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%firewall, rule = %name, %error, "failed to remove a rule");
+                self.fail(name, error);
+                false
+            }
+        }
+    }
+
+    fn fail(&mut self, rule: &str, error: CloudError) {
+        if matches!(error.kind, CloudErrorKind::NotPermitted | CloudErrorKind::Unauthenticated) {
+            // Another namespace's credential may reach the same firewall.
+            self.memory.credential = self.memory.credential.wrapping_add(1);
+        }
+        self.failed.insert(rule.to_owned(), error.clone());
+        self.error = Some(error);
+    }
+
+    /// Whether a removal has become due that this round does not know of.
+    fn close_is_due(&self) -> bool {
+        let now = self.inner.clock.now();
+        lock(&self.gate.duties).grants.values().any(|grant| {
+            (grant.duty == Duty::Close { sent: false }
+                && !self.sent.contains(&grant.name)
+                && !self.failed.contains_key(&grant.name))
+                || (grant.deadline <= now && !matches!(grant.duty, Duty::Close { .. }))
+        })
+    }
+
+    /// What was wanted at the start of the round, with the removals that were sent.
+    fn wanted_after(&self) -> Wanted {
+        let mut wanted = self.wanted.clone();
+        for grant in &mut wanted.grants {
+            if self.sent.contains(&grant.name) {
+                grant.duty = Duty::Close { sent: true };
+            }
+        }
+        wanted
+    }
+
+    /// Remembers in the duties which removals were sent.
+    fn keep_sent(&self) {
+        let mut duties = lock(&self.gate.duties);
+        for name in &self.sent {
+            if let Some(grant) = duties.grants.get_mut(name) {
+                grant.duty = Duty::Close { sent: true };
+            }
+        }
+    }
+
+    /// Says what was seen. `after` is what would be left to do.
+    fn report(&mut self, observed: &Observed, after: &Changes) {
+        let cluster = &self.wanted.cluster;
+        let of_a_lock = |rule: &&Rule| {
+            matches!(names::parse(cluster, rule), Some(names::Mark::Deny { .. } | names::Mark::Exempt { .. }))
+        };
+        self.memory.standing = observed.rules.iter().filter(of_a_lock).cloned().collect();
+        let settled = observed.provisioning == Provisioning::Succeeded;
+        let mut grants = HashMap::new();
+        for grant in &self.wanted.grants {
+            let seen = self.seen(grant, observed, after, settled);
+            if matches!(seen, Seen::Present { .. }) {
+                self.hold(grant);
+            }
+            grants.insert(grant.name.clone(), seen);
+        }
+        let mut unfinished: BTreeSet<&str> =
+            after.refused.iter().map(|refused| refused.owner_uid.as_str()).collect();
+        let cluster = &self.wanted.cluster;
+        let lock_names = after
+            .locks
+            .iter()
+            .map(|rule| rule.name.as_str())
+            .chain(after.unlocks.iter().chain(&after.unsettled).map(String::as_str));
+        let pending: Vec<String> = lock_names
+            .filter_map(|name| match names::parse_name(cluster, name)? {
+                names::Mark::Deny { owner, .. } | names::Mark::Exempt { owner, .. } => Some(owner),
+                names::Mark::Allow { .. } => None,
+            })
+            .collect();
+        for lock in &self.wanted.locks {
+            if !settled || pending.contains(&names::uid12(&lock.policy_uid)) {
+                unfinished.insert(&lock.policy_uid);
+            }
+        }
+        let locked = self
+            .wanted
+            .locks
+            .iter()
+            .map(|lock| lock.policy_uid.clone())
+            .filter(|uid| !unfinished.contains(uid.as_str()))
+            .collect();
+        {
+            let mut duties = lock(&self.gate.duties);
+            duties
+                .orphans
+                .retain(|name| observed.rule(name).is_some_and(|rule| rule.access == Access::Allow));
+        }
+        *lock(&self.gate.report) = Report {
+            observed: Some(Arc::new(observed.clone())),
+            gone: false,
+            error: self.error.clone(),
+            refused: after.refused.clone(),
+            grants,
+            locked,
+        };
+        self.tell();
+    }
+
+    fn seen(&self, grant: &Grant, observed: &Observed, after: &Changes, settled: bool) -> Seen {
+        let at = observed.at;
+        let standing = observed.rule(&grant.name);
+        let trying = || {
+            self.failed.get(&grant.name).or(self.failed.get("")).map_or(Seen::Nothing, |error| Seen::Trying {
+                reason: error.kind.reason(),
+                message: error.to_string(),
+            })
+        };
+        match grant.duty {
+            Duty::Close { .. } => {
+                let lets_in = standing.is_some_and(|rule| rule.access == Access::Allow);
+                // A deny in the rule's place, under a lock that forbids its removal, has to be in force.
+                let in_force = standing.is_none_or(|rule| rule.provisioning == Provisioning::Succeeded);
+                if self.sent.contains(&grant.name) && settled && in_force && !lets_in {
+                    Seen::Absent { at }
+                } else {
+                    trying()
+                }
+            }
+            Duty::Hold | Duty::Open { .. } => {
+                if after.lost.contains(&grant.name) {
+                    return Seen::Lost { at };
+                }
+                if let Some(refused) =
+                    after.refused.iter().find(|refused| refused.rule.as_deref() == Some(grant.name.as_str()))
+                {
+                    return Seen::Refused { reason: refused.reason, message: refused.message.clone() };
+                }
+                let waits = after.opens.iter().any(|rule| rule.name == grant.name);
+                match standing {
+                    Some(rule) if settled && rule.provisioning == Provisioning::Succeeded && !waits => {
+                        Seen::Present { at, priority: rule.priority, shadowed_by: None }
+                    }
+                    _ => self.memory.refused.get(&grant.name).cloned().unwrap_or_else(trying),
+                }
+            }
+        }
+    }
+
+    /// What was seen as there is held from now on: if it goes missing, somebody closed it.
+    fn hold(&self, grant: &Grant) {
+        if let Some(known) = lock(&self.gate.duties).grants.get_mut(&grant.name)
+            && matches!(known.duty, Duty::Open { .. })
+        {
+            known.duty = Duty::Hold;
+        }
+    }
+
+    fn tell(&self) {
+        let owners = lock(&self.gate.duties).owners();
+        let _ = self.inner.news.send(News::Changed(owners));
+    }
+
+    fn outcome(&self, observed: &Observed, after: &Changes) -> Outcome {
+        if let Some(error) = &self.error {
+            return Outcome::Failed { retry_after: error.retry_after };
+        }
+        if lock(&self.gate.duties).version != self.version {
+            return Outcome::Again;
+        }
+        if observed.provisioning != Provisioning::Succeeded || !after.is_empty() {
+            return Outcome::NotReadBack;
+        }
+        Outcome::Done { closed: self.closed }
+    }
+}
+
+fn outcome_of(result: &Result<Written, CloudError>) -> CloudOutcome {
+    match result {
+        Ok(_) => CloudOutcome::Succeeded,
+        Err(error) if error.kind == CloudErrorKind::Ambiguous => CloudOutcome::Ambiguous,
+        Err(_) => CloudOutcome::Failed,
+    }
+}

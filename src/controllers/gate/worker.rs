@@ -1,0 +1,122 @@
+//! When a gate works.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::round::{self, Memory, Outcome};
+use super::{Gate, Inner, lock};
+use crate::plan::desired::Duty;
+
+/// No single sleep is longer: a clock that was set, or a machine that was suspended, is noticed.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+/// What arrives together is planned together.
+const COALESCE: Duration = Duration::from_millis(20);
+/// While something that was written has not been read back.
+const READ_BACK: Duration = Duration::from_secs(1);
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+/// After a close the firewall is looked at again: a foreign read-modify-write may bring the rule back.
+const RECHECK: Duration = Duration::from_secs(60);
+const RECHECK_FOR: SignedDuration = SignedDuration::from_hours(1);
+
+/// Works until shutdown, or until nothing is wanted of the firewall any more.
+pub(super) async fn run(inner: Arc<Inner>, gate: Arc<Gate>) {
+    let mut memory = Memory::default();
+    let mut failures: u32 = 0;
+    // A firewall that was just taken over counts as just closed.
+    let mut recheck_until = inner.clock.now().checked_add(RECHECK_FOR).unwrap_or(Timestamp::MAX);
+    loop {
+        let outcome = round::round(&inner, &gate, &mut memory).await;
+        let now = inner.clock.now();
+        let pause = match outcome {
+            Outcome::Done { closed } => {
+                failures = 0;
+                if closed {
+                    recheck_until = now.checked_add(RECHECK_FOR).unwrap_or(Timestamp::MAX);
+                }
+                if now < recheck_until {
+                    RECHECK.min(inner.settings.drift_interval)
+                } else {
+                    inner.settings.drift_interval
+                }
+            }
+            Outcome::Again => {
+                failures = 0;
+                Duration::ZERO
+            }
+            Outcome::NotReadBack => {
+                failures = 0;
+                READ_BACK
+            }
+            Outcome::Failed { retry_after } => {
+                failures = failures.saturating_add(1);
+                let backoff = FIRST_RETRY.saturating_mul(1 << failures.min(6).saturating_sub(1));
+                retry_after.unwrap_or(Duration::ZERO).max(jitter(backoff)).min(LAST_RETRY)
+            }
+        };
+        if inner.shutdown.is_cancelled() {
+            return;
+        }
+        if idle(&inner, &gate, recheck_until) {
+            return;
+        }
+        rest(&inner, &gate, pause).await;
+        if inner.shutdown.is_cancelled() {
+            return;
+        }
+    }
+}
+
+/// Sleeps until woken, until `pause` is over, or until a deadline.
+async fn rest(inner: &Inner, gate: &Gate, pause: Duration) {
+    let wake_at =
+        SignedDuration::try_from(pause).ok().and_then(|pause| inner.clock.now().checked_add(pause).ok());
+    loop {
+        let now = inner.clock.now();
+        let until = [wake_at, next_deadline(gate)].into_iter().flatten().min().unwrap_or(Timestamp::MAX);
+        let left = Duration::try_from(until.duration_since(now)).unwrap_or(Duration::ZERO);
+        if left.is_zero() {
+            return;
+        }
+        tokio::select! {
+            () = inner.shutdown.cancelled() => return,
+            () = gate.wake.notified() => {
+                tokio::time::sleep(COALESCE).await;
+                return;
+            }
+            () = tokio::time::sleep(left.min(LONGEST_SLEEP)) => {}
+        }
+    }
+}
+
+/// The next deadline of a rule that is not being closed yet.
+fn next_deadline(gate: &Gate) -> Option<Timestamp> {
+    lock(&gate.duties)
+        .grants
+        .values()
+        .filter(|grant| !matches!(grant.duty, Duty::Close { .. }))
+        .map(|grant| grant.deadline)
+        .min()
+}
+
+/// Whether nothing is wanted any more; then the gate is gone.
+fn idle(inner: &Inner, gate: &Gate, recheck_until: Timestamp) -> bool {
+    // Both locks, in this order everywhere: nobody can give a duty to a gate that is going.
+    let mut gates = lock(&inner.gates);
+    let duties = lock(&gate.duties);
+    let nothing = duties.locks.is_empty()
+        && duties.watchers.is_empty()
+        && duties.grants.is_empty()
+        && duties.orphans.is_empty()
+        && inner.clock.now() >= recheck_until;
+    if nothing {
+        gates.remove(&gate.firewall);
+    }
+    nothing
+}
+
+fn jitter(most: Duration) -> Duration {
+    most.mul_f64(rand::random_range(0.5..1.0))
+}

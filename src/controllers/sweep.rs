@@ -1,0 +1,137 @@
+//! Allows of ours that are nobody's, in every firewall of every scope.
+//!
+//! A user who strips a finalizer, deletes a namespace or restores a backup takes the object away, not the
+//! duty. So every firewall is read, and only then the requests are listed, consistently: what stands in no
+//! live request's status is closed. A list from a cache, or one begun earlier, could miss a grant that was
+//! made in between.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
+
+use super::Context;
+use crate::api::JitAccessRequest;
+use crate::api::values::ArmId;
+use crate::plan::lifecycle::{duties, state};
+use crate::plan::model::{Access, FirewallId, Observed};
+use crate::plan::names::{Mark, parse};
+use crate::providers::CloudError;
+use crate::telemetry::{Check, Health, SweepResult};
+
+/// Why a sweep is not complete.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A scope could not be read.
+    #[error("{scope}: {source}")]
+    Cloud {
+        /// Which.
+        scope: ArmId,
+        /// Why.
+        source: CloudError,
+    },
+    /// The requests could not be listed.
+    #[error("failed to list the requests: {0}")]
+    Api(#[from] kube::Error),
+}
+
+/// What a sweep found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Firewalls read.
+    pub firewalls: usize,
+    /// Allows of ours that are nobody's.
+    pub orphans: usize,
+}
+
+/// Sweeps until shutdown: at once, then at the interval.
+pub async fn run(context: &Context, health: &Health) {
+    let mut pause = Duration::ZERO;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = context.settings.sweep_interval;
+        match sweep(context).await {
+            Ok(found) => {
+                context.metrics.sweep(SweepResult::Complete, found.orphans as u64);
+                if found.orphans > 0 {
+                    tracing::warn!(
+                        firewalls = found.firewalls,
+                        orphans = found.orphans,
+                        "closing allows that are nobody's"
+                    );
+                }
+            }
+            Err(error) => {
+                context.metrics.sweep(SweepResult::Incomplete, 0);
+                tracing::warn!(%error, "the sweep is not complete");
+            }
+        }
+        // Tried is enough: whether the cloud answers is no reason to restart.
+        health.pass(Check::Sweep);
+    }
+}
+
+/// Sweeps once. A scope that cannot be read does not keep the others from being swept.
+///
+/// # Errors
+/// The first failure, after everything that could be done was done.
+pub async fn sweep(context: &Context) -> Result<Found, Error> {
+    let mut failure = None;
+    let mut read: Vec<(String, Observed)> = Vec::new();
+    for (scope, credential) in context.settings.tenancy.scopes() {
+        let Some(cloud) = context.clouds.get(credential) else { continue };
+        match cloud.inventory.firewalls(scope).await {
+            Ok(firewalls) => {
+                read.extend(firewalls.into_iter().map(|observed| (credential.to_owned(), observed)));
+            }
+            Err(source) => {
+                failure.get_or_insert(Error::Cloud { scope: scope.clone(), source });
+            }
+        }
+    }
+    // Known before the list is begun: a grant made while it runs is no reason to end it.
+    let served = context.gates.requests();
+    // Begun after the firewalls were read, and without a resource version, so the answer is consistent.
+    let api: Api<JitAccessRequest> = Api::all(context.client.clone());
+    let mut requests = Vec::new();
+    let mut page = ListParams::default().fields("status.settled!=true").limit(500);
+    loop {
+        let list = api.list(&page).await?;
+        requests.extend(list.items);
+        match list.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => page = page.continue_token(&token),
+            None => break,
+        }
+    }
+    let live: BTreeSet<String> =
+        requests.iter().filter(|request| state(request).holds_rules()).filter_map(ResourceExt::uid).collect();
+    let named: BTreeSet<(FirewallId, String)> = requests
+        .iter()
+        .flat_map(duties)
+        .map(|(firewall, grant)| (firewall, grant.name.to_ascii_lowercase()))
+        .collect();
+    context.turns.keep_only(&live);
+    for gone in served.difference(&live) {
+        context.gates.end(gone);
+    }
+    let mut found = Found { firewalls: read.len(), orphans: 0 };
+    let mut orphans: BTreeMap<FirewallId, (String, BTreeSet<String>)> = BTreeMap::new();
+    let cluster = &context.settings.cluster;
+    for (credential, observed) in read {
+        for rule in observed.rules.iter().filter(|rule| rule.access == Access::Allow) {
+            let ours = matches!(parse(cluster, rule), Some(Mark::Allow { .. }));
+            if ours && !named.contains(&(observed.firewall.clone(), rule.name.to_ascii_lowercase())) {
+                found.orphans += 1;
+                let entry = orphans.entry(observed.firewall.clone());
+                entry.or_insert_with(|| (credential.clone(), BTreeSet::new())).1.insert(rule.name.clone());
+            }
+        }
+    }
+    for (firewall, (credential, names)) in orphans {
+        if let Some(cloud) = context.clouds.get(&credential) {
+            context.gates.close_orphans(&firewall, &credential, cloud, names);
+        }
+    }
+    failure.map_or(Ok(found), Err)
+}

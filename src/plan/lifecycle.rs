@@ -1,0 +1,352 @@
+//! The life of a request: one pure function, [`step`].
+//!
+//! | state | entered by | left by | the cloud holds |
+//! |---|---|---|---|
+//! | Pending | created | within the terms, no approval asked -> Approved; refused -> Denied; impossible -> Failed; deleted -> Ended; `pendingTimeout`, `notAfter` -> TimedOut | nothing |
+//! | Approved | Pending, Scheduled | `notBefore` ahead -> Scheduled; room under the limits, finalizer there: write-ahead -> Opening; `useWithin` -> TimedOut; plan changed -> Pending; else as Pending | nothing |
+//! | Scheduled | Approved | start -> Approved, judged again; else as Approved | nothing |
+//! | Opening | write-ahead | all read back -> Active; an error that stays, the write bound, the deadline, any end -> Closing | 0 to n allows |
+//! | Active | read-back | deadline, deleted, policy, machine, missing allow -> Closing | n allows |
+//! | Closing | its outcome recorded first | all read back as absent -> that outcome | n to 0 |
+//! | Expired, Ended, Revoked, Failed | Closing (Ended also from Pending, Failed also before any write) | finalizer off, then `settled`; if deleted, gone | nothing |
+//! | Denied, TimedOut, Void | above | the same | nothing |
+//!
+//! The function is total: any status, also one that no version of this program would write, leads to a state
+//! from which everything is closed. `now` is a parameter. One call makes at most one move; the caller writes
+//! the status and calls again.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::authorize::{GrantPlan, Judgement};
+use super::desired::{Duty, Grant};
+use super::model::FirewallId;
+use super::names::Cluster;
+use super::terms::{Ask, PENDING_TIMEOUT};
+use crate::api::values::{ArmId, PortRange, Protocol};
+use crate::api::{
+    ConditionType, FINALIZER, JitAccessRequest, JitAccessRequestStatus, Reason, RuleState, RuleStatus, State,
+    condition, find_condition, set_condition,
+};
+
+mod live;
+mod pending;
+
+/// How long after the grant an allow may still be written: longer than the cloud's slowest rule write.
+pub const OPEN_BOUND: Duration = Duration::from_secs(60);
+/// A missing allow this shortly before the deadline counts as expired, not as removed by somebody.
+pub const NEAR_DEADLINE: Duration = Duration::from_secs(30);
+/// The shortest grant that is worth making.
+pub const SHORTEST_GRANT: Duration = Duration::from_secs(30);
+
+/// Everything that a request's next move depends on.
+pub struct World<'a> {
+    /// The request.
+    pub request: &'a JitAccessRequest,
+    /// What is to be thought of it now.
+    pub judgement: &'a Judgement,
+    /// Whose rules are ours.
+    pub cluster: &'a Cluster,
+    /// What its gates have seen of each rule, by firewall and name.
+    pub seen: &'a (dyn Fn(&RuleStatus) -> Seen + Sync),
+    /// Why the limits leave no room for one more grant now; none where they do.
+    pub no_room: Option<String>,
+}
+
+/// What the gate of a rule's firewall has seen of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Seen {
+    /// Nothing since the duty was given.
+    #[default]
+    Nothing,
+    /// Read back as there.
+    Present {
+        /// When the firewall was read.
+        at: Timestamp,
+        /// At which priority.
+        priority: u16,
+        /// The rule of somebody else that stops its packets all the same, if one does.
+        shadowed_by: Option<String>,
+    },
+    /// Read back as gone, after the removal was sent and ended.
+    Absent {
+        /// When the firewall was read.
+        at: Timestamp,
+    },
+    /// Was there, and somebody removed or changed it.
+    Lost {
+        /// When the firewall was read.
+        at: Timestamp,
+    },
+    /// Cannot be written, for good.
+    Refused {
+        /// Why, in one word.
+        reason: Reason,
+        /// Why, in a sentence.
+        message: String,
+    },
+    /// Is being tried; the last try failed.
+    Trying {
+        /// Why, in one word.
+        reason: Reason,
+        /// Why, in a sentence.
+        message: String,
+    },
+}
+
+/// What to do now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// The status as it should be.
+    pub status: JitAccessRequestStatus,
+    /// What to do about the finalizer, before the status is written.
+    pub finalizer: Finalizer,
+    /// When to look again if nothing else happens; none: never.
+    pub look_again: Option<Timestamp>,
+    /// What to tell, where this is a transition.
+    pub event: Option<Transition>,
+}
+
+/// What to do about the finalizer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finalizer {
+    /// Leave it as it is.
+    Leave,
+    /// Put it on, and only then go on: nothing is opened without it.
+    Add,
+    /// Take it off, and only then write the status.
+    Remove,
+}
+
+/// A move from one state to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transition {
+    /// From.
+    pub from: State,
+    /// To.
+    pub to: State,
+    /// Why, in one word.
+    pub reason: Reason,
+    /// Why, in a sentence.
+    pub message: String,
+}
+
+/// The next move of a request.
+#[must_use]
+pub fn step(world: &World<'_>, now: Timestamp) -> Step {
+    match state(world.request) {
+        State::Pending => pending::pending(world, now),
+        State::Approved => pending::approved(world, now),
+        State::Scheduled => pending::scheduled(world, now),
+        State::Opening => live::opening(world, now),
+        State::Active => live::active(world, now),
+        State::Closing => live::closing(world, now),
+        State::Expired
+        | State::Ended
+        | State::Denied
+        | State::Revoked
+        | State::TimedOut
+        | State::Failed
+        | State::Void => live::last(world),
+    }
+}
+
+/// Where a request stands by its status. A word that is not ours counts as closing where there are rules, as
+/// pending where there are none.
+#[must_use]
+pub fn state(request: &JitAccessRequest) -> State {
+    let Some(status) = &request.status else {
+        return State::Pending;
+    };
+    let written = status.rules.iter().any(|rule| RuleState::parse(&rule.state) != RuleState::Planned);
+    match status.state.as_deref() {
+        None | Some("") if written => State::Closing,
+        None | Some("") => State::Pending,
+        Some(text) => match State::parse(text) {
+            // What says that it is not open and yet has written rules is closed first.
+            Some(State::Pending | State::Approved | State::Scheduled) if written => State::Closing,
+            // A grant without a deadline cannot be.
+            Some(State::Opening | State::Active) if status.expires_at.is_none() => State::Closing,
+            Some(state) => state,
+            None if written => State::Closing,
+            None => State::Pending,
+        },
+    }
+}
+
+/// The rules of a request as its gates are to treat them: what is in status, and nothing else.
+///
+/// A rule that cannot be read is left out: it cannot be written either, and an allow of its name is closed by
+/// the sweep as nobody's.
+#[must_use]
+pub fn duties(request: &JitAccessRequest) -> Vec<(FirewallId, Grant)> {
+    let (Some(status), Some(uid)) = (&request.status, &request.metadata.uid) else {
+        return Vec::new();
+    };
+    let state = state(request);
+    if !state.holds_rules() {
+        return Vec::new();
+    }
+    // Without a deadline nothing may be open: the beginning of time is long past.
+    let deadline = status.expires_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |at| at.0);
+    let until = status
+        .granted_at
+        .as_ref()
+        .and_then(|at| at.0.checked_add(OPEN_BOUND).ok())
+        .unwrap_or(Timestamp::UNIX_EPOCH);
+    status
+        .rules
+        .iter()
+        .filter_map(|rule| {
+            let duty = match (state, RuleState::parse(&rule.state)) {
+                (_, RuleState::Absent) => return None,
+                (State::Opening, RuleState::Planned | RuleState::Opening) => Duty::Open { until },
+                (State::Opening | State::Active, RuleState::Present) => Duty::Hold,
+                _ => Duty::Close { sent: false },
+            };
+            Some((
+                FirewallId(ArmId::parse(&rule.firewall).ok()?),
+                Grant {
+                    request_uid: uid.clone(),
+                    name: rule.name.clone(),
+                    deadline,
+                    protocol: match rule.protocol.as_str() {
+                        "TCP" => Protocol::Tcp,
+                        "UDP" => Protocol::Udp,
+                        _ => Protocol::Any,
+                    },
+                    sources: rule.sources.iter().filter_map(|text| text.parse().ok()).collect(),
+                    destinations: rule.destinations.iter().filter_map(|text| text.parse().ok()).collect(),
+                    ports: rule.ports.iter().filter_map(|text| text.parse::<PortRange>().ok()).collect(),
+                    duty,
+                },
+            ))
+        })
+        .collect()
+}
+
+/// A status under construction.
+struct Draft<'a> {
+    world: &'a World<'a>,
+    now: Timestamp,
+    status: JitAccessRequestStatus,
+}
+
+impl<'a> Draft<'a> {
+    fn new(world: &'a World<'a>, now: Timestamp) -> Self {
+        let mut status = world.request.status.clone().unwrap_or_default();
+        status.observed_generation = world.request.metadata.generation;
+        if status.state.is_none() {
+            status.state = Some(State::Pending.as_str().to_owned());
+        }
+        Self { world, now, status }
+    }
+
+    fn set(&mut self, kind: ConditionType, value: bool, reason: Reason, message: &str) {
+        let generation = self.world.request.metadata.generation;
+        set_condition(
+            &mut self.status.conditions,
+            condition(kind, value, reason, message, generation, self.now),
+        );
+    }
+
+    fn deleted(&self) -> bool {
+        self.world.request.metadata.deletion_timestamp.is_some()
+    }
+
+    fn created(&self) -> Timestamp {
+        self.world.request.metadata.creation_timestamp.as_ref().map_or(self.now, |at| at.0)
+    }
+
+    fn has_finalizer(&self) -> bool {
+        self.world.request.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER)
+    }
+
+    fn not_after(&self) -> Option<Timestamp> {
+        Ask::parse(&self.world.request.spec).ok()?.not_after
+    }
+
+    /// Stays where it is.
+    fn stay(self, look_again: Option<Timestamp>) -> Step {
+        Step { status: self.status, finalizer: Finalizer::Leave, look_again, event: None }
+    }
+
+    /// Moves.
+    fn go(mut self, to: State, reason: Reason, message: &str) -> Step {
+        let from = state(self.world.request);
+        self.status.state = Some(to.as_str().to_owned());
+        // Requests are never stalled in a last state.
+        if to.is_last() {
+            self.status.conditions.retain(|condition| condition.type_ != ConditionType::Stalled.as_str());
+        }
+        Step {
+            status: self.status,
+            finalizer: Finalizer::Leave,
+            look_again: Some(self.now),
+            event: Some(Transition { from, to, reason, message: message.to_owned() }),
+        }
+    }
+
+    /// Ends without ever having written a rule.
+    fn end_unopened(mut self, to: State, reason: Reason, message: &str) -> Step {
+        match to {
+            State::Denied => {
+                self.set(ConditionType::Denied, true, reason, message);
+                self.set(ConditionType::Approved, false, reason, message);
+            }
+            _ if find_condition(&self.status.conditions, ConditionType::Approved).is_none() => {
+                self.set(ConditionType::Approved, false, reason, message);
+            }
+            _ => {}
+        }
+        self.set(ConditionType::Active, false, reason, message);
+        self.set(ConditionType::Succeeded, false, reason, message);
+        self.status.rules.clear();
+        self.go(to, reason, message)
+    }
+
+    /// Begins to close, with the outcome recorded first.
+    fn close(mut self, outcome: State, reason: Reason, message: &str) -> Step {
+        self.status.outcome = Some(outcome.as_str().to_owned());
+        for rule in &mut self.status.rules {
+            if RuleState::parse(&rule.state) != RuleState::Absent {
+                rule.state = RuleState::Closing.as_str().to_owned();
+            }
+        }
+        self.set(ConditionType::Active, false, reason, message);
+        self.go(State::Closing, reason, message)
+    }
+}
+
+/// The rules of a plan as status shows them before the grant: without name, priority and deadline.
+fn planned(plan: &GrantPlan) -> Vec<RuleStatus> {
+    plan.rules
+        .iter()
+        .map(|rule| RuleStatus {
+            firewall: rule.firewall.to_string(),
+            name: String::new(),
+            priority: None,
+            protocol: rule.protocol.to_string(),
+            sources: rule.sources.iter().map(ToString::to_string).collect(),
+            destinations: rule.destinations.iter().map(ToString::to_string).collect(),
+            ports: rule.ports.iter().map(ToString::to_string).collect(),
+            state: RuleState::Planned.as_str().to_owned(),
+            observed_at: None,
+        })
+        .collect()
+}
+
+/// `at` plus a length of time; the end of time where that is out of reach.
+fn plus(at: Timestamp, by: Duration) -> Timestamp {
+    SignedDuration::try_from(by).ok().and_then(|by| at.checked_add(by).ok()).unwrap_or(Timestamp::MAX)
+}
+
+fn whole_second(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
+fn time(at: Timestamp) -> Time {
+    Time(at)
+}

@@ -1,0 +1,259 @@
+//! The states in which the cloud may hold rules, and what comes after: Opening, Active, Closing, the last ones.
+
+use jiff::Timestamp;
+
+use super::{Draft, Finalizer, NEAR_DEADLINE, OPEN_BOUND, Seen, Step, World, plus, time};
+use crate::api::{ConditionType, Reason, RuleState, State, find_condition};
+use crate::plan::authorize::{GrantPlan, Judgement, PlannedRule};
+
+/// The rules are being written.
+pub(super) fn opening(world: &World<'_>, now: Timestamp) -> Step {
+    let mut draft = Draft::new(world, now);
+    if let Some((outcome, reason, message)) = end(&draft) {
+        return draft.close(outcome, reason, &message);
+    }
+    let seen = look(&mut draft);
+    if let Some((reason, message)) = seen.refused {
+        return draft.close(State::Failed, reason, &message);
+    }
+    if seen.lost {
+        return draft.close(
+            State::Ended,
+            Reason::RuleRemoved,
+            "somebody removed or changed a rule of this grant",
+        );
+    }
+    if seen.present == draft.status.rules.len() {
+        return opened(draft, seen.shadowed);
+    }
+    let granted = draft.status.granted_at.as_ref().map_or(Timestamp::MIN, |at| at.0);
+    let until = plus(granted, OPEN_BOUND);
+    if now >= until {
+        let why = seen.trying.map(|(_, message)| format!(": {message}")).unwrap_or_default();
+        let message = format!("could not be opened within {}s of the grant{why}", OPEN_BOUND.as_secs());
+        return draft.close(State::Failed, Reason::OpenTimedOut, &message);
+    }
+    if let Some((reason, message)) = seen.trying {
+        draft.set(ConditionType::Active, false, reason, &message);
+    }
+    draft.stay(Some(until))
+}
+
+/// Every allow was read back.
+pub(super) fn active(world: &World<'_>, now: Timestamp) -> Step {
+    let mut draft = Draft::new(world, now);
+    if let Some((outcome, reason, message)) = end(&draft) {
+        return draft.close(outcome, reason, &message);
+    }
+    let seen = look(&mut draft);
+    let expires = draft.status.expires_at.as_ref().map(|at| at.0);
+    if seen.lost {
+        return if expires.is_some_and(|at| plus(now, NEAR_DEADLINE) >= at) {
+            draft.close(State::Expired, Reason::Expired, "a rule was gone just before the deadline")
+        } else {
+            let message = "somebody removed or changed a rule of this grant; ask again if it was a mistake";
+            draft.close(State::Ended, Reason::RuleRemoved, message)
+        };
+    }
+    judge_shadow(&mut draft, seen.shadowed);
+    draft.stay(expires)
+}
+
+/// The rules are being removed.
+pub(super) fn closing(world: &World<'_>, now: Timestamp) -> Step {
+    let mut draft = Draft::new(world, now);
+    let seen = look(&mut draft);
+    if seen.absent < draft.status.rules.len() {
+        if let Some((_, message)) = seen.trying.or(seen.refused) {
+            draft.set(ConditionType::Active, false, Reason::Closing, &format!("not closed yet: {message}"));
+        }
+        return draft.stay(None);
+    }
+    let outcome = draft
+        .status
+        .outcome
+        .as_deref()
+        .and_then(State::parse)
+        .filter(|state| state.is_last())
+        .unwrap_or(State::Failed);
+    let closed = draft.status.rules.iter().filter_map(|rule| rule.observed_at.as_ref()).map(|at| at.0).max();
+    let closed = closed.unwrap_or(now);
+    draft.status.closed_at = Some(time(closed));
+    let message = format!("closed: every rule was read back as gone at {closed}");
+    let done = matches!(outcome, State::Expired | State::Ended | State::Revoked);
+    let reason = find_condition(&draft.status.conditions, ConditionType::Active)
+        .and_then(|condition| Reason::parse(&condition.reason))
+        .unwrap_or(Reason::Closed);
+    draft.set(
+        ConditionType::Active,
+        false,
+        if reason == Reason::Closing { Reason::Closed } else { reason },
+        &message,
+    );
+    draft.set(ConditionType::Succeeded, done, if done { Reason::Closed } else { reason }, &message);
+    draft.go(outcome, reason, &message)
+}
+
+/// Nothing is left to do but to let go.
+pub(super) fn last(world: &World<'_>) -> Step {
+    let mut draft = Draft::new(world, Timestamp::UNIX_EPOCH);
+    if draft.has_finalizer() {
+        let mut step = draft.stay(None);
+        step.finalizer = Finalizer::Remove;
+        return step;
+    }
+    draft.status.settled = true;
+    draft.stay(None)
+}
+
+/// What the gates have seen, in sum; written into the rules of the status on the way.
+#[derive(Default)]
+struct Sum {
+    present: usize,
+    absent: usize,
+    lost: bool,
+    shadowed: Option<String>,
+    refused: Option<(Reason, String)>,
+    trying: Option<(Reason, String)>,
+}
+
+fn look(draft: &mut Draft<'_>) -> Sum {
+    let mut sum = Sum::default();
+    let world = draft.world;
+    let closing = super::state(world.request) == State::Closing;
+    for rule in &mut draft.status.rules {
+        if RuleState::parse(&rule.state) == RuleState::Absent {
+            sum.absent += 1;
+            continue;
+        }
+        match (world.seen)(rule) {
+            Seen::Nothing => {
+                if RuleState::parse(&rule.state) == RuleState::Present {
+                    sum.present += 1;
+                }
+            }
+            Seen::Present { at, priority, shadowed_by } => {
+                rule.priority = Some(i32::from(priority));
+                if !closing {
+                    // The moment of the first read-back: a status that changed with every read would never rest.
+                    if RuleState::parse(&rule.state) != RuleState::Present {
+                        rule.observed_at = Some(time(at));
+                    }
+                    rule.state = RuleState::Present.as_str().to_owned();
+                    sum.present += 1;
+                    sum.shadowed = sum.shadowed.take().or(shadowed_by);
+                }
+            }
+            Seen::Absent { at } => {
+                rule.state = RuleState::Absent.as_str().to_owned();
+                rule.observed_at = Some(time(at));
+                sum.absent += 1;
+            }
+            Seen::Lost { at } => {
+                rule.observed_at = Some(time(at));
+                sum.lost = true;
+            }
+            Seen::Refused { reason, message } => sum.refused = Some((reason, message)),
+            Seen::Trying { reason, message } => sum.trying = Some((reason, message)),
+        }
+    }
+    // Seen as gone while it should be there: closed by its own gate or by somebody.
+    if !closing && sum.absent > 0 {
+        sum.lost = true;
+    }
+    sum
+}
+
+fn opened(mut draft: Draft<'_>, shadowed: Option<String>) -> Step {
+    let expires = draft.status.expires_at.as_ref().map(|at| at.0.to_string()).unwrap_or_default();
+    let message = format!("open until {expires}; every rule was read back");
+    judge_shadow(&mut draft, shadowed);
+    let mut step = draft.go(State::Active, Reason::Open, &message);
+    step.look_again = step.status.expires_at.as_ref().map(|at| at.0);
+    step
+}
+
+/// A grant whose packets somebody else's rule stops says so, and stays: its rules are there to be closed.
+fn judge_shadow(draft: &mut Draft<'_>, shadowed: Option<String>) {
+    let expires = draft.status.expires_at.as_ref().map(|at| at.0.to_string()).unwrap_or_default();
+    match shadowed {
+        Some(by) => {
+            let message = format!("the rules are in place, but {by} stops the packets");
+            draft.set(ConditionType::Active, false, Reason::GrantShadowed, &message);
+        }
+        None => {
+            let message = format!("open until {expires}; every rule was read back");
+            draft.set(ConditionType::Active, true, Reason::Open, &message);
+        }
+    }
+}
+
+/// What ends a grant, the most certain first.
+fn end(draft: &Draft<'_>) -> Option<(State, Reason, String)> {
+    let expires = draft.status.expires_at.as_ref().map_or(Timestamp::MIN, |at| at.0);
+    if draft.now >= expires {
+        return Some((State::Expired, Reason::Expired, format!("the grant ended at {expires}")));
+    }
+    if draft.deleted() {
+        return Some((State::Ended, Reason::Withdrawn, "the request was deleted".to_owned()));
+    }
+    match draft.world.judgement {
+        Judgement::Unknown(..) => None,
+        Judgement::Allowed(plan) => {
+            changed(draft, plan).map(|message| (State::Revoked, Reason::MachineChanged, message))
+        }
+        Judgement::Refused(_, message) => Some((
+            State::Revoked,
+            Reason::PolicyTightened,
+            format!("the policy no longer allows it: {message}"),
+        )),
+        Judgement::Impossible(_, message) => Some((State::Revoked, Reason::MachineChanged, message.clone())),
+        Judgement::Held(reason, message) => {
+            let reason = match reason {
+                Reason::PolicyNotFound | Reason::PolicyDeleted => Reason::PolicyDeleted,
+                Reason::Suspended => Reason::Suspended,
+                _ => Reason::PolicyTightened,
+            };
+            Some((State::Revoked, reason, message.clone()))
+        }
+    }
+}
+
+/// How the machines or the way to them differ from what was granted.
+fn changed(draft: &Draft<'_>, plan: &GrantPlan) -> Option<String> {
+    let same = |a: &str, b: &str| a.eq_ignore_ascii_case(b);
+    for pinned in &draft.status.machines {
+        let Some(machine) = plan.machines.iter().find(|machine| same(&machine.id, &pinned.id)) else {
+            return Some(format!("{} is no longer among the machines of the policy", pinned.id));
+        };
+        if !same(&machine.vm_id, &pinned.vm_id) {
+            return Some(format!("{} was made anew: it is another machine now", pinned.id));
+        }
+        if machine.addresses != pinned.addresses {
+            return Some(format!(
+                "{} had the addresses {} at the grant and has {} now",
+                pinned.id,
+                pinned.addresses.join(", "),
+                machine.addresses.join(", ")
+            ));
+        }
+        if machine.nics.len() != pinned.nics.len()
+            || !machine.nics.iter().zip(&pinned.nics).all(|(a, b)| same(a, b))
+        {
+            return Some(format!("{} has other network interfaces than at the grant", pinned.id));
+        }
+    }
+    let mut standing: Vec<String> =
+        draft.status.rules.iter().map(|rule| rule.firewall.to_ascii_lowercase()).collect();
+    // A plan over all of a scope may by now have machines that this grant never had.
+    let pinned: Vec<&String> = draft.status.machines.iter().flat_map(|machine| &machine.addresses).collect();
+    let ours = |rule: &&PlannedRule| rule.destinations.iter().any(|ip| pinned.contains(&&ip.to_string()));
+    let mut needed: Vec<String> =
+        plan.rules.iter().filter(ours).map(|rule| rule.firewall.0.key().to_owned()).collect();
+    standing.sort();
+    standing.dedup();
+    needed.sort();
+    needed.dedup();
+    (standing != needed)
+        .then(|| "other network security groups filter the traffic than at the grant".to_owned())
+}

@@ -1,0 +1,195 @@
+//! One machine of a policy's status.
+
+use std::collections::BTreeMap;
+
+use super::{FirewallReport, Judged, TargetState, World};
+use crate::api::values::{ArmId, PortRange, Protocol};
+use crate::api::{Mode, Reason, TargetStatus};
+use crate::plan::authorize::Resolved;
+use crate::plan::exposure::{self, Lockdown};
+use crate::plan::model::{FirewallId, Machine, Unsupported};
+
+/// Every machine that the policy selects, and those that it is still unlocking.
+pub(super) fn judge_all(world: &World<'_>, machines: &BTreeMap<String, Vec<Resolved>>) -> Vec<Judged> {
+    let mut judged: Vec<Judged> = machines
+        .iter()
+        .flat_map(|(name, found)| found.iter().map(move |resolved| (name, resolved)))
+        .map(|(name, (id, machine))| match machine {
+            Ok(machine) => judge(world, name, machine),
+            Err(error) => unsupported(name, id, error),
+        })
+        .collect();
+    judged.extend(unlocking(world, machines));
+    judged
+}
+
+/// A port as status writes it: `22`, or `22/TCP` where it is one protocol.
+pub(super) fn port(protocol: Protocol, range: PortRange) -> String {
+    match protocol {
+        Protocol::Any => range.to_string(),
+        Protocol::Tcp | Protocol::Udp => format!("{range}/{protocol}"),
+    }
+}
+
+fn unsupported(name: &str, id: &ArmId, error: &Unsupported) -> Judged {
+    Judged {
+        state: TargetState::Unsupported,
+        effective: None,
+        status: TargetStatus {
+            name: name.to_owned(),
+            id: id.to_string(),
+            state: TargetState::Unsupported.as_str().to_owned(),
+            reason: Some(error.reason.as_str().to_owned()),
+            message: Some(error.message.clone()),
+            ..TargetStatus::default()
+        },
+    }
+}
+
+fn judge(world: &World<'_>, name: &str, machine: &Machine) -> Judged {
+    let ports = world.terms.ports_for(machine.os);
+    let firewalls = machine.firewalls();
+    let status = TargetStatus {
+        name: name.to_owned(),
+        id: machine.id.to_string(),
+        state: String::new(),
+        reason: None,
+        message: None,
+        os_type: machine.os.as_str().map(str::to_owned),
+        addresses: machine.addresses().map(|address| address.ip.to_string()).take(64).collect(),
+        firewalls: firewalls.iter().map(ToString::to_string).take(16).collect(),
+        locked_ports: ports.iter().map(|terms| port(terms.protocol, terms.range)).collect(),
+        shadowed_by: Vec::new(),
+    };
+    let say = |state: TargetState, effective, reason: Reason, message: String| Judged {
+        state,
+        effective,
+        status: TargetStatus {
+            state: state.as_str().to_owned(),
+            reason: Some(reason.as_str().to_owned()),
+            message: Some(message),
+            ..status.clone()
+        },
+    };
+    if machine.addresses().next().is_none() {
+        return say(TargetState::Unsupported, None, Reason::NoAddress, "it has no private address".into());
+    }
+    if firewalls.is_empty() {
+        let message =
+            "no network security group filters traffic to it: give one to its subnet or network interface";
+        return say(TargetState::Unsupported, None, Reason::NoFirewall, message.into());
+    }
+    if ports.is_empty() {
+        let message = "its operating system is not known: name ports in spec.ports";
+        return say(TargetState::Unsupported, None, Reason::NoPorts, message.into());
+    }
+    if let Some(open) = machine.addresses().find(|address| address.path.is_empty()) {
+        let message = format!("no network security group filters traffic to {}", open.ip);
+        return say(TargetState::NotConfigured, Some(false), Reason::NoFirewall, message);
+    }
+    let known: Vec<(&FirewallId, FirewallReport)> = firewalls
+        .iter()
+        .map(|firewall| (firewall, world.firewalls.get(firewall).cloned().unwrap_or_default()))
+        .collect();
+    let verdict = lockdown(world, machine, &known);
+    let mut judged = if world.terms.mode == Mode::Audit {
+        let message = format!("would be locked: {}", status.locked_ports.join(", "));
+        say(TargetState::NotConfigured, effective(&verdict), Reason::Audit, message)
+    } else if world.dry_run {
+        say(TargetState::NotConfigured, effective(&verdict), Reason::DryRun, "would be locked".into())
+    } else if let Some(judged) = in_the_way(&known, &say, &verdict) {
+        judged
+    } else {
+        say(TargetState::Configured, effective(&verdict), Reason::Configured, "locked, and read back".into())
+    };
+    match verdict {
+        Lockdown::Shadowed { by } => {
+            let named = by.iter().map(|(place, rule)| format!("{place}/{rule}"));
+            judged.status.shadowed_by = named.take(16).collect();
+        }
+        Lockdown::Unknown { why } if judged.state == TargetState::Configured => {
+            judged.status.reason = Some(Reason::NotObserved.as_str().to_owned());
+            judged.status.message = Some(why);
+        }
+        Lockdown::Effective | Lockdown::Missing | Lockdown::Unknown { .. } => {}
+    }
+    judged
+}
+
+/// What keeps a lock from standing, if something does.
+fn in_the_way(
+    known: &[(&FirewallId, FirewallReport)],
+    say: &impl Fn(TargetState, Option<bool>, Reason, String) -> Judged,
+    verdict: &Lockdown,
+) -> Option<Judged> {
+    for (firewall, report) in known {
+        if let Some(refused) = &report.refused {
+            let message = format!("{firewall}: {}", refused.message);
+            return Some(say(TargetState::NotConfigured, effective(verdict), refused.reason, message));
+        }
+        if report.gone {
+            let message = format!("{firewall} is gone; the machine is being read again");
+            return Some(say(TargetState::NotConfigured, None, Reason::Progressing, message));
+        }
+        if !report.locked {
+            let (reason, message) = report.error.as_ref().map_or_else(
+                || (Reason::Progressing, format!("the lock is being written to {firewall}")),
+                |error| (error.reason, error.message.clone()),
+            );
+            return Some(say(TargetState::NotConfigured, effective(verdict), reason, message));
+        }
+    }
+    None
+}
+
+fn lockdown(world: &World<'_>, machine: &Machine, known: &[(&FirewallId, FirewallReport)]) -> Lockdown {
+    let mut observed = BTreeMap::new();
+    for (firewall, report) in known {
+        match &report.observed {
+            Some(read) => {
+                observed.insert((*firewall).clone(), std::sync::Arc::clone(read));
+            }
+            None => return Lockdown::Unknown { why: format!("{firewall} has not been read yet") },
+        }
+    }
+    let ports: Vec<(Protocol, PortRange)> =
+        world.terms.ports_for(machine.os).iter().map(|terms| (terms.protocol, terms.range)).collect();
+    exposure::lockdown(machine, &ports, &observed, &world.terms.exempt, &world.grants)
+}
+
+const fn effective(verdict: &Lockdown) -> Option<bool> {
+    match verdict {
+        Lockdown::Effective => Some(true),
+        Lockdown::Shadowed { .. } | Lockdown::Missing => Some(false),
+        Lockdown::Unknown { .. } => None,
+    }
+}
+
+/// Machines that status speaks of, that are no longer selected, and whose unlocking is not read back yet:
+/// status may not forget them before.
+fn unlocking(world: &World<'_>, machines: &BTreeMap<String, Vec<Resolved>>) -> Vec<Judged> {
+    let before = world.policy.status.as_ref().map(|status| status.targets.as_slice()).unwrap_or_default();
+    before
+        .iter()
+        .filter(|target| {
+            let selected =
+                machines.values().flatten().any(|(id, _)| id.as_str().eq_ignore_ascii_case(&target.id));
+            let waits = target.firewalls.iter().filter_map(|text| ArmId::parse(text).ok()).any(|id| {
+                world.firewalls.get(&FirewallId(id)).is_some_and(|report| !report.locked && !report.gone)
+            });
+            !selected && waits && world.terms.mode == Mode::Enforce && !world.dry_run
+        })
+        .map(|target| {
+            let state = TargetState::Unlocking;
+            let status = TargetStatus {
+                state: state.as_str().to_owned(),
+                reason: Some(Reason::Progressing.as_str().to_owned()),
+                message: Some(
+                    "no longer selected; what is no longer to be locked is being removed".to_owned(),
+                ),
+                ..target.clone()
+            };
+            Judged { state, effective: None, status }
+        })
+        .collect()
+}

@@ -1,0 +1,351 @@
+//! The life of a request as its laws have it, over generated histories: every interleaving of approvals,
+//! refusals, failures, deletions, lost writes, crashes and clock steps that a few hundred random steps find.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use portcullis::api::values::{ArmId, PortRange, Protocol};
+use portcullis::api::{
+    FINALIZER, JitAccessRequest, JitAccessRequestSpec, NameRef, PinnedMachine, Reason, RequestPort,
+    RequestTarget, RuleStatus, Source, State, UserInfo,
+};
+use portcullis::plan::authorize::{GrantPlan, Judgement, PlannedRule};
+use portcullis::plan::desired::Duty;
+use portcullis::plan::lifecycle::{Finalizer, Seen, World, duties, state, step};
+use portcullis::plan::model::FirewallId;
+use portcullis::plan::names::{Cluster, Mark, parse_name};
+use proptest::prelude::*;
+
+const UID: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
+const NSG: &str = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/web/providers/Microsoft.Network/networkSecurityGroups";
+
+fn start() -> Timestamp {
+    "2026-11-22T08:00:00Z".parse().unwrap()
+}
+
+fn request(seconds: u64) -> JitAccessRequest {
+    let mut request = JitAccessRequest::new(
+        "one",
+        JitAccessRequestSpec {
+            policy_ref: NameRef { name: "web".into() },
+            requester: Some(UserInfo { username: "alice".into(), ..UserInfo::default() }),
+            targets: vec![RequestTarget { name: "web-1".into(), ..RequestTarget::default() }],
+            ports: vec![RequestPort {
+                port: 22,
+                sources: vec![Source { cidr: "203.0.113.7/32".into() }],
+                ..RequestPort::default()
+            }],
+            duration: format!("{seconds}s").into(),
+            ..JitAccessRequestSpec::default()
+        },
+    );
+    request.metadata.uid = Some(UID.into());
+    request.metadata.generation = Some(1);
+    request.metadata.creation_timestamp = Some(Time(start()));
+    request
+}
+
+fn firewall(name: &str) -> FirewallId {
+    FirewallId(ArmId::parse(&format!("{NSG}/{name}")).unwrap())
+}
+
+fn plan(seconds: u64) -> GrantPlan {
+    let rule = |name: &str| PlannedRule {
+        firewall: firewall(name),
+        protocol: Protocol::Tcp,
+        sources: vec!["203.0.113.7/32".parse().unwrap()],
+        destinations: vec!["10.0.0.4".parse().unwrap()],
+        ports: vec![PortRange::single(22)],
+    };
+    GrantPlan {
+        policies: Vec::new(),
+        machines: vec![PinnedMachine {
+            id: "vm".into(),
+            vm_id: "1".into(),
+            nics: vec!["nic".into()],
+            addresses: vec!["10.0.0.4".into()],
+        }],
+        rules: vec![rule("nic"), rule("subnet")],
+        connections: Vec::new(),
+        duration: std::time::Duration::from_secs(seconds),
+        hash: "a".repeat(64),
+        pending_timeout: std::time::Duration::from_secs(3600),
+        use_within: std::time::Duration::from_secs(3600),
+        required: 0,
+        limits: BTreeMap::new(),
+    }
+}
+
+/// A cloud that holds the allows of one request, and a gate that works by the duties it was last given.
+#[derive(Default)]
+struct Cloud {
+    standing: BTreeSet<(String, String)>,
+    /// What the gate was told, kept over restarts only as far as status tells it again.
+    duties: Vec<(FirewallId, portcullis::plan::desired::Grant)>,
+    seen: BTreeMap<(String, String), Seen>,
+    ever_removed: BTreeSet<(String, String)>,
+}
+
+impl Cloud {
+    fn key(firewall: &FirewallId, name: &str) -> (String, String) {
+        (firewall.0.key().to_owned(), name.to_owned())
+    }
+
+    fn work(&mut self, now: Timestamp, fails: bool) {
+        for (firewall, grant) in self.duties.clone() {
+            let key = Self::key(&firewall, &grant.name);
+            if grant.deadline <= now || matches!(grant.duty, Duty::Close { .. }) {
+                // Closes go through sooner or later; a failing cloud only delays them, so they are not failed here
+                // past their deadline: the bound of the law is counted from a cloud that works.
+                if !(fails && grant.deadline > now) {
+                    self.standing.remove(&key);
+                    self.ever_removed.insert(key.clone());
+                    self.seen.insert(key, Seen::Absent { at: now });
+                }
+                continue;
+            }
+            match grant.duty {
+                Duty::Open { until } if now <= until && !fails && !self.ever_removed.contains(&key) => {
+                    self.standing.insert(key.clone());
+                    self.seen.insert(key, Seen::Present { at: now, priority: 100, shadowed_by: None });
+                }
+                Duty::Hold if !self.standing.contains(&key) => {
+                    self.seen.insert(key, Seen::Lost { at: now });
+                }
+                Duty::Open { .. } | Duty::Hold | Duty::Close { .. } => {}
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Happening {
+    Reconcile { judged: u8, write_is_lost: bool },
+    Gate { fails: bool },
+    Wait(i64),
+    ClockStepsBack(i64),
+    Delete,
+    SomebodyRemovesARule,
+    Restart,
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        8 => (prop_oneof![6 => Just(0u8), 1 => 1u8..6], prop::bool::weighted(0.1))
+            .prop_map(|(judged, write_is_lost)| Happening::Reconcile { judged, write_is_lost }),
+        6 => prop::bool::weighted(0.15).prop_map(|fails| Happening::Gate { fails }),
+        4 => (1i64..90).prop_map(Happening::Wait),
+        1 => (1i64..60).prop_map(Happening::ClockStepsBack),
+        1 => Just(Happening::Delete),
+        1 => Just(Happening::SomebodyRemovesARule),
+        1 => Just(Happening::Restart),
+    ]
+}
+
+fn judgement(kind: u8, seconds: u64) -> Judgement {
+    let why = || "generated".to_owned();
+    match kind {
+        0 => Judgement::Allowed(Box::new(plan(seconds))),
+        1 => Judgement::Refused(Reason::PortNotAllowed, why()),
+        2 => Judgement::Impossible(Reason::VirtualMachineNotFound, why()),
+        3 => Judgement::Held(Reason::Suspended, why()),
+        4 => Judgement::Held(Reason::PolicyNotFound, why()),
+        _ => Judgement::Unknown(Reason::CloudUnavailable, why()),
+    }
+}
+
+/// One move, as the controller makes it. True: the object is gone.
+fn reconcile(
+    request: &mut JitAccessRequest,
+    cloud: &mut Cloud,
+    judged: &Judgement,
+    now: Timestamp,
+    lost: bool,
+) -> bool {
+    let cluster = Cluster::new("test", &[]);
+    cloud.duties = duties(request);
+    let seen = |rule: &RuleStatus| {
+        let firewall = FirewallId(ArmId::parse(&rule.firewall).unwrap());
+        cloud.seen.get(&Cloud::key(&firewall, &rule.name)).cloned().unwrap_or_default()
+    };
+    let world = World { request, judgement: judged, cluster: &cluster, seen: &seen, no_room: None };
+    let next = step(&world, now);
+    if lost {
+        return false;
+    }
+    match next.finalizer {
+        Finalizer::Leave => request.status = Some(next.status),
+        Finalizer::Add => request.metadata.finalizers.get_or_insert_default().push(FINALIZER.into()),
+        Finalizer::Remove => {
+            request.metadata.finalizers = None;
+            return request.metadata.deletion_timestamp.is_some();
+        }
+    }
+    cloud.duties = duties(request);
+    false
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_allow_stands_without_a_live_request_or_past_its_deadline(
+        history in prop::collection::vec(happening(), 1..120),
+        seconds in 30u64..300,
+    ) {
+        let (mut now, mut request, mut cloud) = (start(), request(seconds), Cloud::default());
+        let mut latest_expiry: Option<Timestamp> = None;
+        let mut ended = None;
+        for happening in history {
+            match happening {
+                Happening::Reconcile { judged, write_is_lost } => {
+                    let before = state(&request);
+                    let judged = judgement(judged, seconds);
+                    if reconcile(&mut request, &mut cloud, &judged, now, write_is_lost) {
+                        ended = Some(request.clone());
+                        break;
+                    }
+                    let after = state(&request);
+                    // What is over stays over.
+                    prop_assert!(!before.is_last() || before == after, "{before:?} -> {after:?}");
+                    // One use: nothing leads back from a grant to where it could be granted again.
+                    let granted = before.holds_rules();
+                    prop_assert!(!granted || after.holds_rules() || after.is_last(), "{before:?} -> {after:?}");
+                    if !write_is_lost && matches!(judged, Judgement::Refused(..) | Judgement::Held(..)) {
+                        prop_assert!(!matches!(after, State::Opening | State::Active), "open under {judged:?}");
+                    }
+                }
+                Happening::Gate { fails } => cloud.work(now, fails),
+                Happening::Wait(by) => now += SignedDuration::from_secs(by),
+                Happening::ClockStepsBack(by) => now -= SignedDuration::from_secs(by),
+                Happening::Delete => {
+                    request.metadata.deletion_timestamp.get_or_insert(Time(now));
+                    // Without our finalizer the API server deletes at once.
+                    if request.metadata.finalizers.is_none() {
+                        ended = Some(request.clone());
+                        break;
+                    }
+                }
+                Happening::SomebodyRemovesARule => {
+                    if let Some(first) = cloud.standing.pop_first() {
+                        cloud.ever_removed.insert(first);
+                    }
+                }
+                Happening::Restart => {
+                    // Only the object and the cloud outlive a restart.
+                    cloud.seen.clear();
+                    cloud.duties = duties(&request);
+                }
+            }
+            // Written ahead: whatever stands in the cloud is named by the durable status of a request that says so.
+            let status = request.status.clone().unwrap_or_default();
+            let named: BTreeSet<(String, String)> = status
+                .rules
+                .iter()
+                .map(|rule| (rule.firewall.to_ascii_lowercase(), rule.name.clone()))
+                .collect();
+            for (firewall, name) in &cloud.standing {
+                prop_assert!(named.contains(&(firewall.clone(), name.clone())), "{name} is in no status");
+                prop_assert!(state(&request).holds_rules(), "{name} stands in {:?}", state(&request));
+                prop_assert!(request.metadata.finalizers.is_some(), "{name} stands without a finalizer");
+                // The name says when it dies, and it says what status says.
+                let cluster = Cluster::new("test", &[]);
+                let Some(Mark::Allow { deadline, .. }) = parse_name(&cluster, name) else {
+                    return Err(TestCaseError::fail(format!("{name} does not parse")));
+                };
+                prop_assert_eq!(deadline, status.expires_at.as_ref().map(|at| at.0));
+            }
+            prop_assert!(!status.settled || cloud.standing.is_empty());
+            // The deadline never moves out.
+            let expiry = status.expires_at.map(|at| at.0);
+            if let (Some(before), Some(after)) = (latest_expiry, expiry) {
+                prop_assert!(after <= before);
+            }
+            latest_expiry = expiry.or(latest_expiry);
+        }
+        if let Some(gone) = ended {
+            prop_assert!(cloud.standing.is_empty(), "{:?} went and left {:?}", state(&gone), cloud.standing);
+            return Ok(());
+        }
+        // Whatever happened: once the deadline has passed and the gate has worked, nothing stands.
+        now = now.max(start()) + SignedDuration::from_secs(100_000);
+        for _ in 0..20 {
+            let judged = judgement(0, seconds);
+            if reconcile(&mut request, &mut cloud, &judged, now, false) {
+                break;
+            }
+            cloud.work(now, false);
+        }
+        prop_assert!(cloud.standing.is_empty());
+        prop_assert!(state(&request).is_last(), "{:?}", state(&request));
+        prop_assert!(request.metadata.finalizers.is_none());
+    }
+}
+
+#[test]
+fn an_opening_that_is_resumed_too_late_writes_nothing_and_closes() {
+    let (mut request, mut cloud, judged) = (request(3600), Cloud::default(), judgement(0, 3600));
+    let mut now = start();
+    while state(&request) != State::Opening {
+        reconcile(&mut request, &mut cloud, &judged, now, false);
+    }
+    // The snapshot is restored two minutes later.
+    now += SignedDuration::from_secs(120);
+    cloud.work(now, false);
+    assert!(cloud.standing.is_empty());
+    reconcile(&mut request, &mut cloud, &judged, now, false);
+    assert_eq!(state(&request), State::Closing);
+    assert_eq!(request.status.as_ref().unwrap().outcome.as_deref(), Some("Failed"));
+}
+
+#[test]
+fn a_status_that_nobody_of_ours_wrote_is_closed() {
+    let (mut request, mut cloud, judged) = (request(3600), Cloud::default(), judgement(0, 3600));
+    while state(&request) != State::Opening {
+        reconcile(&mut request, &mut cloud, &judged, start(), false);
+    }
+    let status = request.status.as_mut().unwrap();
+    status.state = Some("Splendid".into());
+    assert_eq!(state(&request), State::Closing);
+    request.status.as_mut().unwrap().state = Some("Active".into());
+    request.status.as_mut().unwrap().expires_at = None;
+    assert!(duties(&request).iter().all(|(_, grant)| matches!(grant.duty, Duty::Close { .. })));
+}
+
+#[test]
+fn a_policy_that_asks_for_approvals_grants_nothing_and_says_so() {
+    let (mut request, mut cloud) = (request(3600), Cloud::default());
+    let judged = Judgement::Allowed(Box::new(GrantPlan { required: 1, ..plan(3600) }));
+    for _ in 0..5 {
+        reconcile(&mut request, &mut cloud, &judged, start(), false);
+        cloud.work(start(), false);
+    }
+    let status = request.status.clone().unwrap();
+    assert_eq!(status.state.as_deref(), Some("Pending"));
+    assert_eq!(
+        status.conditions.iter().find(|c| c.type_ == "Approved").unwrap().reason,
+        "ApprovalNotSupported"
+    );
+    assert_eq!(status.rules.len(), 2, "the plan is shown before anybody approves");
+    assert!(cloud.standing.is_empty());
+    reconcile(&mut request, &mut cloud, &judged, start() + SignedDuration::from_secs(3600), false);
+    assert_eq!(state(&request), State::TimedOut);
+}
+
+#[test]
+fn a_scheduled_request_opens_at_its_start_and_ends_at_its_hard_end() {
+    let (mut request, mut cloud, judged) = (request(7200), Cloud::default(), judgement(0, 7200));
+    let (begin, end) = (start() + SignedDuration::from_secs(600), start() + SignedDuration::from_secs(1200));
+    request.spec.not_before = Some(begin.into());
+    request.spec.not_after = Some(end.into());
+    for _ in 0..5 {
+        reconcile(&mut request, &mut cloud, &judged, start(), false);
+    }
+    assert_eq!(state(&request), State::Scheduled);
+    for _ in 0..5 {
+        reconcile(&mut request, &mut cloud, &judged, begin, false);
+    }
+    assert_eq!(state(&request), State::Opening);
+    assert_eq!(request.status.unwrap().expires_at.unwrap().0, end);
+}
