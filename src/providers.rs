@@ -13,6 +13,7 @@ use crate::api::Reason;
 use crate::api::values::ArmId;
 use crate::plan::model::{FirewallId, Machine, Observed, Rule, Unsupported};
 
+pub mod azure;
 pub mod memory;
 
 /// What machines there are.

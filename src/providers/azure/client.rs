@@ -1,0 +1,476 @@
+//! Resource Manager over HTTP: reads that are tried again, writes that are not, and nothing sent to strangers.
+//!
+//! - A read is tried again, with full jitter and `Retry-After`, within [`READ_TIME`].
+//! - A write is sent again only where it surely was not begun: no connection came about, or the token was
+//!   refused. What was sent and not answered is [`CloudErrorKind::Ambiguous`].
+//! - Every address that an answer gives (next page, operation) must be of Resource Manager itself: the token
+//!   goes nowhere else.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rand::Rng;
+use reqwest::header::{HeaderMap, HeaderValue};
+use reqwest::{Method, StatusCode};
+use secrecy::ExposeSecret;
+use serde_json::Value;
+use tokio::time::Instant;
+use url::Url;
+
+use super::errors::{self, Call, Said};
+use super::http;
+use super::limiter::{Class, Limiter, Urgency};
+use super::token::{Token, TokenError, Tokens};
+use crate::providers::{CloudError, CloudErrorKind, Written};
+
+/// Longest that a read takes, retries included.
+pub(super) const READ_TIME: Duration = Duration::from_secs(45);
+/// Longest that one attempt of a read takes.
+const ATTEMPT_TIME: Duration = Duration::from_secs(15);
+const ATTEMPTS: u32 = 5;
+/// Pages of a list: at a thousand a page, more than a subscription holds.
+const PAGES: usize = 1000;
+/// Bytes of an answer: a full network security group is about one megabyte.
+const LARGEST: usize = 32 << 20;
+/// The longest wait that `Retry-After` is believed.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
+
+/// Resource Manager as one credential sees it.
+pub(super) struct Arm {
+    http: reqwest::Client,
+    base: Url,
+    tokens: Arc<Tokens>,
+    pub(super) limiter: Limiter,
+}
+
+/// A write to be sent.
+pub(super) struct WriteRequest<'a> {
+    /// What is done, for messages.
+    pub(super) operation: &'a str,
+    pub(super) method: Method,
+    pub(super) path: &'a str,
+    pub(super) api_version: &'a str,
+    pub(super) body: Option<Value>,
+    pub(super) urgency: Urgency,
+    /// Bounds the whole call.
+    pub(super) patience: Duration,
+}
+
+/// An answer of any status.
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Vec<u8>,
+    pub(super) request_id: Option<String>,
+}
+
+/// No answer.
+pub(super) enum Silence {
+    /// No connection came about: nothing was sent.
+    NotSent(String),
+    /// Sent, perhaps in part.
+    Broken(String),
+    /// There is no token.
+    Token(TokenError),
+}
+
+impl Arm {
+    pub(super) fn new(http: reqwest::Client, base: Url, tokens: Arc<Tokens>) -> Self {
+        Self { http, base, tokens, limiter: Limiter::default() }
+    }
+
+    /// The address of a path of Resource Manager.
+    pub(super) fn url(&self, path: &str, api_version: &str, query: &[(&str, &str)]) -> Url {
+        let mut url = self.base.clone();
+        url.set_path(path);
+        url.query_pairs_mut().append_pair("api-version", api_version).extend_pairs(query);
+        url
+    }
+
+    /// An address that an answer gave, if it is Resource Manager's own.
+    pub(super) fn own(&self, address: &str) -> Option<Url> {
+        let url = self.base.join(address).ok()?;
+        (url.origin() == self.base.origin() && url.username().is_empty() && url.password().is_none())
+            .then_some(url)
+    }
+
+    /// Reads one resource.
+    pub(super) async fn get(
+        &self,
+        operation: &str,
+        path: &str,
+        api_version: &str,
+        urgency: Urgency,
+    ) -> Result<Value, CloudError> {
+        self.read(operation, Method::GET, self.url(path, api_version, &[]), None, urgency).await
+    }
+
+    /// Reads a whole list, page after page; a list that cannot be read to its end is an error.
+    pub(super) async fn list(
+        &self,
+        operation: &str,
+        path: &str,
+        api_version: &str,
+        query: &[(&str, &str)],
+        urgency: Urgency,
+    ) -> Result<Vec<Value>, CloudError> {
+        let mut items = Vec::new();
+        let mut seen = HashSet::new();
+        let mut url = self.url(path, api_version, query);
+        loop {
+            if !seen.insert(url.clone()) || seen.len() > PAGES {
+                return Err(error(operation, CloudErrorKind::Retryable, "the pages of the list do not end"));
+            }
+            let mut page = self.read(operation, Method::GET, url, None, urgency).await?;
+            let Some(Value::Array(values)) = page.get_mut("value").map(Value::take) else {
+                return Err(error(operation, CloudErrorKind::Retryable, "the answer is not a list"));
+            };
+            items.extend(values);
+            match page.get("nextLink") {
+                None | Some(Value::Null) => return Ok(items),
+                Some(Value::String(next)) if next.is_empty() => return Ok(items),
+                Some(next) => {
+                    url = next.as_str().and_then(|next| self.own(next)).ok_or_else(|| {
+                        let message =
+                            "the next page is at an address that is not Resource Manager's: not followed";
+                        error(operation, CloudErrorKind::Invalid, message)
+                    })?;
+                }
+            }
+        }
+    }
+
+    /// Reads with a body, where Azure has it so.
+    pub(super) async fn query(
+        &self,
+        operation: &str,
+        path: &str,
+        api_version: &str,
+        body: &Value,
+        urgency: Urgency,
+    ) -> Result<Value, CloudError> {
+        self.read(operation, Method::POST, self.url(path, api_version, &[]), Some(body), urgency).await
+    }
+
+    /// Reads, and tries again what may pass. The answer is a JSON object.
+    async fn read(
+        &self,
+        operation: &str,
+        method: Method,
+        url: Url,
+        body: Option<&Value>,
+        urgency: Urgency,
+    ) -> Result<Value, CloudError> {
+        let until = Instant::now() + READ_TIME;
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let failed = match self.read_once(operation, &method, &url, body, urgency, until).await {
+                Ok(value) => return Ok(value),
+                Err(failed) => failed,
+            };
+            let wait = failed.retry_after.unwrap_or_else(|| jitter(attempt));
+            let again = failed.kind == CloudErrorKind::Retryable && attempt < ATTEMPTS;
+            if !again || Instant::now() + wait >= until {
+                return Err(failed);
+            }
+            tracing::debug!(error = %failed, attempt, wait.ms = wait.as_millis(), "reading again");
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn read_once(
+        &self,
+        operation: &str,
+        method: &Method,
+        url: &Url,
+        body: Option<&Value>,
+        urgency: Urgency,
+        until: Instant,
+    ) -> Result<Value, CloudError> {
+        let subscription = subscription(url);
+        self.limiter
+            .acquire(&subscription, &[Class::Read], urgency, until)
+            .await
+            .map_err(|wait| held_back(operation, wait))?;
+        let deadline = until.min(Instant::now() + ATTEMPT_TIME);
+        let reply = tokio::time::timeout_at(deadline, self.send(method, url, body))
+            .await
+            .unwrap_or_else(|_| Err(Silence::Broken(format!("no answer in {ATTEMPT_TIME:?}"))))
+            .map_err(|silence| match silence {
+                Silence::NotSent(why) | Silence::Broken(why) => {
+                    error(operation, CloudErrorKind::Retryable, &why)
+                }
+                Silence::Token(why) => no_token(operation, &why),
+            })?;
+        if !reply.status.is_success() {
+            return Err(self.refused(operation, &reply, Call::Read, &subscription, Class::Read));
+        }
+        match serde_json::from_slice(&reply.body) {
+            Ok(value @ Value::Object(_)) => Ok(value),
+            Ok(_) | Err(_) => Err(CloudError {
+                request_id: reply.request_id.clone(),
+                ..error(operation, CloudErrorKind::Retryable, "the answer is not a JSON object")
+            }),
+        }
+    }
+
+    /// Writes, and waits until the cloud has ended it.
+    pub(super) async fn write(&self, request: WriteRequest<'_>) -> Result<Written, CloudError> {
+        let sent = AtomicBool::new(false);
+        let until = Instant::now() + request.patience;
+        match tokio::time::timeout_at(until, self.write_within(&request, until, &sent)).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                let message = format!("it had not ended after {:?}", request.patience);
+                let kind = if sent.load(Ordering::SeqCst) {
+                    CloudErrorKind::Ambiguous
+                } else {
+                    CloudErrorKind::Retryable
+                };
+                Err(error(request.operation, kind, &message))
+            }
+        }
+    }
+
+    async fn write_within(
+        &self,
+        request: &WriteRequest<'_>,
+        until: Instant,
+        sent: &AtomicBool,
+    ) -> Result<Written, CloudError> {
+        let operation = request.operation;
+        let url = self.url(request.path, request.api_version, &[]);
+        let subscription = subscription(&url);
+        let own = if request.method == Method::DELETE { Class::Delete } else { Class::Write };
+        self.limiter
+            .acquire(&subscription, &[own, Class::Network], request.urgency, until)
+            .await
+            .map_err(|wait| held_back(operation, wait))?;
+        // Ahead of the sending, so that who waits for a token in vain knows that nothing was sent.
+        self.tokens.get().await.map_err(|why| no_token(operation, &why))?;
+        let mut attempt = 0;
+        let reply = loop {
+            attempt += 1;
+            sent.store(true, Ordering::SeqCst);
+            match self.send(&request.method, &url, request.body.as_ref()).await {
+                Ok(reply) => break reply,
+                Err(Silence::NotSent(why)) => {
+                    sent.store(false, Ordering::SeqCst);
+                    let wait = jitter(attempt);
+                    if attempt >= ATTEMPTS || Instant::now() + wait >= until {
+                        return Err(error(operation, CloudErrorKind::Retryable, &why));
+                    }
+                    tokio::time::sleep(wait).await;
+                }
+                Err(Silence::Broken(why)) => return Err(error(operation, CloudErrorKind::Ambiguous, &why)),
+                Err(Silence::Token(why)) => return Err(no_token(operation, &why)),
+            }
+        };
+        if !reply.status.is_success() {
+            return Err(self.refused(operation, &reply, Call::Write, &subscription, own));
+        }
+        self.wait(request, &url, reply, until).await
+    }
+
+    /// Sends one request; where the token is refused, once more with a new one.
+    pub(super) async fn send(
+        &self,
+        method: &Method,
+        url: &Url,
+        body: Option<&Value>,
+    ) -> Result<Reply, Silence> {
+        let token = self.tokens.get().await.map_err(Silence::Token)?;
+        let reply = self.send_with(method, url, body, &token).await?;
+        if reply.status != StatusCode::UNAUTHORIZED {
+            return Ok(reply);
+        }
+        match self.tokens.replace(&token).await {
+            Ok(token) => self.send_with(method, url, body, &token).await,
+            Err(TokenError::Refused(_)) => Ok(reply),
+            Err(error) => Err(Silence::Token(error)),
+        }
+    }
+
+    async fn send_with(
+        &self,
+        method: &Method,
+        url: &Url,
+        body: Option<&Value>,
+        token: &Token,
+    ) -> Result<Reply, Silence> {
+        let client_request_id = uuid::Uuid::new_v4().to_string();
+        let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.secret.expose_secret()))
+            .map_err(|_| Silence::NotSent("the token cannot stand in a header".into()))?;
+        bearer.set_sensitive(true);
+        let mut request = self
+            .http
+            .request(method.clone(), url.clone())
+            .header("authorization", bearer)
+            .header("accept", "application/json")
+            .header("x-ms-client-request-id", &client_request_id)
+            .header("x-ms-return-client-request-id", "true");
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let begun = Instant::now();
+        let response = request.send().await.map_err(|error| {
+            if error.is_connect() || error.is_builder() {
+                Silence::NotSent(http::describe(error))
+            } else {
+                Silence::Broken(http::describe(error))
+            }
+        })?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = http::bounded(response, LARGEST).await.map_err(Silence::Broken)?;
+        let request_id = ["x-ms-request-id", "x-ms-correlation-request-id"]
+            .iter()
+            .find_map(|name| text(&headers, name))
+            .unwrap_or(client_request_id);
+        tracing::debug!(
+            http.method = %method,
+            http.path = url.path(),
+            http.status = status.as_u16(),
+            elapsed.ms = begun.elapsed().as_millis(),
+            arm.request_id = request_id,
+            arm.correlation_id = text(&headers, "x-ms-correlation-request-id"),
+            "called Resource Manager"
+        );
+        Ok(Reply { status, headers, body, request_id: Some(request_id) })
+    }
+
+    /// The error that an answer stands for.
+    pub(super) fn refused(
+        &self,
+        operation: &str,
+        reply: &Reply,
+        call: Call,
+        subscription: &str,
+        class: Class,
+    ) -> CloudError {
+        let said = errors::parse(&reply.body);
+        let retry_after = retry_after(&reply.headers);
+        let locked = said.code.as_deref().is_some_and(|code| code.starts_with("RetryableError"));
+        if reply.status == StatusCode::TOO_MANY_REQUESTS && !locked {
+            let wait = retry_after.unwrap_or(Duration::from_secs(5));
+            self.limiter.block(subscription, class, wait);
+        }
+        judged(operation, errors::classify(reply.status.as_u16(), &said, call), &said, reply)
+    }
+}
+
+/// The error of what an answer said.
+pub(super) fn judged(operation: &str, kind: CloudErrorKind, said: &Said, reply: &Reply) -> CloudError {
+    let message = match &said.code {
+        Some(code) => format!("{code}: {}", said.message),
+        None => format!("{}: {}", reply.status, said.message),
+    };
+    CloudError {
+        code: said.code.clone(),
+        retry_after: retry_after(&reply.headers),
+        request_id: reply.request_id.clone(),
+        ..error(operation, kind, &message)
+    }
+}
+
+/// An error without an answer.
+pub(super) fn error(operation: &str, kind: CloudErrorKind, message: &str) -> CloudError {
+    CloudError {
+        kind,
+        operation: operation.to_owned(),
+        message: message.to_owned(),
+        code: None,
+        retry_after: None,
+        request_id: None,
+    }
+}
+
+/// Without a token nothing was sent.
+fn no_token(operation: &str, why: &TokenError) -> CloudError {
+    let kind = match why {
+        TokenError::Unavailable(_) => CloudErrorKind::Retryable,
+        TokenError::Refused(_) => CloudErrorKind::Unauthenticated,
+    };
+    error(operation, kind, &why.to_string())
+}
+
+fn held_back(operation: &str, wait: Duration) -> CloudError {
+    CloudError {
+        retry_after: Some(wait),
+        ..error(
+            operation,
+            CloudErrorKind::Retryable,
+            "held back to stay below the limits of Resource Manager",
+        )
+    }
+}
+
+/// A random wait below a bound that doubles.
+fn jitter(attempt: u32) -> Duration {
+    let most = Duration::from_millis(250) * 2_u32.saturating_pow(attempt.min(5));
+    rand::rng().random_range(Duration::from_millis(20)..most)
+}
+
+/// The subscription that an address is about: limits are counted for each.
+pub(super) fn subscription(url: &Url) -> String {
+    url.path().split('/').nth(2).unwrap_or_default().to_ascii_lowercase()
+}
+
+pub(super) fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    let value = headers.get(name)?.to_str().ok()?.trim();
+    (!value.is_empty()).then(|| value.to_owned())
+}
+
+/// How long the cloud asks to wait: seconds, or a moment by its own clock.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = text(headers, "retry-after")?;
+    let moment = |text: &str| -> Option<Timestamp> {
+        Some(jiff::fmt::rfc2822::DateTimeParser::new().parse_zoned(text).ok()?.timestamp())
+    };
+    let wait = match value.parse::<f64>() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok()?,
+        Err(_) => {
+            let date = moment(&text(headers, "date")?)?;
+            Duration::try_from(moment(&value)?.duration_since(date)).unwrap_or_default()
+        }
+    };
+    Some(wait.min(LONGEST_WAIT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_moment_and_is_bounded() {
+        let date = ("date", "Sun, 22 Nov 2026 08:00:00 GMT");
+        for (given, seconds) in [
+            ("17", Some(17)),
+            ("0", Some(0)),
+            ("Sun, 22 Nov 2026 08:00:20 GMT", Some(20)),
+            ("Sun, 22 Nov 2026 07:00:00 GMT", Some(0)),
+            ("99999999", Some(600)),
+            ("-1", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            let found = retry_after(&headers(&[("retry-after", given), date]));
+            assert_eq!(found, seconds.map(Duration::from_secs), "{given}");
+        }
+        assert_eq!(retry_after(&headers(&[])), None);
+    }
+
+    #[test]
+    fn waits_grow_and_stay_bounded() {
+        for attempt in 1..100 {
+            assert!(jitter(attempt) <= Duration::from_secs(8));
+        }
+    }
+}

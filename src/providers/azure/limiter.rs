@@ -1,0 +1,185 @@
+//! Keeps below Resource Manager's own limits, so that a burst of openings never has closings refused.
+//!
+//! Azure counts per subscription and principal: 250 reads refilled at 25 a second, 200 writes and 200 deletes
+//! at 10 a second each; and Microsoft.Network 1,000 writes or deletes in five minutes. The buckets here are
+//! smaller. What can wait leaves the last tokens to what cannot.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// What cannot wait goes first: the share of a bucket that a call leaves to those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Urgency {
+    /// Closes a port. May go a little below zero.
+    Close,
+    /// Locks a port, or reads what a decision needs.
+    Lock,
+    /// Opens a port.
+    Open,
+    /// Lists the inventory.
+    Background,
+}
+
+impl Urgency {
+    fn floor(self) -> f64 {
+        match self {
+            Self::Close => -0.05,
+            Self::Lock => 0.1,
+            Self::Open | Self::Background => 0.25,
+        }
+    }
+}
+
+/// What is counted apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Class {
+    Read,
+    Write,
+    Delete,
+    /// Writes and deletes of Microsoft.Network together.
+    Network,
+}
+
+impl Class {
+    /// Tokens that a full bucket holds, and how many come back a second.
+    fn size(self) -> (f64, f64) {
+        match self {
+            Self::Read => (200.0, 20.0),
+            Self::Write | Self::Delete => (160.0, 8.0),
+            Self::Network => (400.0, 1.8),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    tokens: f64,
+    at: Instant,
+    /// The cloud asked to wait until then. Closings need not: one refused closing costs less than a late one.
+    blocked: Instant,
+}
+
+/// Token buckets of one principal.
+#[derive(Debug, Default)]
+pub(super) struct Limiter {
+    buckets: Mutex<HashMap<(String, Class), Bucket>>,
+}
+
+impl Limiter {
+    /// Waits for a token of every class. The error is how long it would take, where that is past `until`.
+    pub(super) async fn acquire(
+        &self,
+        subscription: &str,
+        classes: &[Class],
+        urgency: Urgency,
+        until: Instant,
+    ) -> Result<(), Duration> {
+        loop {
+            let wait = self.take(subscription, classes, urgency);
+            if wait.is_zero() {
+                return Ok(());
+            }
+            if Instant::now() + wait > until {
+                return Err(wait);
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Takes a token of every class, or says how long to wait and takes none.
+    fn take(&self, subscription: &str, classes: &[Class], urgency: Urgency) -> Duration {
+        let now = Instant::now();
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wait = Duration::ZERO;
+        for class in classes {
+            let (capacity, rate) = class.size();
+            let bucket = buckets.entry((subscription.to_owned(), *class)).or_insert(Bucket {
+                tokens: capacity,
+                at: now,
+                blocked: now,
+            });
+            bucket.tokens = (bucket.tokens + (now - bucket.at).as_secs_f64() * rate).min(capacity);
+            bucket.at = now;
+            let missing = 1.0 + capacity * urgency.floor() - bucket.tokens;
+            if missing > 0.0 {
+                wait = wait.max(Duration::from_secs_f64((missing / rate).max(0.001)));
+            }
+            if urgency != Urgency::Close && bucket.blocked > now {
+                wait = wait.max(bucket.blocked - now);
+            }
+        }
+        if wait.is_zero() {
+            for class in classes {
+                if let Some(bucket) = buckets.get_mut(&(subscription.to_owned(), *class)) {
+                    bucket.tokens -= 1.0;
+                }
+            }
+        }
+        wait
+    }
+
+    /// The cloud is throttling: all but closings wait.
+    pub(super) fn block(&self, subscription: &str, class: Class, wait: Duration) {
+        let now = Instant::now();
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let (capacity, _) = class.size();
+        let bucket = buckets.entry((subscription.to_owned(), class)).or_insert(Bucket {
+            tokens: capacity,
+            at: now,
+            blocked: now,
+        });
+        bucket.blocked = bucket.blocked.max(now + wait);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WRITE: &[Class] = &[Class::Write, Class::Network];
+    const DELETE: &[Class] = &[Class::Delete, Class::Network];
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(1)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_storm_of_openings_stays_below_the_limits_and_leaves_room_to_close() {
+        let limiter = Limiter::default();
+        let end = Instant::now() + Duration::from_secs(300);
+        let mut writes = 0;
+        while limiter.acquire("s", WRITE, Urgency::Open, end).await.is_ok() {
+            writes += 1;
+        }
+        let mut closes = 0;
+        while limiter.take("s", DELETE, Urgency::Close).is_zero() {
+            closes += 1;
+        }
+        assert!(closes >= 100, "{closes} closes after {writes} opens");
+        assert!(writes + closes <= 1000, "{writes} and {closes} in five minutes");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn openings_wait_where_closings_and_locks_pass() {
+        let limiter = Limiter::default();
+        while limiter.take("s", WRITE, Urgency::Open).is_zero() {}
+        assert!(limiter.acquire("s", WRITE, Urgency::Open, Instant::now()).await.is_err());
+        assert_eq!(limiter.acquire("s", WRITE, Urgency::Lock, soon()).await, Ok(()));
+        assert_eq!(limiter.acquire("s", DELETE, Urgency::Close, soon()).await, Ok(()));
+        assert_eq!(limiter.acquire("other", WRITE, Urgency::Open, soon()).await, Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_the_cloud_throttles_all_but_closings_wait() {
+        let limiter = Limiter::default();
+        limiter.block("s", Class::Delete, Duration::from_secs(30));
+        let wait = limiter.acquire("s", DELETE, Urgency::Lock, soon()).await.unwrap_err();
+        assert_eq!(wait, Duration::from_secs(30));
+        assert_eq!(limiter.acquire("s", DELETE, Urgency::Close, soon()).await, Ok(()));
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert_eq!(limiter.acquire("s", DELETE, Urgency::Lock, soon()).await, Ok(()));
+    }
+}

@@ -1,0 +1,280 @@
+//! Machines and the way to them: machine, interfaces, subnets, networks, routes, public addresses.
+//!
+//! What several machines share is read once a call, and lists go before single reads, so that a scope of a
+//! thousand machines costs about as many requests as it has networks. Nothing is kept between calls.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::{StreamExt, TryStreamExt};
+use ipnet::IpNet;
+use serde_json::Value;
+
+use super::api_version;
+use super::client::{Arm, error};
+use super::limiter::Urgency;
+use super::nsg::Nsgs;
+use super::wire;
+use crate::api::Reason;
+use crate::api::values::ArmId;
+use crate::plan::model::{Machine, Observed, Unsupported};
+use crate::providers::{CloudError, CloudErrorKind, Inventory, has_tags};
+
+mod admin;
+mod assemble;
+
+use assemble::Found;
+
+/// Requests of one call that are under way at once.
+const AT_ONCE: usize = 8;
+/// From this many on, one list goes before single reads.
+const WORTH_A_LIST: usize = 4;
+
+/// A kind of resource on the way to a machine.
+struct Kind {
+    /// In words.
+    name: &'static str,
+    collection: &'static str,
+    /// What the credential needs to read it.
+    action: &'static str,
+}
+
+const NICS: Kind = Kind {
+    name: "network interface",
+    collection: "Microsoft.Network/networkInterfaces",
+    action: "Microsoft.Network/networkInterfaces/read",
+};
+const NETWORKS: Kind = Kind {
+    name: "virtual network",
+    collection: "Microsoft.Network/virtualNetworks",
+    action: "Microsoft.Network/virtualNetworks/read",
+};
+const ROUTES: Kind = Kind {
+    name: "route table",
+    collection: "Microsoft.Network/routeTables",
+    action: "Microsoft.Network/routeTables/read",
+};
+const PUBLICS: Kind = Kind {
+    name: "public address",
+    collection: "Microsoft.Network/publicIPAddresses",
+    action: "Microsoft.Network/publicIPAddresses/read",
+};
+
+/// The inventory.
+pub(super) struct Topology {
+    arm: Arc<Arm>,
+    nsgs: Arc<Nsgs>,
+}
+
+/// All that was read for one call.
+struct World {
+    nics: HashMap<ArmId, Found>,
+    networks: HashMap<ArmId, Found>,
+    routes: HashMap<ArmId, Found>,
+    publics: HashMap<ArmId, Found>,
+    /// By network.
+    admin_rules: HashMap<ArmId, Option<Vec<crate::plan::model::AdminRule>>>,
+}
+
+impl Topology {
+    pub(super) fn new(arm: Arc<Arm>, nsgs: Arc<Nsgs>) -> Self {
+        Self { arm, nsgs }
+    }
+
+    /// Reads everything on the way to `machines`.
+    async fn world(
+        &self,
+        operation: &str,
+        scope: Option<&ArmId>,
+        machines: &[&Value],
+    ) -> Result<World, CloudError> {
+        let mut wanted = BTreeSet::new();
+        for machine in machines {
+            wanted.extend(assemble::nics_of(operation, machine)?);
+        }
+        let nics = self.fetch(operation, &NICS, scope, wanted).await?;
+        let (mut network_ids, mut public_ids) = (BTreeSet::new(), BTreeSet::new());
+        for nic in here(&nics) {
+            for part in assemble::ip_configurations(nic) {
+                if let Some(subnet) = wire::reference(operation, part, "/properties/subnet/id")? {
+                    network_ids.insert(assemble::network_of(operation, &subnet)?);
+                }
+                public_ids.extend(wire::reference(operation, part, "/properties/publicIPAddress/id")?);
+            }
+        }
+        let (networks, publics, admin_rules) = tokio::join!(
+            self.fetch(operation, &NETWORKS, scope, network_ids.clone()),
+            self.fetch(operation, &PUBLICS, scope, public_ids),
+            self.admin_rules(network_ids),
+        );
+        let (networks, publics) = (networks?, publics?);
+        let mut route_ids = BTreeSet::new();
+        for nic in here(&nics) {
+            for part in assemble::ip_configurations(nic) {
+                let Some(subnet) = wire::reference(operation, part, "/properties/subnet/id")? else {
+                    continue;
+                };
+                let network = networks.get(&assemble::network_of(operation, &subnet)?);
+                if let Some(Found::Here(network)) = network
+                    && let Some(subnet) = assemble::subnet_in(network, &subnet)
+                {
+                    route_ids.extend(wire::reference(operation, subnet, "/properties/routeTable/id")?);
+                }
+            }
+        }
+        let routes = self.fetch(operation, &ROUTES, scope, route_ids).await?;
+        Ok(World { nics, networks, routes, publics, admin_rules })
+    }
+
+    /// Reads resources by id: by a list of the scope where many of them are there, else one by one.
+    async fn fetch(
+        &self,
+        operation: &str,
+        kind: &Kind,
+        scope: Option<&ArmId>,
+        ids: BTreeSet<ArmId>,
+    ) -> Result<HashMap<ArmId, Found>, CloudError> {
+        let mut found = HashMap::new();
+        let within = |scope: &&ArmId| ids.iter().filter(|id| scope.contains(id)).count() >= WORTH_A_LIST;
+        if let Some(scope) = scope.filter(within) {
+            let path = format!("{scope}/providers/{}", kind.collection);
+            match self.arm.list(operation, &path, api_version::NETWORK, &[], Urgency::Background).await {
+                Ok(all) => {
+                    for resource in all {
+                        let id = wire::id(operation, &resource)?;
+                        if ids.contains(&id) {
+                            found.insert(id, Found::Here(resource));
+                        }
+                    }
+                }
+                // Rights may be given on single resources alone.
+                Err(error) if error.kind == CloudErrorKind::NotPermitted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let missing: Vec<ArmId> = ids.into_iter().filter(|id| !found.contains_key(id)).collect();
+        let single: Vec<(ArmId, Found)> = futures::stream::iter(missing)
+            .map(|id| async move {
+                let operation = format!("{operation}: read {} {}", kind.name, id.name());
+                let read =
+                    self.arm.get(&operation, id.as_str(), api_version::NETWORK, Urgency::Background).await;
+                Ok::<_, CloudError>((id.clone(), Found::of(read, kind, &id)?))
+            })
+            .buffer_unordered(AT_ONCE)
+            .try_collect()
+            .await?;
+        found.extend(single);
+        Ok(found)
+    }
+
+    async fn admin_rules(
+        &self,
+        networks: BTreeSet<ArmId>,
+    ) -> HashMap<ArmId, Option<Vec<crate::plan::model::AdminRule>>> {
+        futures::stream::iter(networks)
+            .map(|network| async move {
+                let rules = admin::read(&self.arm, &network).await;
+                (network, rules)
+            })
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await
+    }
+}
+
+fn here(found: &HashMap<ArmId, Found>) -> impl Iterator<Item = &Value> {
+    found.values().filter_map(|found| if let Found::Here(value) = found { Some(value) } else { None })
+}
+
+/// What the tag `VirtualNetwork` covers even where nothing is written of it: the host.
+const HOST: [u8; 4] = [168, 63, 129, 16];
+
+/// Networks in order, each once.
+fn ordered(mut networks: Vec<IpNet>) -> Vec<IpNet> {
+    networks.sort();
+    networks.dedup();
+    networks
+}
+
+fn unsupported(reason: Reason, message: String) -> Unsupported {
+    Unsupported { reason, message }
+}
+
+#[async_trait]
+impl Inventory for Topology {
+    async fn machine(&self, id: &ArmId) -> Result<Result<Machine, Unsupported>, CloudError> {
+        let kind = id.resource_type().unwrap_or_default();
+        if kind == "microsoft.classiccompute/virtualmachines" {
+            return Ok(Err(unsupported(
+                Reason::ClassicVirtualMachine,
+                format!(
+                    "{id} is a machine of the classic deployment model: move it to Azure Resource Manager, \
+                     whose machines have network security groups"
+                ),
+            )));
+        }
+        if !id.is_virtual_machine() {
+            return Ok(Err(unsupported(
+                Reason::VirtualMachineNotFound,
+                format!(
+                    "{id} is not the id of a virtual machine: it looks like \
+                     /subscriptions/<uuid>/resourceGroups/<name>/providers/Microsoft.Compute/virtualMachines/<name>"
+                ),
+            )));
+        }
+        let operation = format!("read machine {}", id.name());
+        let machine = match self.arm.get(&operation, id.as_str(), api_version::COMPUTE, Urgency::Lock).await {
+            Ok(machine) => machine,
+            Err(error) if error.kind == CloudErrorKind::NotFound => {
+                return Ok(Err(unsupported(
+                    Reason::VirtualMachineNotFound,
+                    format!("machine {id} does not exist, or the credential may not see it"),
+                )));
+            }
+            Err(error) if error.kind == CloudErrorKind::NotPermitted => {
+                let action = "Microsoft.Compute/virtualMachines/read";
+                return Ok(Err(assemble::not_permitted("machine", id, action, &error.message)));
+            }
+            Err(error) => return Err(error),
+        };
+        if wire::id(&operation, &machine)? != *id {
+            return Err(wire::garbled(&operation, "it is about another machine"));
+        }
+        let world = self.world(&operation, None, &[&machine]).await?;
+        assemble::machine(&operation, id, &machine, &world)
+    }
+
+    async fn machines(
+        &self,
+        scope: &ArmId,
+        tags: &BTreeMap<String, String>,
+    ) -> Result<Vec<(ArmId, Result<Machine, Unsupported>)>, CloudError> {
+        let operation = format!("list machines of {scope}");
+        is_scope(&operation, scope)?;
+        let path = format!("{scope}/providers/Microsoft.Compute/virtualMachines");
+        let all = self.arm.list(&operation, &path, api_version::COMPUTE, &[], Urgency::Background).await?;
+        let chosen: Vec<&Value> = all.iter().filter(|it| has_tags(&assemble::tags(it), tags)).collect();
+        let world = self.world(&operation, Some(scope), &chosen).await?;
+        let mut machines = BTreeMap::new();
+        for value in chosen {
+            let id = wire::id(&operation, value)?;
+            let machine = assemble::machine(&operation, &id, value, &world)?;
+            machines.insert(id, machine);
+        }
+        Ok(machines.into_iter().collect())
+    }
+
+    async fn firewalls(&self, scope: &ArmId) -> Result<Vec<Observed>, CloudError> {
+        is_scope("list network security groups", scope)?;
+        self.nsgs.all(scope).await
+    }
+}
+
+fn is_scope(operation: &str, scope: &ArmId) -> Result<(), CloudError> {
+    if scope.resource_type().is_none() {
+        return Ok(());
+    }
+    let message = format!("{scope} is not the id of a subscription or resource group");
+    Err(error(operation, CloudErrorKind::Invalid, &message))
+}
