@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::conditions::conditions_schema;
-use super::values::{Cidr, Protocol, ResourceId, Span, port_schema};
+use super::values::{Cidr, Protocol, ResourceId, Span, port_schema, scope_rule, virtual_machine_rule};
 
 /// Closes management ports of virtual machines and says under which terms one may be opened.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -69,7 +69,7 @@ pub struct JitPolicySpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "atomic"))]
     #[x_kube(validation = Rule::new(
-        "self.all(a, self.filter(b, (has(a.endPort) ? a.endPort : a.port) >= b.port && a.port <= (has(b.endPort) ? b.endPort : b.port) && (!has(a.protocol) || !has(b.protocol) || a.protocol == 'Any' || b.protocol == 'Any' || a.protocol == b.protocol)).size() == 1)"
+        "self.all(a, self.filter(b, (has(a.endPort) ? a.endPort : a.port) >= b.port && a.port <= (has(b.endPort) ? b.endPort : b.port) && (!has(a.protocol) || !has(b.protocol) || a.protocol == 'Any' || b.protocol == 'Any' || a.protocol == b.protocol)).size() <= 1)"
     ).message("ports must not overlap: name each port once for a protocol (Any, the default, covers TCP and UDP)"))]
     pub ports: Vec<PolicyPort>,
     /// How the lock is written.
@@ -116,7 +116,9 @@ pub enum DeletionPolicy {
     .message("a target has exactly one of azureVirtualMachine and azureScope"))]
 pub struct PolicyTarget {
     /// Name by which requests choose this target, unique in the policy.
-    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
+        .message("must be a name of at most 63 of a-z, 0-9 and -, beginning and ending with a letter or digit, such as web-1"))]
     pub name: String,
     /// One Azure virtual machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -130,8 +132,7 @@ pub struct PolicyTarget {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AzureVirtualMachine {
     /// Its resource id.
-    #[x_kube(validation = Rule::new("self.lowerAscii().matches('^/subscriptions/[^/]+/resourcegroups/[^/]+/providers/microsoft\\\\.(compute|classiccompute)/virtualmachines/[^/]+$')")
-        .message("must be the id of a virtual machine: /subscriptions/<uuid>/resourceGroups/<name>/providers/Microsoft.Compute/virtualMachines/<name>"))]
+    #[x_kube(validation = virtual_machine_rule())]
     pub id: ResourceId,
 }
 
@@ -139,8 +140,7 @@ pub struct AzureVirtualMachine {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AzureScope {
     /// Id of the subscription or resource group.
-    #[x_kube(validation = Rule::new("self.lowerAscii().matches('^/subscriptions/[^/]+(/resourcegroups/[^/]+)?$')")
-        .message("must be the id of a subscription or a resource group: /subscriptions/<uuid>[/resourceGroups/<name>]"))]
+    #[x_kube(validation = scope_rule())]
     pub id: ResourceId,
     /// Tags that a machine must have, all of them. Names are compared without regard to case, values with.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -226,7 +226,9 @@ pub struct ExemptSource {
     pub cidr: Option<Cidr>,
     /// An Azure service tag, such as `AzureLoadBalancer`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 80), regex(pattern = "^[A-Za-z][A-Za-z0-9.]*$"))]
+    #[schemars(length(max = 80))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z][A-Za-z0-9.]*$')")
+        .message("must be a service tag such as AzureLoadBalancer or Storage.WestEurope"))]
     pub service_tag: Option<String>,
 }
 
@@ -313,7 +315,9 @@ pub struct JustificationRule {
     pub required: bool,
     /// A regular expression (RE2 syntax) that the justification must match.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 256))]
+    #[schemars(length(max = 256))]
+    #[x_kube(validation = Rule::new("self != '' && ''.matches(self) in [true, false]")
+        .message("must be a regular expression (RE2 syntax) such as ^(INC|CHG)-[0-9]+"))]
     pub pattern: Option<String>,
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::conditions::conditions_schema;
 use super::policy::Source;
-use super::values::{Moment, Protocol, ResourceId, Span, port_schema};
+use super::values::{Moment, Protocol, ResourceId, Span, port_schema, virtual_machine_rule};
 
 /// Asks for ports of machines to be opened for named sources and a bounded time.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -51,7 +51,7 @@ use super::values::{Moment, Protocol, ResourceId, Span, port_schema};
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("(has(self.allTargets) && self.allTargets) != (has(self.targets) && size(self.targets) > 0)")
     .message("name targets, or set allTargets: true, and not both"))]
-#[x_kube(validation = Rule::new("!has(self.notBefore) || !has(self.notAfter) || self.notBefore < self.notAfter")
+#[x_kube(validation = Rule::new("!has(self.notBefore) || !has(self.notAfter) || timestamp(self.notBefore) < timestamp(self.notAfter)")
     .message("notBefore must be before notAfter"))]
 pub struct JitAccessRequestSpec {
     /// The policy, in the same namespace, under whose terms this is asked.
@@ -124,6 +124,7 @@ pub struct RequestTarget {
     pub machine: Option<String>,
     /// Resource id of one machine inside a scope, where its name is not enough.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = virtual_machine_rule())]
     pub id: Option<ResourceId>,
 }
 

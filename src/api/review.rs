@@ -41,7 +41,9 @@ pub struct JitAccessReviewSpec {
     pub policy_ref: NameRef,
     /// `status.planHash` of the request as the reviewer saw it. Required to approve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 64, max = 64), regex(pattern = "^[0-9a-f]{64}$"))]
+    #[schemars(length(max = 64))]
+    #[x_kube(validation = Rule::new("self.matches('^[0-9a-f]{64}$')")
+        .message("must be status.planHash of the request: 64 of 0-9 and a-f"))]
     pub plan_hash: Option<String>,
     /// The word itself.
     pub verdict: Verdict,

@@ -8,10 +8,13 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
+use kube::core::Rule;
+use regex::Regex;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
@@ -122,11 +125,11 @@ impl JsonSchema for Cidr {
         json_schema!({
             "type": "string",
             "description": "A network in CIDR notation without host bits.",
-            "minLength": 4,
             "maxLength": 43,
+            // Refuses IPv4-mapped IPv6 too.
             "x-kubernetes-validations": [{
                 "rule": "isCIDR(self) && cidr(self) == cidr(self).masked()",
-                "message": "must be a network in CIDR notation without host bits, such as 203.0.113.0/24, 203.0.113.7/32 or 2001:db8::/32"
+                "message": "must be a network in CIDR notation without host bits, such as 203.0.113.0/24, 203.0.113.7/32 or 2001:db8::/32; IPv4-mapped networks are written as IPv4"
             }]
         })
     }
@@ -212,7 +215,6 @@ impl JsonSchema for Span {
         json_schema!({
             "type": "string",
             "description": "A duration such as 90m, 3h or 1h30m (GEP-2257), at least 30s.",
-            "minLength": 2,
             "maxLength": 32,
             "x-kubernetes-validations": [{
                 "rule": format!("self.matches('{SPAN_PATTERN}') && duration(self) >= duration('30s')"),
@@ -227,15 +229,22 @@ text! {
     Moment
 }
 
+/// The form of RFC 3339 that everybody reads alike: no leap seconds, no lower case, years from 2000 on.
+pub const MOMENT_PATTERN: &str = "^2[0-9]{3}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$";
+
+static MOMENT: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(MOMENT_PATTERN).ok());
+
 impl Moment {
     /// The moment.
     ///
     /// # Errors
     /// When the text is not RFC 3339 with a zone.
     pub fn timestamp(&self) -> Result<Timestamp, InvalidValue> {
-        self.0
-            .parse()
-            .map_err(|_| InvalidValue(format!("{:?} is not a moment such as 2026-11-22T08:00:00Z", self.0)))
+        let wrong = || InvalidValue(format!("{:?} is not a moment such as 2026-11-22T08:00:00Z", self.0));
+        if !MOMENT.as_ref().is_some_and(|pattern| pattern.is_match(&self.0)) {
+            return Err(wrong());
+        }
+        self.0.parse().map_err(|_| wrong())
     }
 }
 
@@ -255,9 +264,13 @@ impl JsonSchema for Moment {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
-            "format": "date-time",
+            // No format date-time: its refusal does not say what would be right.
             "description": "A moment in time (RFC 3339), such as 2026-11-22T08:00:00Z.",
-            "maxLength": 40
+            "maxLength": 40,
+            "x-kubernetes-validations": [{
+                "rule": format!("self.matches('{MOMENT_PATTERN}') && timestamp(self) > timestamp('2000-01-01T00:00:00Z')"),
+                "message": "must be a moment in time such as 2026-11-22T08:00:00Z or 2026-11-22T09:00:00+01:00"
+            }]
         })
     }
 }
@@ -285,14 +298,40 @@ impl JsonSchema for ResourceId {
         true
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        // What kind of resource it is, each field says with one of the two rules below.
         json_schema!({
             "type": "string",
             "description": "The id of an Azure resource, beginning with /subscriptions/. Compared without regard to case.",
-            "minLength": 51,
-            "maxLength": 512,
-            "pattern": "^/[sS][uU][bB][sS][cC][rR][iI][pP][tT][iI][oO][nN][sS]/[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(/[A-Za-z0-9._()-]+)*$"
+            "maxLength": 512
         })
     }
+}
+
+/// Validation of a field that holds the id of a virtual machine, of today's or of the classic kind (which
+/// status then calls unsupported).
+pub fn virtual_machine_rule() -> Rule {
+    id_rule(
+        &format!(
+            "/resourcegroups/{NAME}/providers/microsoft[.](compute|classiccompute)/virtualmachines/{NAME}"
+        ),
+        "must be the id of a virtual machine: /subscriptions/<uuid>/resourceGroups/<name>/providers/Microsoft.Compute/virtualMachines/<name>",
+    )
+}
+
+/// Validation of a field that holds the id of a subscription or a resource group.
+pub fn scope_rule() -> Rule {
+    id_rule(
+        &format!("(/resourcegroups/{NAME})?"),
+        "must be the id of a subscription or a resource group: /subscriptions/<uuid>[/resourceGroups/<name>]",
+    )
+}
+
+/// One part of an id, in lower case. A dot at the end is no name, and two are a way out of the scope.
+const NAME: &str = "[a-z0-9._()-]*[a-z0-9_()-]";
+
+fn id_rule(rest: &str, message: &str) -> Rule {
+    let uuid = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}";
+    Rule::new(format!("self.lowerAscii().matches('^/subscriptions/{uuid}{rest}/*$')")).message(message)
 }
 
 #[cfg(test)]

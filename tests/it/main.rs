@@ -5,9 +5,11 @@
     reason = "a test that cannot go on should fail where it stands"
 )]
 
+mod api_bad_input;
 mod api_crds;
 mod plan_changes;
 mod plan_lifecycle;
 mod plan_world;
+mod cluster;
 mod provider_conformance;
 mod provider_memory;

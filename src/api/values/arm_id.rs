@@ -33,8 +33,10 @@ impl ArmId {
             return Err(wrong("it must begin with /subscriptions/"));
         }
         let parts: Vec<&str> = parts.collect();
-        if parts.iter().any(|part| part.is_empty() || part.chars().any(|c| !is_id_char(c)) || *part == "..") {
-            return Err(wrong("a part is empty or has a character that ids do not have"));
+        // A part that ends with a dot is no name; `.` and `..` would be resolved away in a URL.
+        let misshapen = |part: &&str| part.is_empty() || part.ends_with('.') || !part.chars().all(is_id_char);
+        if parts.iter().any(misshapen) {
+            return Err(wrong("a part is empty, ends with a dot or has a character that ids do not have"));
         }
         if uuid::Uuid::try_parse(parts[0]).is_err() || parts[0].len() != 36 {
             return Err(wrong("the subscription must be a UUID"));
@@ -186,6 +188,7 @@ mod tests {
             "/subscriptions/not-a-uuid",
             "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups",
             "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/a/../b",
+            "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/.",
             "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/a/providers/Microsoft.Compute/virtualMachines",
             "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/a b",
             "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/wеb",
