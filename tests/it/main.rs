@@ -6,10 +6,12 @@
 )]
 
 mod api_bad_input;
+mod api_columns;
 mod api_crds;
+mod api_values;
+mod cluster;
 mod plan_changes;
 mod plan_lifecycle;
 mod plan_world;
-mod cluster;
 mod provider_conformance;
 mod provider_memory;
