@@ -11,6 +11,8 @@ use clap::{Parser, Subcommand};
 pub mod config;
 mod config_check;
 mod crds;
+mod run;
+mod settings;
 
 /// Just-in-time network access to virtual machines, as a Kubernetes controller.
 #[derive(Debug, Parser)]
@@ -22,6 +24,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the controller.
+    Run(run::Arguments),
     /// Print the custom resource definitions, or write them as files.
     Crds(crds::Arguments),
     /// Look at a configuration file.
@@ -36,6 +40,7 @@ pub fn main(cli: Cli) -> ExitCode {
     // An error means that one is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let result = match cli.command {
+        Command::Run(arguments) => run::run(&arguments),
         Command::Crds(arguments) => crds::run(&arguments, &mut std::io::stdout().lock()),
         Command::Config(arguments) => config_check::run(&arguments, &mut std::io::stdout().lock()),
     };

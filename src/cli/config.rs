@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use crate::api::ExemptSource;
 use crate::api::values::{ArmId, Cidr, Span};
+use crate::providers::azure::{CloudConfig, CredentialConfig};
 
-mod azure;
 mod file;
 
-pub use azure::{Cloud, Credential, Identity};
 pub use file::File;
 
 /// What the file says, checked.
@@ -23,9 +22,11 @@ pub struct Config {
     /// Ids that it had before.
     pub previous_cluster_ids: Vec<String>,
     /// Which Azure.
-    pub cloud: Cloud,
+    pub cloud: CloudConfig,
+    /// Where that is, for messages.
+    pub cloud_endpoint: String,
     /// Identities to act with.
-    pub credentials: Vec<Credential>,
+    pub credentials: Vec<CredentialConfig>,
     /// What each namespace may touch, and with which identity.
     pub namespaces: Vec<Namespace>,
     /// What policies may exempt from their locks.
@@ -138,8 +139,8 @@ impl Config {
         let mut judge = Judge::default();
         let intervals = Intervals::check(&file, &mut judge);
         judge.cluster_ids(&file);
-        let credentials = azure::credentials(&file.credentials, &mut judge);
-        let cloud = azure::cloud(&file.cloud, &mut judge);
+        judge.credentials(&file);
+        let cloud_endpoint = judge.cloud(&file);
         let namespaces = judge.namespaces(&file);
         let allowed_exempt_sources = judge.exempt_sources(&file);
         for (index, user) in file.pipeline_users.iter().enumerate() {
@@ -159,8 +160,9 @@ impl Config {
         Ok(Self {
             cluster_id: file.cluster_id,
             previous_cluster_ids: file.previous_cluster_ids,
-            cloud,
-            credentials,
+            cloud: file.cloud,
+            cloud_endpoint,
+            credentials: file.credentials,
             namespaces,
             allowed_exempt_sources,
             pipeline_users: file.pipeline_users,
@@ -277,6 +279,34 @@ impl Judge {
                 format!("{id:?} is named before: name each id once"),
             );
             seen.push(id);
+        }
+    }
+
+    fn cloud(&mut self, file: &File) -> String {
+        match file.cloud.endpoints() {
+            Ok(endpoints) => return endpoints.resource_manager.to_string(),
+            Err(error) => self.complain(error.field, error.message),
+        }
+        String::new()
+    }
+
+    fn credentials(&mut self, file: &File) {
+        // What the environment has where the program runs is judged there: a file may be checked elsewhere.
+        let environment = |name: &str| match name {
+            "AZURE_TENANT_ID" | "AZURE_CLIENT_ID" => Some("11111111-2222-3333-4444-555555555555".to_owned()),
+            "AZURE_FEDERATED_TOKEN_FILE" => Some("token".to_owned()),
+            _ => None,
+        };
+        for (index, credential) in file.credentials.iter().enumerate() {
+            if let Err(error) = credential.check(&environment) {
+                let own = format!("credentials[{}]", credential.name);
+                self.complain(error.field.replacen(&own, &format!("credentials[{index}]"), 1), error.message);
+            }
+            self.require(
+                file.credentials[..index].iter().all(|other| other.name != credential.name),
+                format!("credentials[{index}].name"),
+                format!("{:?} is named before: give each credential a name of its own", credential.name),
+            );
         }
     }
 

@@ -29,13 +29,7 @@ enum Command {
 pub fn run(arguments: &Arguments, out: &mut impl Write) -> anyhow::Result<()> {
     let Command::Check { config: path } = &arguments.command;
     let config = Config::load(path)?;
-    writeln!(
-        out,
-        "{} is right: cluster {}, {}",
-        path.display(),
-        config.cluster_id,
-        config.cloud.resource_manager
-    )?;
+    writeln!(out, "{} is right: cluster {}, {}", path.display(), config.cluster_id, config.cloud_endpoint)?;
     for namespace in &config.namespaces {
         writeln!(out, "namespace {} may touch, as {}:", namespace.name, namespace.credential)?;
         for scope in &namespace.scopes {

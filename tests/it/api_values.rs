@@ -56,7 +56,7 @@ fn compare(
     });
 }
 
-fn policy(targets: Vec<Value>, ports: Vec<Value>) -> Value {
+fn policy(targets: &[Value], ports: &[Value]) -> Value {
     json!({"kind": "JitPolicy", "metadata": {"name": "generated"}, "spec": {"targets": targets, "ports": ports}})
 }
 
@@ -91,7 +91,7 @@ fn networks() {
         let places = (0..texts.len())
             .map(|n| format!("spec.ports[{}].allowedSources[{}].cidr", n / 64, n % 64))
             .collect();
-        (policy(one_machine(), ports.collect()), places)
+        (policy(&one_machine(), &ports.collect::<Vec<_>>()), places)
     };
     compare(&texts, 2048, object, |text| Cidr::from(text).network().is_ok());
 }
@@ -112,7 +112,7 @@ fn durations() {
     let object = |texts: &[String]| {
         let ports = texts.iter().enumerate().map(|(n, text)| json!({"port": n + 1, "maxDuration": text}));
         let places = (0..texts.len()).map(|n| format!("spec.ports[{n}].maxDuration")).collect();
-        (policy(one_machine(), ports.collect()), places)
+        (policy(&one_machine(), &ports.collect::<Vec<_>>()), places)
     };
     compare(&texts, 32, object, |text| Span::from(text).duration().is_ok());
 }
@@ -151,7 +151,7 @@ fn resource_ids() {
             .enumerate()
             .map(|(n, text)| json!({"name": format!("t{n}"), "azureVirtualMachine": {"id": text}}));
         let places = (0..texts.len()).map(|n| format!("spec.targets[{n}].azureVirtualMachine.id")).collect();
-        (policy(targets.collect(), Vec::new()), places)
+        (policy(&targets.collect::<Vec<_>>(), &[]), places)
     };
     let machines = ["microsoft.compute/virtualmachines", "microsoft.classiccompute/virtualmachines"];
     compare(&texts, 128, object, |text| {

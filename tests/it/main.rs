@@ -6,7 +6,6 @@
 )]
 
 mod api_bad_input;
-mod api_columns;
 mod api_crds;
 mod api_values;
 mod cluster;

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::providers::azure::{CloudConfig, CredentialConfig};
+
 /// The configuration file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -15,10 +17,10 @@ pub struct File {
     pub previous_cluster_ids: Vec<String>,
     /// Which Azure.
     #[serde(default)]
-    pub cloud: CloudFile,
+    pub cloud: CloudConfig,
     /// Identities to act with.
     #[serde(default)]
-    pub credentials: Vec<CredentialFile>,
+    pub credentials: Vec<CredentialConfig>,
     /// What each namespace may touch. A namespace that is not named may touch nothing.
     #[serde(default)]
     pub namespaces: Vec<NamespaceFile>,
@@ -64,95 +66,6 @@ pub struct File {
     /// Where `/healthz` and `/readyz` are served.
     #[serde(default = "health_address")]
     pub health_address: String,
-}
-
-/// Which Azure.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct CloudFile {
-    /// `Public`, `USGovernment`, `China` or `Custom`.
-    #[serde(default)]
-    pub name: CloudName,
-    /// Base URL of Azure Resource Manager; required for `Custom`.
-    #[serde(default)]
-    pub resource_manager: Option<String>,
-    /// Base URL of the token endpoint; required for `Custom`.
-    #[serde(default)]
-    pub authority: Option<String>,
-    /// Audience of the tokens; where left out, the base URL of Azure Resource Manager.
-    #[serde(default)]
-    pub audience: Option<String>,
-    /// File with certificates (PEM) to trust beside the public ones.
-    #[serde(default)]
-    pub ca_file: Option<String>,
-}
-
-/// The clouds of Azure.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-pub enum CloudName {
-    /// management.azure.com.
-    #[default]
-    Public,
-    /// management.usgovcloudapi.net.
-    USGovernment,
-    /// management.chinacloudapi.cn.
-    China,
-    /// Whatever the other fields say.
-    Custom,
-}
-
-/// An identity to act with. Exactly one of its members beside the name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct CredentialFile {
-    /// Name by which namespaces choose it.
-    pub name: String,
-    /// An application with a secret.
-    #[serde(default)]
-    pub client_secret: Option<ClientSecretFile>,
-    /// A federated service account.
-    #[serde(default)]
-    pub workload_identity: Option<WorkloadIdentityFile>,
-    /// The identity of the machine that this program runs on.
-    #[serde(default)]
-    pub managed_identity: Option<ManagedIdentityFile>,
-}
-
-/// An application with a secret.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ClientSecretFile {
-    /// The tenant: a UUID or a domain.
-    pub tenant_id: String,
-    /// The application's client id.
-    pub client_id: String,
-    /// File that holds the secret; read again when it changes.
-    pub secret_file: String,
-}
-
-/// A federated service account. Where a field is left out, the variable that the workload identity webhook
-/// sets is used.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct WorkloadIdentityFile {
-    /// The tenant; where left out, `AZURE_TENANT_ID`.
-    #[serde(default)]
-    pub tenant_id: Option<String>,
-    /// The client id; where left out, `AZURE_CLIENT_ID`.
-    #[serde(default)]
-    pub client_id: Option<String>,
-    /// File with the service account's token; where left out, `AZURE_FEDERATED_TOKEN_FILE`.
-    #[serde(default)]
-    pub token_file: Option<String>,
-}
-
-/// The identity of the machine that this program runs on.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ManagedIdentityFile {
-    /// Which of several user-assigned identities; where left out, the system-assigned one.
-    #[serde(default)]
-    pub client_id: Option<String>,
 }
 
 /// What one namespace may touch.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
@@ -23,7 +24,7 @@ impl ConfigError {
 }
 
 /// Which Azure. The default is the public one.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct CloudConfig {
     /// One of Azure's clouds, or `Custom` with endpoints of its own.
@@ -44,7 +45,7 @@ pub struct CloudConfig {
 }
 
 /// Azure's clouds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum CloudName {
     /// Azure.
     #[default]
@@ -152,7 +153,7 @@ pub(super) fn is_loopback(url: &Url) -> bool {
 }
 
 /// Who we are. One of the three ways is given.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CredentialConfig {
     /// The name by which namespaces refer to it.
@@ -169,7 +170,7 @@ pub struct CredentialConfig {
 }
 
 /// An application with a secret.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClientSecretConfig {
     /// The tenant's UUID or domain.
@@ -181,7 +182,7 @@ pub struct ClientSecretConfig {
 }
 
 /// Workload identity. What is left out is taken from what its webhook sets in the environment.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct WorkloadIdentityConfig {
     /// The tenant's UUID or domain; else `AZURE_TENANT_ID`.
@@ -196,7 +197,7 @@ pub struct WorkloadIdentityConfig {
 }
 
 /// The identity of the machine that this runs on.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ManagedIdentityConfig {
     /// The UUID of a user-assigned identity. Left out: the system-assigned one.
@@ -216,6 +217,15 @@ pub(super) enum Credential {
 const IDENTITY_ENDPOINT: &str = "http://169.254.169.254";
 
 impl CredentialConfig {
+    /// Whether it is complete, with what `environment` has for the variables that it leaves to it. Files are
+    /// not opened.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check(&self, environment: &dyn Fn(&str) -> Option<String>) -> Result<(), ConfigError> {
+        self.resolve(environment).map(|_| ())
+    }
+
     /// Fills in what is left out from the environment.
     pub(super) fn resolve(
         &self,

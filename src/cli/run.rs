@@ -1,0 +1,179 @@
+//! `portcullis run`: the controller.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
+use kube::api::PostParams;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::config::Config;
+use super::settings;
+use crate::clock::Clock;
+use crate::controllers;
+use crate::providers::{Cloud, azure};
+use crate::telemetry::log::{self, Format, Logging};
+use crate::telemetry::{Health, Metrics, Server, health, metrics};
+
+/// How long a stop may take. Kubernetes kills after 30 s by default.
+const PATIENCE: Duration = Duration::from_secs(25);
+
+/// Arguments of `portcullis run`.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// The configuration file (docs/configuration.md).
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// How to reach the API server. Left out: KUBECONFIG, the usual file, or the service account of the pod.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Plan and report, write nothing to the cloud. Also `dryRun` in the configuration.
+    #[arg(long)]
+    dry_run: bool,
+    /// Which log lines are written: a level, or directives such as info,portcullis=debug.
+    #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info")]
+    log_level: String,
+    /// How log lines look.
+    #[arg(long, value_name = "FORMAT", default_value = "json")]
+    log_format: Format,
+    /// Where /metrics is served, in place of `metricsAddress` in the configuration.
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_address: Option<SocketAddr>,
+    /// Where /healthz and /readyz are served, in place of `healthAddress` in the configuration.
+    #[arg(long, value_name = "ADDRESS")]
+    health_address: Option<SocketAddr>,
+}
+
+/// Runs the controller until it is told to stop (SIGTERM or SIGINT).
+///
+/// # Errors
+/// When the configuration is wrong, an address is taken, or there is no way to the API server. A cloud or an
+/// API server that does not answer is no error: it is tried again.
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let mut config = Config::load(&arguments.config)?;
+    config.dry_run |= arguments.dry_run;
+    config.metrics_address = arguments.metrics_address.unwrap_or(config.metrics_address);
+    config.health_address = arguments.health_address.unwrap_or(config.health_address);
+    log::init(&Logging { filter: arguments.log_level.clone(), format: arguments.log_format })?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("failed to start the runtime")?;
+    let result = runtime.block_on(serve(config, arguments.kubeconfig.as_ref()));
+    // Nothing is waited for any more: what should end well has ended in `serve`.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(config: Config, kubeconfig: Option<&PathBuf>) -> anyhow::Result<()> {
+    let clock = Clock::system();
+    let shutdown = CancellationToken::new();
+    stop_on_signals(&shutdown)?;
+    let settings = settings::settings(&config)?;
+    let clouds = clouds(&config, &clock)?;
+    let client = client(kubeconfig).await?;
+    let (measures, ready) = (Metrics::new(), Health::new());
+    let mut servers = JoinSet::new();
+    for (name, address, router) in [
+        ("metricsAddress", config.metrics_address, metrics::router(measures.clone())),
+        ("healthAddress", config.health_address, health::router(ready.clone())),
+    ] {
+        servers.spawn(Server::bind(name, address, router).await?.run(shutdown.clone()));
+    }
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        cluster.id = config.cluster_id,
+        cloud.resource_manager = %config.cloud_endpoint,
+        namespaces = config.namespaces.len(),
+        dry_run = config.dry_run,
+        "started"
+    );
+    tokio::spawn(check_user(client.clone(), config.controller_user.clone()));
+
+    let controller = controllers::run(client, settings, clouds, measures, clock, ready, shutdown.clone());
+    let late = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(PATIENCE).await;
+    };
+    tokio::select! {
+        () = controller => {}
+        () = late => {
+            tracing::warn!(patience.seconds = PATIENCE.as_secs(), "stopping without waiting for what is under way");
+        }
+        Some(ended) = servers.join_next() => {
+            // A program that nobody can watch had better start again.
+            ended.context("a server panicked")??;
+        }
+    }
+    shutdown.cancel();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Ends the program well on SIGTERM, which Kubernetes sends, and SIGINT, which a terminal sends.
+fn stop_on_signals(shutdown: &CancellationToken) -> anyhow::Result<()> {
+    for (kind, name) in [(SignalKind::terminate(), "SIGTERM"), (SignalKind::interrupt(), "SIGINT")] {
+        let mut signals = signal(kind).with_context(|| format!("failed to listen for {name}"))?;
+        let shutdown = shutdown.clone();
+        tokio::spawn(async move {
+            if signals.recv().await.is_some() {
+                tracing::info!(signal = name, "stopping");
+                shutdown.cancel();
+            }
+        });
+    }
+    Ok(())
+}
+
+/// A cloud for each credential.
+fn clouds(config: &Config, clock: &Clock) -> anyhow::Result<BTreeMap<String, Cloud>> {
+    config
+        .credentials
+        .iter()
+        .map(|credential| {
+            let cloud = azure::build(&config.cloud, credential, clock.clone())?;
+            Ok((credential.name.clone(), cloud))
+        })
+        .collect()
+}
+
+async fn client(kubeconfig: Option<&PathBuf>) -> anyhow::Result<Client> {
+    let config = match kubeconfig {
+        Some(path) => {
+            let file = Kubeconfig::read_from(path)
+                .with_context(|| format!("failed to read --kubeconfig {}", path.display()))?;
+            kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                .await
+                .with_context(|| format!("--kubeconfig {} cannot be used", path.display()))?
+        }
+        None => kube::Config::infer()
+            .await
+            .context("found no way to the API server: give --kubeconfig FILE, or run as a pod")?,
+    };
+    Client::try_from(config).context("failed to set up the connection to the API server")
+}
+
+/// The admission policies let `controllerUser` alone write status. Whoever runs under another name had better
+/// learn it here than from a thousand refused writes.
+async fn check_user(client: Client, expected: String) {
+    let reviews: Api<SelfSubjectReview> = Api::all(client);
+    let review = reviews.create(&PostParams::default(), &SelfSubjectReview::default()).await;
+    let actual = review.ok().and_then(|review| review.status?.user_info?.username);
+    if let Some(actual) = actual
+        && actual != expected
+    {
+        tracing::error!(
+            user = actual,
+            controller_user = expected,
+            "this program is not the user that controllerUser names: the admission policies will refuse its \
+             statuses; run it as that service account, or set controllerUser and the admission policies alike"
+        );
+    }
+}

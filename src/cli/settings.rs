@@ -1,0 +1,47 @@
+//! The configuration as the controllers take it.
+
+use std::collections::BTreeMap;
+
+use super::config::Config;
+use crate::api::values::InvalidValue;
+use crate::controllers::Settings;
+use crate::controllers::tenancy::{Tenancy, Tenant};
+use crate::plan::model::Peer;
+use crate::plan::names::Cluster;
+
+/// What the controllers need of the configuration.
+///
+/// # Errors
+/// When a value does not hold what the configuration's own check has let through.
+pub fn settings(config: &Config) -> anyhow::Result<Settings> {
+    let tenants: BTreeMap<String, Tenant> = config
+        .namespaces
+        .iter()
+        .map(|namespace| {
+            let tenant =
+                Tenant { scopes: namespace.scopes.clone(), credential: namespace.credential.clone() };
+            (namespace.name.clone(), tenant)
+        })
+        .collect();
+    let exempt: Result<Vec<Peer>, InvalidValue> = config
+        .allowed_exempt_sources
+        .iter()
+        .filter_map(|source| match (&source.cidr, &source.service_tag) {
+            (Some(cidr), _) => Some(cidr.network().map(Peer::Net)),
+            (None, Some(tag)) => Some(Ok(Peer::Tag(tag.clone()))),
+            (None, None) => None,
+        })
+        .collect();
+    Ok(Settings {
+        cluster: Cluster::new(&config.cluster_id, &config.previous_cluster_ids),
+        tenancy: Tenancy::new(tenants)?,
+        allowed_exempt_sources: exempt?,
+        drift_interval: config.drift_interval,
+        sweep_interval: config.sweep_interval,
+        address_interval: config.address_interval,
+        honour_denies_below: config.honour_denies_below,
+        max_allows_per_firewall: config.max_allows_per_firewall,
+        concurrency: config.concurrency,
+        dry_run: config.dry_run,
+    })
+}
