@@ -43,3 +43,61 @@ pub fn build(cloud: &CloudConfig, credential: &CredentialConfig, clock: Clock) -
     let nsgs = Arc::new(nsg::Nsgs::new(Arc::clone(&arm), clock));
     Ok(Cloud { inventory: Arc::new(topology::Topology::new(arm, Arc::clone(&nsgs))), firewall: nsgs })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use config::CloudName;
+
+    struct NoTokens;
+
+    #[async_trait::async_trait]
+    impl token::TokenSource for NoTokens {
+        async fn fetch(&self) -> Result<token::Fetched, token::TokenError> {
+            Err(token::TokenError::Unavailable("none".into()))
+        }
+    }
+
+    #[tokio::test]
+    async fn clouds_differ_by_their_endpoints_and_by_nothing_else() {
+        let custom = CloudConfig {
+            name: CloudName::Custom,
+            resource_manager: Some("https://arm.example".into()),
+            authority: Some("https://login.example".into()),
+            ..CloudConfig::default()
+        };
+        let named = |name| CloudConfig { name, ..CloudConfig::default() };
+        let clouds =
+            [named(CloudName::Public), named(CloudName::USGovernment), named(CloudName::China), custom];
+        let path =
+            "/subscriptions/s/resourceGroups/web/providers/Microsoft.Network/networkSecurityGroups/nsg";
+        let mut rests = Vec::new();
+        for cloud in clouds {
+            let endpoints = cloud.endpoints().unwrap();
+            let tokens = Arc::new(token::Tokens::new(Box::new(NoTokens)));
+            let http = http::client(&cloud, &endpoints).unwrap();
+            let arm = client::Arm::new(http, endpoints.resource_manager.clone(), tokens);
+            let url = arm.url(path, api_version::NETWORK, &[]);
+            assert!(arm.own(url.as_str()).is_some());
+            let other = "https://management.azure.example/next";
+            assert!(arm.own(other).is_none(), "{other} is not of {}", endpoints.resource_manager);
+            let rest = url.as_str().strip_prefix(endpoints.resource_manager.as_str()).map(str::to_owned);
+            let audience = endpoints.resource_manager.as_str().strip_suffix('/') == Some(&endpoints.audience);
+            rests.push((rest, audience, endpoints.authority.path().to_owned(), cloud.endpoints().is_ok()));
+            assert!(
+                build(
+                    &cloud,
+                    &CredentialConfig {
+                        name: "main".into(),
+                        managed_identity: Some(config::ManagedIdentityConfig::default()),
+                        ..CredentialConfig::default()
+                    },
+                    Clock::system()
+                )
+                .is_ok()
+            );
+        }
+        assert!(rests[0].0.is_some() && rests[0].1);
+        assert!(rests.iter().all(|rest| *rest == rests[0]), "{rests:?}");
+    }
+}

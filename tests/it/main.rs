@@ -12,5 +12,7 @@ mod cluster;
 mod plan_changes;
 mod plan_lifecycle;
 mod plan_world;
+mod provider_azure;
 mod provider_conformance;
 mod provider_memory;
+mod provider_topology;

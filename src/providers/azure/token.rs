@@ -49,6 +49,8 @@ pub trait TokenSource: Send + Sync {
 pub(super) struct Token {
     pub(super) secret: SecretString,
     fetched: Instant,
+    /// It came in place of one that was refused.
+    replacement: bool,
     refresh: Instant,
     end: Instant,
 }
@@ -59,7 +61,7 @@ const FETCH_TIME: Duration = Duration::from_secs(20);
 const MARGIN: Duration = Duration::from_secs(5);
 /// How long before its end a token is refreshed, unless it lives but briefly.
 const AHEAD: Duration = Duration::from_secs(15 * 60);
-/// A token this young that Resource Manager refuses would be refused again.
+/// A replacement this young that Resource Manager refuses too would not be the last.
 const YOUNG: Duration = Duration::from_secs(30);
 /// Between two refreshes ahead of time that fail.
 const PAUSE: Duration = Duration::from_secs(15);
@@ -98,10 +100,11 @@ impl Tokens {
         self.fetch(None).await
     }
 
-    /// A token in place of one that Resource Manager refused.
+    /// A token in place of one that Resource Manager refused. Replacements are not themselves replaced for a
+    /// while: a credential that is refused for good must not have tokens fetched for every call.
     pub(super) async fn replace(self: &Arc<Self>, refused: &Arc<Token>) -> Result<Arc<Token>, TokenError> {
-        if refused.fetched.elapsed() < YOUNG {
-            return Err(TokenError::Refused("Resource Manager does not accept a token that is new".into()));
+        if refused.replacement && refused.fetched.elapsed() < YOUNG {
+            return Err(TokenError::Refused("Resource Manager does not accept new tokens either".into()));
         }
         self.fetch(Some(refused)).await
     }
@@ -128,13 +131,13 @@ impl Tokens {
         {
             return Err(failure.clone());
         }
-        let fetched = self.ask().await;
+        let fetched = self.ask(refused.is_some()).await;
         self.fetches.fetch_add(1, Ordering::SeqCst);
         *failure = fetched.as_ref().err().cloned();
         fetched
     }
 
-    async fn ask(&self) -> Result<Arc<Token>, TokenError> {
+    async fn ask(&self, replacement: bool) -> Result<Arc<Token>, TokenError> {
         let asked = Instant::now();
         let fetched = tokio::time::timeout(FETCH_TIME, self.source.fetch())
             .await
@@ -142,6 +145,7 @@ impl Tokens {
         let token = Arc::new(Token {
             secret: fetched.secret,
             fetched: asked,
+            replacement,
             refresh: asked + fetched.lifetime - AHEAD.min(fetched.lifetime / 3),
             end: asked + fetched.lifetime.saturating_sub(MARGIN),
         });
@@ -161,7 +165,7 @@ impl Tokens {
         let this = Arc::clone(self);
         tokio::spawn(async move {
             let Ok(mut failure) = this.fetching.try_lock() else { return };
-            let fetched = this.ask().await;
+            let fetched = this.ask(false).await;
             this.fetches.fetch_add(1, Ordering::SeqCst);
             *failure = fetched.as_ref().err().cloned();
             if let Err(error) = fetched {
@@ -257,11 +261,14 @@ mod tests {
     async fn a_refused_token_is_replaced_once_for_all_who_used_it() {
         let (source, tokens) = tokens();
         let refused = tokens.get().await.unwrap();
-        assert!(matches!(tokens.replace(&refused).await, Err(TokenError::Refused(_))), "it is new");
-        tokio::time::sleep(Duration::from_secs(60)).await;
         let replaced = futures::future::join_all((0..50).map(|_| tokens.replace(&refused))).await;
         assert!(replaced.iter().all(|token| token.as_ref().unwrap().secret.expose_secret() == "t2"));
         assert_eq!(source.asked.load(Ordering::SeqCst), 2);
+        let replacement = tokens.get().await.unwrap();
+        assert!(matches!(tokens.replace(&replacement).await, Err(TokenError::Refused(_))));
+        assert_eq!(source.asked.load(Ordering::SeqCst), 2, "refused too: no more for now");
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(tokens.replace(&replacement).await.unwrap().secret.expose_secret(), "t3");
     }
 
     #[tokio::test(start_paused = true)]

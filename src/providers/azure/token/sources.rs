@@ -182,6 +182,8 @@ fn lifetime(value: &Value, now: Timestamp) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use wiremock::matchers::{body_string_contains, header, method, path, query_param};
+    use wiremock::{Mock, MockServer, ResponseTemplate};
 
     use super::*;
 
@@ -198,6 +200,125 @@ mod tests {
             (json!({}), None),
         ] {
             assert_eq!(lifetime(&value, now), seconds.map(Duration::from_secs), "{value}");
+        }
+    }
+
+    const UUID: &str = "11111111-2222-3333-4444-555555555555";
+
+    /// A source of this credential whose authority is `server`.
+    fn of(server: &MockServer, credential: Credential) -> Box<dyn TokenSource> {
+        let endpoints = Endpoints {
+            resource_manager: Url::parse(&server.uri()).unwrap(),
+            authority: Url::parse(&server.uri()).unwrap(),
+            audience: "https://arm.example".into(),
+        };
+        let client = http::metadata_client().unwrap();
+        source(credential, &endpoints, &client, client.clone(), Clock::system())
+    }
+
+    fn token() -> ResponseTemplate {
+        ResponseTemplate::new(200).set_body_json(json!({"access_token": "t", "expires_in": "3599"}))
+    }
+
+    #[tokio::test]
+    async fn workload_identity_sends_the_token_of_the_service_account_as_it_is_now() {
+        let server = MockServer::start().await;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let credential = Credential::WorkloadIdentity {
+            tenant: "contoso.example".into(),
+            client: UUID.into(),
+            token_file: file.path().into(),
+        };
+        let source = of(&server, credential);
+        for assertion in ["first", "rotated"] {
+            std::fs::write(file.path(), format!("{assertion}\n")).unwrap();
+            Mock::given(method("POST"))
+                .and(path("/contoso.example/oauth2/v2.0/token"))
+                .and(body_string_contains(format!("client_assertion={assertion}")))
+                .and(body_string_contains("scope=https%3A%2F%2Farm.example%2F.default"))
+                .and(body_string_contains(format!("client_id={UUID}")))
+                .and(body_string_contains("assertion-type%3Ajwt-bearer"))
+                .respond_with(token())
+                .expect(1)
+                .mount(&server)
+                .await;
+            assert_eq!(source.fetch().await.unwrap().lifetime, Duration::from_secs(3599));
+        }
+        std::fs::write(file.path(), " \n").unwrap();
+        let error = source.fetch().await.unwrap_err();
+        assert!(matches!(&error, TokenError::Refused(why) if why.contains("is empty")), "{error}");
+        drop(file);
+        assert!(matches!(source.fetch().await, Err(TokenError::Refused(_))));
+    }
+
+    #[tokio::test]
+    async fn managed_identity_asks_the_metadata_service() {
+        let server = MockServer::start().await;
+        Mock::given(method("GET"))
+            .and(path("/metadata/identity/oauth2/token"))
+            .and(header("metadata", "true"))
+            .and(query_param("resource", "https://arm.example"))
+            .and(query_param("client_id", UUID))
+            .respond_with(token())
+            .up_to_n_times(1)
+            .mount(&server)
+            .await;
+        let credential = Credential::ManagedIdentity {
+            client: Some(UUID.into()),
+            endpoint: Url::parse(&server.uri()).unwrap(),
+        };
+        let source = of(&server, credential);
+        source.fetch().await.unwrap();
+        // Nothing answers now: the service says 404 while it starts.
+        assert!(matches!(source.fetch().await, Err(TokenError::Unavailable(_))));
+        Mock::given(method("GET"))
+            .respond_with(ResponseTemplate::new(400).set_body_json(
+                json!({"error": "invalid_request", "error_description": "Identity not found"}),
+            ))
+            .mount(&server)
+            .await;
+        assert_eq!(source.fetch().await.unwrap_err(), TokenError::Refused("Identity not found".into()));
+    }
+
+    #[tokio::test]
+    async fn refusals_and_failures_of_the_endpoint_are_told_apart() {
+        let server = MockServer::start().await;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "hidden").unwrap();
+        let credential = Credential::ClientSecret {
+            tenant: UUID.into(),
+            client: UUID.into(),
+            secret_file: file.path().into(),
+        };
+        let source = of(&server, credential);
+        for (status, body, refused, told) in [
+            (
+                401,
+                json!({"error": "invalid_client", "error_description": "AADSTS7000215: Invalid client secret.\r\nTrace ID: x", "echo": "hidden"}),
+                true,
+                "AADSTS7000215: Invalid client secret.",
+            ),
+            (
+                400,
+                json!({"error": "invalid_request", "error_description": "AADSTS90002: Tenant not found."}),
+                true,
+                "AADSTS90002",
+            ),
+            (503, json!({"error": "temporarily_unavailable"}), false, "temporarily_unavailable"),
+            (429, json!({}), false, "429"),
+            (200, json!({"access_token": "", "expires_in": 1}), false, "no token"),
+            (200, json!({"access_token": "hidden"}), false, "no token"),
+            (302, json!("hidden"), true, "no reason"),
+        ] {
+            server.reset().await;
+            Mock::given(method("POST"))
+                .respond_with(ResponseTemplate::new(status).set_body_json(body))
+                .mount(&server)
+                .await;
+            let error = source.fetch().await.unwrap_err();
+            assert_eq!(matches!(error, TokenError::Refused(_)), refused, "{status}: {error}");
+            assert!(error.to_string().contains(told), "{error}");
+            assert!(!format!("{error:?}").contains("hidden"), "{error:?}");
         }
     }
 
