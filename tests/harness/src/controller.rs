@@ -51,8 +51,8 @@ impl Setup {
             "clusterId": "playground",
             "cloud": {
                 "name": "Custom",
-                "resourceManager": cloud.https,
-                "authority": cloud.https,
+                "resourceManager": cloud.tls_url,
+                "authority": cloud.tls_url,
                 "caFile": cloud.ca_file,
             },
             "credentials": [{"name": "default", "clientSecret": {

@@ -20,10 +20,10 @@ struct Arguments {
 enum Task {
     /// Builds etcd, kube-apiserver, kube-controller-manager and kubectl unless they are there, and prints their folder.
     Assets,
-    /// Starts everything and leaves it running; writes .playground/env.
-    Up,
-    /// Ends exactly what `up` started, and removes .playground.
-    Down,
+    /// Starts everything and leaves it running; writes `env` into the folder.
+    Up(playground::up::Arguments),
+    /// Ends exactly what `up` started, and removes the folder.
+    Down(playground::up::Arguments),
     /// Shows the main job with real commands, on a playground of its own that ends with it.
     Demo,
     /// Would a packet pass? Asks the simulator at SIMULATOR_URL, and exits with 3 when it would not.
@@ -33,8 +33,8 @@ enum Task {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Task::Assets => assets(),
-        Task::Up => run(playground::up::up()),
-        Task::Down => playground::up::down(),
+        Task::Up(arguments) => run(playground::up::up(arguments)),
+        Task::Down(arguments) => playground::up::down(&arguments),
         Task::Demo => run(playground::demo::demo()),
         Task::Probe(arguments) => run(playground::probe::probe(arguments)),
     };

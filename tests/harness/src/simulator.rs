@@ -35,9 +35,9 @@ impl Default for SimulatorOptions {
 #[serde(rename_all = "camelCase")]
 pub struct Announcement {
     /// Its address over plain HTTP, without a slash at the end.
-    pub http: String,
+    pub url: String,
     /// Its address over TLS.
-    pub https: String,
+    pub tls_url: String,
     /// The certificate authority that its certificate hangs on, as a PEM file.
     pub ca_file: PathBuf,
     /// The directory in which its clients sign in.
@@ -84,6 +84,7 @@ impl Simulator {
             std::fs::remove_file(&announced)?;
         }
         let mut command = Command::new(program);
+        command.arg("--ca-file").arg(folder.join("ca.pem"));
         command.arg("--announce").arg(&announced).args(&options.arguments).current_dir(&folder);
         let mut process =
             Process::spawn("azure-simulator", &command, &folder.join("simulator.log"), &options.lifetime)?;
@@ -126,7 +127,7 @@ impl Simulator {
     /// # Errors
     /// When it is refused.
     pub async fn control(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
-        let url = format!("{}/_sim/{path}", self.announcement.http);
+        let url = format!("{}/_sim/{path}", self.announcement.url);
         let mut request = self.client.request(method.clone(), &url);
         if let Some(body) = body {
             request = request.json(body);
@@ -144,14 +145,14 @@ impl Simulator {
     /// When the simulator refuses the credentials it announced.
     pub async fn token(&self) -> anyhow::Result<String> {
         let known = &self.announcement;
-        let scope = format!("{}/.default", known.http);
+        let scope = format!("{}/.default", known.url);
         let form = [
             ("grant_type", "client_credentials"),
             ("client_id", &known.client_id),
             ("client_secret", &known.client_secret),
             ("scope", &scope),
         ];
-        let url = format!("{}/{}/oauth2/v2.0/token", known.http, known.tenant_id);
+        let url = format!("{}/{}/oauth2/v2.0/token", known.url, known.tenant_id);
         let answer = self.client.post(&url).form(&form).send().await?;
         let status = answer.status();
         let body: Value = answer.json().await?;
@@ -169,7 +170,7 @@ impl Simulator {
         body: Option<&Value>,
     ) -> anyhow::Result<(reqwest::StatusCode, Value)> {
         let version = api_version(id);
-        let url = format!("{}{id}?api-version={version}", self.announcement.http);
+        let url = format!("{}{id}?api-version={version}", self.announcement.url);
         let mut request = self.client.request(method, &url).bearer_auth(self.token().await?);
         if let Some(body) = body {
             request = request.json(body);
@@ -253,7 +254,7 @@ async fn read_announcement(process: &mut Process, file: &Path) -> anyhow::Result
         let read = std::fs::read_to_string(file).ok();
         let parsed = read.as_deref().map(serde_json::from_str::<Announcement>);
         if let Some(Ok(mut announcement)) = parsed {
-            for url in [&mut announcement.http, &mut announcement.https] {
+            for url in [&mut announcement.url, &mut announcement.tls_url] {
                 url.truncate(url.trim_end_matches('/').len());
             }
             return Ok(announcement);

@@ -50,6 +50,7 @@ impl Stage {
     /// When a program is not built or does not come up, or something is refused.
     pub async fn start(options: StageOptions, say: impl Fn(&str)) -> anyhow::Result<Self> {
         say("starting etcd, kube-apiserver and kube-controller-manager, and the Azure simulator");
+        let subscription = ["--subscription".to_owned(), SAMPLE_SUBSCRIPTION.to_owned()];
         let part = |name: &str| options.folder.as_ref().map(|folder| folder.join(name));
         let (plane, simulator) = tokio::try_join!(
             ControlPlane::start(Options {
@@ -61,7 +62,10 @@ impl Stage {
             Simulator::start(SimulatorOptions {
                 folder: part("simulator"),
                 lifetime: options.lifetime.clone(),
-                arguments: options.simulator_arguments.clone(),
+                arguments: subscription
+                    .into_iter()
+                    .chain(options.simulator_arguments.iter().cloned())
+                    .collect(),
             }),
         )?;
         say(
@@ -91,14 +95,12 @@ impl Stage {
         Setup::new(&self.plane, &self.simulator).await
     }
 
-    /// A manifest of `deploy/samples`, with the simulator's subscription in place of the one it names.
+    /// A manifest of `deploy/samples`, which name the simulator's subscription.
     ///
     /// # Errors
     /// When there is no such sample.
-    pub fn sample(&self, name: &str) -> anyhow::Result<String> {
+    pub fn sample(name: &str) -> anyhow::Result<String> {
         let path = crate::checkout().join("deploy/samples").join(name);
-        let text =
-            std::fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))?;
-        Ok(text.replace(SAMPLE_SUBSCRIPTION, &self.simulator.announcement().subscription_id))
+        std::fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))
     }
 }

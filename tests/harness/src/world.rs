@@ -55,7 +55,8 @@ struct Order {
 }
 
 impl World {
-    /// Makes the sample world in the simulator's subscription. Making it again changes nothing.
+    /// Makes the sample world in the simulator's subscription. Once: made again, its whole-resource writes would wipe
+    /// out the rules that were added since.
     ///
     /// # Errors
     /// When a request is refused.

@@ -38,9 +38,7 @@ pub(crate) async fn demo() -> anyhow::Result<ExitCode> {
     let address = web.public_address.as_deref().context("web-1 has no public address")?;
 
     let demo = Demo { narrator: Narrator::new(), folder: folder.path().to_owned(), environment };
-    demo.play(address, &stage)
-        .await
-        .with_context(|| format!("the demo failed\n{}", tail(controller.log())))?;
+    demo.play(address).await.with_context(|| format!("the demo failed\n{}", tail(controller.log())))?;
     narrator.print(&format!(
         "\nDone: {:.0} s for the set-up, {:.0} s for the job. `make up` leaves all of this running for you.",
         set_up,
@@ -50,13 +48,13 @@ pub(crate) async fn demo() -> anyhow::Result<ExitCode> {
 }
 
 impl Demo {
-    async fn play(&self, address: &str, stage: &Stage) -> anyhow::Result<()> {
+    async fn play(&self, address: &str) -> anyhow::Result<()> {
         self.chapter("web-1 is a Linux machine with a public address, and somebody's rules let SSH in from the Internet.");
         self.probe(REQUESTER, address, true).await?;
         self.probe(ELSEWHERE, address, true).await?;
 
         self.chapter("A policy lowers the gate: SSH to web-1 is closed to everybody.");
-        self.file("policy.yaml", &without_comments(&stage.sample("policy-one-machine.yaml")?))?;
+        self.file("policy.yaml", &without_comments(&Stage::sample("policy-one-machine.yaml")?))?;
         self.shell("cat policy.yaml").await?;
         self.shell("kubectl --context policy-admin apply -f policy.yaml").await?;
         self.shell("kubectl wait jitpolicy/web-1 --for=condition=Ready --timeout=60s").await?;
@@ -65,7 +63,7 @@ impl Demo {
         self.probe(ELSEWHERE, address, false).await?;
 
         self.chapter("A developer asks for SSH, for one address and 30 seconds. Nobody has to approve under this policy.");
-        let request = without_comments(&stage.sample("request.yaml")?)
+        let request = without_comments(&Stage::sample("request.yaml")?)
             .replace("duration: 30m", &format!("duration: {DURATION}"));
         ensure!(request.contains(DURATION), "the sample request has no duration of 30m");
         self.file("request.yaml", &request)?;

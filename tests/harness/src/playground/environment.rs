@@ -1,11 +1,11 @@
-//! What a shell needs to use a running stage: variables, kubeconfig, commands, samples.
+//! What a shell needs to use a running stage: variables, kubeconfig, commands.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use portcullis_harness::install::{ARGOCD, NAMESPACE};
-use portcullis_harness::{Stage, User, checkout, control_plane};
+use portcullis_harness::{Stage, User, control_plane};
 
 /// Variables by name, in the order of the file.
 #[derive(Debug, Clone)]
@@ -16,8 +16,8 @@ pub(crate) struct Environment {
 }
 
 impl Environment {
-    /// Prepares `folder`: `kubeconfig` with a context for each user, `bin/`, `samples/` with the simulator's
-    /// subscription, and `env` to be sourced.
+    /// Prepares `folder`: `kubeconfig` with a context for each user, `bin/`, and
+    /// `env` to be sourced.
     pub(crate) async fn write(folder: &Path, stage: &Stage) -> anyhow::Result<Self> {
         let cloud = stage.simulator.announcement();
         let argocd = stage.plane.service_account_token(ARGOCD.0, ARGOCD.1, control_plane::LONG).await?;
@@ -30,12 +30,11 @@ impl Environment {
         std::fs::create_dir_all(&commands)?;
         link(&stage.plane.assets().path("kubectl"), &commands.join("kubectl"))?;
         link(&std::env::current_exe()?, &commands.join("playground"))?;
-        write_samples(&folder.join("samples"), stage)?;
 
         let variables = vec![
             ("KUBECONFIG", kubeconfig.display().to_string()),
-            ("SIMULATOR_URL", cloud.http.clone()),
-            ("SIMULATOR_TLS_URL", cloud.https.clone()),
+            ("SIMULATOR_URL", cloud.url.clone()),
+            ("SIMULATOR_TLS_URL", cloud.tls_url.clone()),
             ("SIMULATOR_CA", cloud.ca_file.display().to_string()),
             ("AZURE_TENANT_ID", cloud.tenant_id.clone()),
             ("AZURE_CLIENT_ID", cloud.client_id.clone()),
@@ -48,18 +47,6 @@ impl Environment {
         std::fs::write(folder.join("env"), text)?;
         Ok(Self { variables, commands })
     }
-}
-
-fn write_samples(folder: &Path, stage: &Stage) -> anyhow::Result<()> {
-    std::fs::create_dir_all(folder)?;
-    let samples = checkout().join("deploy/samples");
-    for entry in
-        std::fs::read_dir(&samples).with_context(|| format!("failed to read {}", samples.display()))?
-    {
-        let name = entry?.file_name();
-        std::fs::write(folder.join(&name), stage.sample(&name.to_string_lossy())?)?;
-    }
-    Ok(())
 }
 
 fn link(from: &Path, to: &Path) -> anyhow::Result<()> {

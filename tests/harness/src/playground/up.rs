@@ -1,6 +1,6 @@
 //! `up` leaves everything running; `down` ends exactly that.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,26 +14,37 @@ use super::environment::Environment;
 /// A graceful stop of the controller takes up to 30 s; nothing else takes longer.
 const STOP: Duration = Duration::from_secs(35);
 
-fn folder() -> anyhow::Result<PathBuf> {
-    Ok(std::path::absolute(checkout())?.join(".playground"))
+/// Which playground.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Where it lives; left out: .playground in the checkout.
+    #[arg(long)]
+    folder: Option<PathBuf>,
 }
 
-fn register() -> anyhow::Result<PathBuf> {
-    Ok(folder()?.join("processes.jsonl"))
+impl Arguments {
+    fn folder(&self) -> anyhow::Result<PathBuf> {
+        let folder = self.folder.clone().unwrap_or_else(|| checkout().join(".playground"));
+        Ok(std::path::absolute(folder)?)
+    }
 }
 
-pub(crate) async fn up() -> anyhow::Result<ExitCode> {
+fn register(folder: &Path) -> PathBuf {
+    folder.join("processes.jsonl")
+}
+
+pub(crate) async fn up(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let narrator = Narrator::new();
-    let folder = folder()?;
-    let known = Record::read_all(&register()?)?;
+    let folder = arguments.folder()?;
+    let known = Record::read_all(&register(&folder))?;
     if !known.is_empty() && known.iter().all(Record::is_running) && folder.join("env").exists() {
         narrator.print("The playground is running already. `make down` ends it.");
-        show(narrator)?;
+        show(narrator, &folder)?;
         return Ok(ExitCode::SUCCESS);
     }
-    end(narrator)?;
+    end(narrator, &folder)?;
     std::fs::create_dir_all(&folder)?;
-    let lifetime = Lifetime::Detached { register: register()? };
+    let lifetime = Lifetime::Detached { register: register(&folder) };
     let options =
         StageOptions { folder: Some(folder.clone()), lifetime: lifetime.clone(), ..StageOptions::default() };
     let stage = Stage::start(options, |line| narrator.say(line)).await?;
@@ -44,19 +55,21 @@ pub(crate) async fn up() -> anyhow::Result<ExitCode> {
     stage.simulator.release()?;
     stage.plane.release()?;
     narrator.say("ready");
-    show(narrator)?;
+    show(narrator, &folder)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(narrator: Narrator) -> anyhow::Result<()> {
-    let records = Record::read_all(&register()?)?;
+fn show(narrator: Narrator, folder: &Path) -> anyhow::Result<()> {
+    let records = Record::read_all(&register(folder))?;
+    let here = std::env::current_dir().unwrap_or_default();
+    let folder = folder.strip_prefix(here).unwrap_or(folder).display();
     let processes: Vec<_> =
         records.iter().map(|record| format!("{} ({})", record.name, record.pid)).collect();
     narrator.print(&format!(
         "Running: {}\n\n\
-         . .playground/env                                     # KUBECONFIG, SIMULATOR_URL, AZURE_* and kubectl\n\
-         kubectl --context policy-admin apply -f .playground/samples/policy-one-machine.yaml\n\
-         kubectl --context developer apply -f .playground/samples/request.yaml\n\
+         . {folder}/env      # KUBECONFIG, SIMULATOR_URL, AZURE_* and the commands kubectl and playground\n\
+         kubectl --context policy-admin apply -f deploy/samples/policy-one-machine.yaml\n\
+         kubectl --context developer apply -f deploy/samples/request.yaml\n\
          kubectl get jit -o wide\n\n\
          Contexts: admin (the default), developer, approver, argocd, developer2, approver2, policy-admin, viewer, \
          outsider.",
@@ -65,17 +78,18 @@ fn show(narrator: Narrator) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(crate) fn down() -> anyhow::Result<ExitCode> {
+pub(crate) fn down(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let narrator = Narrator::new();
-    if !end(narrator)? {
+    if !end(narrator, &arguments.folder()?)? {
         narrator.print("Nothing is running.");
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Ends what a former `up` started, whether it got to its end or not. Says whether there was anything.
-fn end(narrator: Narrator) -> anyhow::Result<bool> {
-    let records = Record::read_all(&register()?)?;
+fn end(narrator: Narrator, folder: &Path) -> anyhow::Result<bool> {
+    let register = register(folder);
+    let records = Record::read_all(&register)?;
     let mut any = false;
     // The controller goes first, while there is still an API server to tell of its end.
     for record in records.iter().rev().filter(|record| record.is_running()) {
@@ -83,9 +97,9 @@ fn end(narrator: Narrator) -> anyhow::Result<bool> {
         narrator.say(&format!("ended {} ({})", record.name, record.pid));
         any = true;
     }
-    let folder = folder()?;
-    if folder.exists() {
-        std::fs::remove_dir_all(&folder)?;
+    // Only what is known to be a playground is removed.
+    if register.exists() || std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none()) {
+        std::fs::remove_dir_all(folder)?;
     }
     Ok(any)
 }
