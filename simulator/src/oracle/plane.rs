@@ -1,0 +1,172 @@
+//! The data plane: what filters packets now, and what did at every earlier time.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{
+    evaluate::{Probe, Verdict, evaluate},
+    index::Index,
+    tags::ServiceTags,
+};
+use crate::arm::{ids::ResourceId, store::Fact};
+
+/// The facts in force, by key.
+pub(crate) type Facts = BTreeMap<String, Arc<Fact>>;
+
+#[derive(Debug, Default)]
+pub(crate) struct DataPlane {
+    current: Facts,
+    index: Option<Arc<Index>>,
+    history: Vec<(Timestamp, Vec<(String, Option<Arc<Fact>>)>)>,
+}
+
+/// A time during which a packet would have passed; `to` is open while it still would.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Interval {
+    pub(crate) from: Timestamp,
+    pub(crate) to: Option<Timestamp>,
+}
+
+/// Does this change leave interfaces, networks and addresses as they were?
+fn only_rules(key: &str) -> bool {
+    key.contains("/networksecuritygroups/") || key.starts_with(ADMIN)
+}
+
+const ADMIN: &str = "secadmin:";
+
+impl DataPlane {
+    pub(crate) fn apply(&mut self, at: Timestamp, changes: Vec<(String, Option<Arc<Fact>>)>) {
+        let differs = |(key, new): &(String, Option<Arc<Fact>>)| match (self.current.get(key), new) {
+            (Some(old), Some(new)) => !Arc::ptr_eq(old, new),
+            (None, None) => false,
+            (Some(_), None) | (None, Some(_)) => true,
+        };
+        let real: Vec<_> = changes.into_iter().filter(differs).collect();
+        if real.is_empty() {
+            return;
+        }
+        if real.iter().any(|(key, _)| !only_rules(key)) {
+            self.index = None;
+        }
+        change(&mut self.current, &real);
+        self.history.push((at, real));
+    }
+
+    /// Keys of a top-level resource and all below it.
+    pub(crate) fn keys_under<'a>(&'a self, root: &'a str) -> impl Iterator<Item = &'a String> {
+        self.current
+            .range::<str, _>((Bound::Included(root), Bound::Unbounded))
+            .take_while(move |(key, _)| key.starts_with(root))
+            .map(|(key, _)| key)
+            .filter(move |key| key.len() == root.len() || key[root.len()..].starts_with('/'))
+    }
+
+    pub(crate) fn set_admin_rules(&mut self, at: Timestamp, network: &ResourceId, rules: Value) {
+        let fact = Arc::new(Fact { id: network.clone(), body: rules });
+        self.apply(at, vec![(format!("{ADMIN}{}", network.key), Some(fact))]);
+    }
+
+    pub(crate) fn probe(&mut self, tags: &ServiceTags, probe: &Probe) -> Result<Verdict, String> {
+        let index = self.index.get_or_insert_with(|| Arc::new(Index::build(&self.current))).clone();
+        evaluate(&self.current, &index, tags, probe)
+    }
+
+    /// When, between two times, such a packet would have passed.
+    pub(crate) fn exposure(
+        &self,
+        tags: &ServiceTags,
+        probe: &Probe,
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Result<Vec<Interval>, String> {
+        let mut facts = Facts::new();
+        let mut index: Option<Index> = None;
+        let mut open: Option<Timestamp> = None;
+        let mut intervals = vec![];
+        let mut steps = self.history.iter().peekable();
+        while let Some((at, changes)) = steps.next_if(|(at, _)| *at <= from) {
+            let _ = at;
+            change(&mut facts, changes);
+        }
+        let mut at = from;
+        loop {
+            let now = index.get_or_insert_with(|| Index::build(&facts));
+            let allowed = match evaluate(&facts, now, tags, probe) {
+                Ok(verdict) => verdict.allowed,
+                // Before the destination was there, nothing could reach it.
+                Err(_) if at < to => false,
+                Err(problem) => return Err(problem),
+            };
+            match (allowed, open) {
+                (true, None) => open = Some(at),
+                (false, Some(since)) => {
+                    if since < at {
+                        intervals.push(Interval { from: since, to: Some(at) });
+                    }
+                    open = None;
+                }
+                (true, Some(_)) | (false, None) => {}
+            }
+            // All changes of one instant count as one.
+            let Some((next, changes)) = steps.next_if(|(next, _)| *next <= to) else { break };
+            at = *next;
+            let mut keep = changes.iter().all(|(key, _)| only_rules(key));
+            change(&mut facts, changes);
+            while let Some((_, more)) = steps.next_if(|(same, _)| *same == at) {
+                keep &= more.iter().all(|(key, _)| only_rules(key));
+                change(&mut facts, more);
+            }
+            if !keep {
+                index = None;
+            }
+        }
+        if let Some(since) = open {
+            intervals.push(Interval { from: since, to: None });
+        }
+        Ok(intervals)
+    }
+
+    /// The facts, for the control door.
+    pub(crate) fn dump(&self) -> Value {
+        self.current.values().map(|f| json!({"id": f.id.text, "body": f.body})).collect()
+    }
+}
+
+fn change(facts: &mut Facts, changes: &[(String, Option<Arc<Fact>>)]) {
+    for (key, new) in changes {
+        match new {
+            Some(fact) => facts.insert(key.clone(), fact.clone()),
+            None => facts.remove(key),
+        };
+    }
+}
+
+/// The security admin rules of a virtual network, in the shape that they were set in.
+pub(crate) fn admin_rules(facts: &Facts, network: &str) -> Vec<Value> {
+    let found = facts.get(&format!("{ADMIN}{network}"));
+    found.and_then(|f| f.body.as_array().cloned()).unwrap_or_default()
+}
+
+/// The same as `listNetworkManagerEffectiveSecurityAdminRules` answers them.
+pub(crate) fn admin_rules_as_listed(plane: &DataPlane, network: &str) -> Value {
+    admin_rules(&plane.current, network)
+        .into_iter()
+        .map(|rule| {
+            let name = rule["name"].as_str().unwrap_or("rule").to_owned();
+            let mut properties = rule.clone();
+            if let Some(map) = properties.as_object_mut() {
+                map.remove("name");
+            }
+            properties["provisioningState"] = json!("Succeeded");
+            json!({
+                "id": format!("/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/network-manager/providers/Microsoft.Network/networkManagers/manager/securityAdminConfigurations/configuration/ruleCollections/collection/rules/{name}"),
+                "kind": "Custom", "configurationDescription": "", "ruleCollectionDescription": "",
+                "ruleCollectionAppliesToGroups": [], "ruleGroups": [], "properties": properties,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,6 @@
+//! The simulator over HTTP and TLS, as a client sees it.
+
+mod client;
+mod identity;
+mod nsg;
+mod oracle;
