@@ -62,8 +62,8 @@ pub struct Report {
     pub refused: Vec<Refused>,
     /// What has been seen of the rules of requests, by name.
     pub grants: HashMap<String, Seen>,
-    /// Policies whose lock stands as wanted, as of `observed`.
-    pub locked: BTreeSet<String>,
+    /// Locks that stand as wanted, as of `observed`, by the policy's UID.
+    pub locked: BTreeMap<String, Lock>,
 }
 
 /// All gates.
@@ -190,8 +190,8 @@ impl Gates {
         }
     }
 
-    /// The rules of a request, as its status says. Rules of it that are no longer named and not yet gone are
-    /// closed.
+    /// The rules of a request, as its status says. Rules of it that are not named stay as they are: a cache
+    /// that lags behind does not name them yet. The sweep, which lists, ends those that are nobody's.
     pub fn set_grants(
         &self,
         request_uid: &str,
@@ -310,11 +310,6 @@ impl Gate {
                 changed |= settled;
                 !settled
             });
-            for (name, grant) in &mut duties.grants {
-                if grant.request_uid == request_uid && !named.contains(name) {
-                    changed |= close(grant, &mut duties.closing, now);
-                }
-            }
             for mut grant in wanted {
                 if duties.closing.contains_key(&grant.name) {
                     grant.duty = Duty::Close { sent: false };

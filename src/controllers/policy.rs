@@ -169,15 +169,15 @@ async fn enforce(
                     .collect()
             }
         };
-        let firewalls: Vec<FirewallId> = wanted.keys().cloned().collect();
-        context.gates.set_locks(&uid, &tenant.credential, cloud, wanted);
-        world.firewalls = firewalls
+        context.gates.set_locks(&uid, &tenant.credential, cloud, wanted.clone());
+        world.firewalls = wanted
             .into_iter()
-            .map(|firewall| {
+            .map(|(firewall, lock)| {
                 let known = context.gates.report(&firewall).unwrap_or_default();
-                done &= known.locked.contains(&uid) || known.gone || terms.mode == Mode::Audit;
+                let locked = known.locked.get(&uid) == lock.as_ref();
+                done &= locked || known.gone;
                 let seen = FirewallReport {
-                    locked: known.locked.contains(&uid),
+                    locked,
                     gone: known.gone,
                     observed: known.observed,
                     error: known
@@ -233,12 +233,12 @@ async fn leave(
         (policy.spec.deletion_policy, reach, context.settings.dry_run)
     {
         let name = format!("{}/{}", policy.namespace().unwrap_or_default(), policy.name_any());
-        let wanted = locks::unlocked(&uid, &name, terms, firewalls.clone());
-        let wanted = wanted.into_iter().map(|(firewall, lock)| (firewall, Some(lock))).collect();
-        context.gates.set_locks(&uid, &tenant.credential, &cloud, wanted);
-        let waiting = firewalls.iter().any(|firewall| {
+        let wanted = locks::unlocked(&uid, &name, terms, firewalls);
+        let asked = wanted.iter().map(|(firewall, lock)| (firewall.clone(), Some(lock.clone()))).collect();
+        context.gates.set_locks(&uid, &tenant.credential, &cloud, asked);
+        let waiting = wanted.iter().any(|(firewall, lock)| {
             let known = context.gates.report(firewall).unwrap_or_default();
-            !(known.gone || known.locked.contains(&uid))
+            !(known.gone || known.locked.get(&uid) == Some(lock))
         });
         if waiting {
             return Ok(Action::requeue(SOON));

@@ -9,6 +9,7 @@ mod api_bad_input;
 mod api_crds;
 mod api_values;
 mod cluster;
+mod loops;
 mod plan_changes;
 mod plan_lifecycle;
 mod plan_world;

@@ -398,8 +398,8 @@ impl Round<'_> {
             .wanted
             .locks
             .iter()
-            .map(|lock| lock.policy_uid.clone())
-            .filter(|uid| !unfinished.contains(uid.as_str()))
+            .filter(|lock| !unfinished.contains(lock.policy_uid.as_str()))
+            .map(|lock| (lock.policy_uid.clone(), lock.clone()))
             .collect();
         {
             let mut duties = lock(&self.gate.duties);

@@ -1,0 +1,337 @@
+//! The loops on the real API server, with the cloud in memory: what people apply, and what the cloud then holds.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use portcullis::api::values::ArmId;
+use portcullis::clock::Clock;
+use portcullis::controllers::tenancy::{Tenancy, Tenant};
+use portcullis::controllers::{self, Settings};
+use portcullis::plan::model::{Access, Address, FirewallId, Machine, NetworkView, Nic, Os, Peer, Rule};
+use portcullis::plan::names::Cluster;
+use portcullis::providers::memory::Memory;
+use portcullis::telemetry::{Health, Metrics};
+use portcullis_harness::{ControlPlane, Kubectl, Options, User, eventually, install};
+use tokio_util::sync::CancellationToken;
+
+const GROUP: &str = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups";
+
+fn machine(group: &str, name: &str, last: u8) -> Machine {
+    let network = format!("{GROUP}/{group}/providers/Microsoft.Network");
+    let id = |text: String| ArmId::parse(&text).unwrap();
+    Machine {
+        id: id(format!("{GROUP}/{group}/providers/Microsoft.Compute/virtualMachines/{name}")),
+        vm_id: format!("vm-{name}"),
+        os: Os::Linux,
+        tags: BTreeMap::from([("role".to_owned(), "web".to_owned())]),
+        nics: vec![Nic {
+            id: id(format!("{network}/networkInterfaces/{name}")),
+            addresses: vec![Address {
+                ip: std::net::IpAddr::from([10, 0, 0, last]),
+                public: None,
+                path: vec![firewall(group, "subnet"), firewall(group, "nic")],
+                groups: Vec::new(),
+                network: NetworkView::default(),
+            }],
+        }],
+    }
+}
+
+fn firewall(group: &str, name: &str) -> FirewallId {
+    FirewallId(
+        ArmId::parse(&format!("{GROUP}/{group}/providers/Microsoft.Network/networkSecurityGroups/{name}"))
+            .unwrap(),
+    )
+}
+
+/// The loops, a control plane and a cloud of their own.
+struct Bench {
+    namespace: String,
+    plane: ControlPlane,
+    cloud: Memory,
+    admin: Kubectl,
+    developer: Kubectl,
+    shutdown: CancellationToken,
+    task: Option<tokio::task::JoinHandle<()>>,
+    start: Box<dyn Fn(CancellationToken) -> tokio::task::JoinHandle<()> + Send + Sync>,
+}
+
+impl Bench {
+    async fn new(namespace: &str) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        // A control plane of its own: there is one controller to a cluster.
+        let plane = ControlPlane::start(Options::default()).await.unwrap();
+        install::install(&plane).await.unwrap();
+        install::grant_access(&plane, namespace).await.unwrap();
+        let cloud = Memory::new(Clock::system());
+        for name in ["subnet", "nic"] {
+            cloud.add_firewall(firewall(namespace, name));
+        }
+        cloud.set_machine(machine(namespace, "web-1", 4));
+        let kubeconfig =
+            plane.service_account_kubeconfig(install::CONTROLLER.0, install::CONTROLLER.1).await.unwrap();
+        let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig).unwrap();
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
+        let client = kube::Client::try_from(config).unwrap();
+        let tenancy = Tenancy::new(BTreeMap::from([(
+            namespace.to_owned(),
+            Tenant {
+                scopes: vec![ArmId::parse(&format!("{GROUP}/{namespace}")).unwrap()],
+                credential: "main".into(),
+            },
+        )]))
+        .unwrap();
+        let settings = Settings {
+            cluster: Cluster::new(namespace, &[]),
+            tenancy,
+            allowed_exempt_sources: vec![Peer::Tag("AzureLoadBalancer".into())],
+            drift_interval: Duration::from_secs(2),
+            sweep_interval: Duration::from_secs(2),
+            address_interval: Duration::from_secs(2),
+            honour_denies_below: 1000,
+            max_allows_per_firewall: 200,
+            concurrency: 8,
+            dry_run: false,
+        };
+        let memory = cloud.clone();
+        let start = move |shutdown: CancellationToken| {
+            let clouds = BTreeMap::from([("main".to_owned(), memory.cloud())]);
+            let (client, settings) = (client.clone(), settings.clone());
+            tokio::spawn(async move {
+                let (metrics, health) = (Metrics::new(), Health::new());
+                controllers::run(client, settings, clouds, metrics, Clock::system(), health, shutdown).await;
+            })
+        };
+        let shutdown = CancellationToken::new();
+        Self {
+            namespace: namespace.to_owned(),
+            cloud,
+            admin: plane.kubectl(User::Admin).unwrap(),
+            developer: plane.kubectl(User::Developer).unwrap(),
+            task: Some(start(shutdown.clone())),
+            shutdown,
+            start: Box::new(start),
+            plane,
+        }
+    }
+
+    /// Ends the loops at once, as a crash would, and starts new ones.
+    fn crash(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+        self.shutdown.cancel();
+        self.shutdown = CancellationToken::new();
+        self.task = Some((self.start)(self.shutdown.clone()));
+    }
+
+    async fn apply_policy(&self, name: &str, more: &str) {
+        let (namespace, group) = (&self.namespace, &self.namespace);
+        let policy = format!(
+            "apiVersion: jit.portcullis.io/v1alpha1\nkind: JitPolicy\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  targets:\n    - name: web-1\n      azureVirtualMachine: {{id: {GROUP}/{group}/providers/Microsoft.Compute/virtualMachines/web-1}}\n{more}"
+        );
+        self.admin.apply(&policy).await.unwrap();
+    }
+
+    async fn request(&self, name: &str, source: &str, duration: &str) {
+        let namespace = &self.namespace;
+        let request = format!(
+            "apiVersion: jit.portcullis.io/v1alpha1\nkind: JitAccessRequest\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  policyRef: {{name: web}}\n  targets: [{{name: web-1}}]\n  ports: [{{port: 22, sources: [{{cidr: {source}}}]}}]\n  duration: {duration}\n"
+        );
+        self.developer.apply(&request).await.unwrap();
+    }
+
+    async fn get(&self, object: &str, path: &str) -> anyhow::Result<String> {
+        self.admin.run(&["-n", &self.namespace, "get", object, "-o", &format!("jsonpath={{{path}}}")]).await
+    }
+
+    async fn reaches(&self, object: &str, path: &str, wanted: &str) {
+        let within = Duration::from_secs(20);
+        let result = eventually(&format!("{object} {path} is {wanted}"), within, || async {
+            let value = self.get(object, path).await?;
+            anyhow::ensure!(value.trim() == wanted, "it is {value:?}");
+            Ok::<_, anyhow::Error>(())
+        })
+        .await;
+        if let Err(error) = result {
+            let all = self.admin.run(&["-n", &self.namespace, "get", object, "-o", "yaml"]).await;
+            panic!(
+                "{error:#}\n{}\nrules: {:#?}",
+                all.unwrap_or_default(),
+                self.cloud.rules(&firewall(&self.namespace, "nic"))
+            );
+        }
+    }
+
+    fn rules(&self, access: Access) -> Vec<Rule> {
+        ["subnet", "nic"]
+            .iter()
+            .flat_map(|name| self.cloud.rules(&firewall(&self.namespace, name)))
+            .filter(|rule| rule.access == access)
+            .collect()
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_locks_a_request_opens_and_expiry_closes() {
+    let bench = Bench::new("walk").await;
+    bench.apply_policy("web", "").await;
+    bench.reaches("jitpol/web", ".status.targets[0].state", "Configured").await;
+    assert_eq!(bench.rules(Access::Deny).len(), 2, "one deny on each firewall of the path");
+    bench.request("one", "203.0.113.7/32", "30s").await;
+    bench.reaches("jitreq/one", ".status.state", "Active").await;
+    let allows = bench.rules(Access::Allow);
+    assert_eq!(allows.len(), 2);
+    assert!(allows.iter().all(|rule| rule.sources == [Peer::Net("203.0.113.7/32".parse().unwrap())]));
+    assert_eq!(bench.get("jitreq/one", ".spec.requester.username").await.unwrap().trim(), "developer");
+    tokio::time::sleep(Duration::from_secs(25)).await;
+    bench.reaches("jitreq/one", ".status.state", "Expired").await;
+    bench.reaches("jitreq/one", ".status.settled", "true").await;
+    assert!(bench.rules(Access::Allow).is_empty());
+    assert_eq!(bench.rules(Access::Deny).len(), 2);
+    assert_eq!(bench.cloud.overlaps(), 0, "writes of one firewall are serial");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleting_a_request_closes_at_once_and_a_crash_in_between_does_not_matter() {
+    let mut bench = Bench::new("deleted").await;
+    bench.apply_policy("web", "").await;
+    bench.request("one", "203.0.113.7/32", "1h").await;
+    bench.reaches("jitreq/one", ".status.state", "Active").await;
+    bench.crash();
+    bench
+        .developer
+        .run(&["-n", "deleted", "delete", "jitreq", "one", "--wait=true", "--timeout=20s"])
+        .await
+        .unwrap();
+    assert!(bench.rules(Access::Allow).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stripped_finalizer_takes_the_object_away_and_not_the_duty() {
+    let mut bench = Bench::new("stripped").await;
+    bench.apply_policy("web", "").await;
+    bench.request("one", "203.0.113.7/32", "1h").await;
+    bench.reaches("jitreq/one", ".status.state", "Active").await;
+    // While the controller is down, somebody with the controller's own rights takes the object away.
+    bench.shutdown.cancel();
+    if let Some(task) = bench.task.take() {
+        let _ = task.await;
+    }
+    let plane = &bench.plane;
+    let own = plane.service_account_kubeconfig(install::CONTROLLER.0, install::CONTROLLER.1).await.unwrap();
+    let own = plane.kubectl_with(&own);
+    own.run(&[
+        "-n",
+        "stripped",
+        "patch",
+        "jitreq",
+        "one",
+        "--type=merge",
+        "-p",
+        r#"{"metadata":{"finalizers":null}}"#,
+    ])
+    .await
+    .unwrap();
+    bench.admin.run(&["-n", "stripped", "delete", "jitreq", "one"]).await.unwrap();
+    assert_eq!(bench.rules(Access::Allow).len(), 2);
+    bench.crash();
+    eventually("the orphans are closed", Duration::from_secs(20), || async {
+        let left = bench.rules(Access::Allow).len();
+        anyhow::ensure!(left == 0, "{left} allows are left");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_allow_ends_its_grant_and_a_removed_deny_is_put_back() {
+    let bench = Bench::new("drift").await;
+    bench.apply_policy("web", "").await;
+    bench.request("one", "203.0.113.7/32", "1h").await;
+    bench.reaches("jitreq/one", ".status.state", "Active").await;
+    bench.cloud.edit_rules(&firewall("drift", "nic"), |rules| rules.clear());
+    bench.reaches("jitreq/one", ".status.state", "Ended").await;
+    assert!(bench.rules(Access::Allow).is_empty(), "the other firewall's allow is gone too");
+    eventually("the deny is back", Duration::from_secs(20), || async {
+        let denies = bench.rules(Access::Deny).len();
+        anyhow::ensure!(denies == 2, "{denies} denies");
+        let events = bench
+            .admin
+            .run(&["-n", "drift", "get", "events.events.k8s.io", "-o", "jsonpath={.items[*].reason}"])
+            .await?;
+        anyhow::ensure!(events.contains("Drift"), "no event tells of it: {events}");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn suspending_a_policy_closes_its_grants_and_keeps_its_locks() {
+    let bench = Bench::new("suspended").await;
+    bench.apply_policy("web", "").await;
+    bench.request("one", "203.0.113.7/32", "1h").await;
+    bench.reaches("jitreq/one", ".status.state", "Active").await;
+    bench.apply_policy("web", "  suspend: true\n").await;
+    bench.reaches("jitreq/one", ".status.state", "Revoked").await;
+    assert!(bench.rules(Access::Allow).is_empty());
+    assert_eq!(bench.rules(Access::Deny).len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_policy_keeps_its_lock_or_takes_it_along_as_it_says() {
+    let bench = Bench::new("gone").await;
+    bench.apply_policy("web", "").await;
+    bench.reaches("jitpol/web", ".status.targets[0].state", "Configured").await;
+    bench.admin.run(&["-n", "gone", "delete", "jitpol", "web", "--timeout=20s"]).await.unwrap();
+    assert_eq!(bench.rules(Access::Deny).len(), 2, "Retain is the default");
+    bench.apply_policy("web", "  deletionPolicy: Unlock\n").await;
+    bench.reaches("jitpol/web", ".status.targets[0].state", "Configured").await;
+    eventually("the retained lock is adopted", Duration::from_secs(20), || async {
+        let denies = bench.rules(Access::Deny).len();
+        anyhow::ensure!(denies == 2, "{denies} denies");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await
+    .unwrap();
+    bench.admin.run(&["-n", "gone", "delete", "jitpol", "web", "--timeout=20s"]).await.unwrap();
+    assert!(bench.rules(Access::Deny).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_without_its_policy_waits_says_so_and_goes_on() {
+    let bench = Bench::new("early").await;
+    bench.request("one", "203.0.113.7/32", "1h").await;
+    bench
+        .reaches("jitreq/one", r#".status.conditions[?(@.type=="Approved")].reason"#, "PolicyNotFound")
+        .await;
+    bench.apply_policy("web", "").await;
+    bench.reaches("jitreq/one", ".status.state", "Active").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_without_a_scope_reaches_nothing() {
+    let bench = Bench::new("mapped").await;
+    install::grant_access(&bench.plane, "unmapped").await.unwrap();
+    let policy = format!(
+        "apiVersion: jit.portcullis.io/v1alpha1\nkind: JitPolicy\nmetadata: {{name: web, namespace: unmapped}}\nspec:\n  targets:\n    - name: web-1\n      azureVirtualMachine: {{id: {GROUP}/mapped/providers/Microsoft.Compute/virtualMachines/web-1}}\n"
+    );
+    bench.admin.apply(&policy).await.unwrap();
+    eventually("the policy is stalled", Duration::from_secs(20), || async {
+        let path = r#"jsonpath={.status.conditions[?(@.type=="Stalled")].reason}"#;
+        let reason = bench.admin.run(&["-n", "unmapped", "get", "jitpol", "web", "-o", path]).await?;
+        anyhow::ensure!(reason.trim() == "ScopeNotAllowed", "{reason}");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await
+    .unwrap();
+    assert!(bench.rules(Access::Deny).is_empty());
+}
