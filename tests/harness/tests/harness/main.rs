@@ -2,3 +2,5 @@
 
 mod control_plane;
 mod deploy;
+mod playground;
+mod world;
