@@ -207,7 +207,7 @@ impl ControlPlane {
 }
 
 /// Writes a file that only its owner can read.
-fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+pub(crate) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     if let Some(folder) = path.parent() {

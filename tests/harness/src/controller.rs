@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::control_plane::ControlPlane;
+use crate::control_plane::{ControlPlane, write_private};
 use crate::install::{CONTROLLER, NAMESPACE};
 use crate::process::{Lifetime, Process};
 use crate::simulator::Simulator;
@@ -45,7 +45,7 @@ impl Setup {
         let folder = plane.folder().join(format!("controller-{:08x}", rand::random::<u32>()));
         std::fs::create_dir_all(&folder)?;
         let secret = folder.join("client-secret");
-        std::fs::write(&secret, &cloud.client_secret)?;
+        write_private(&secret, &cloud.client_secret)?;
         let [probes, metrics] = crate::ports::free()?.map(|port| format!("127.0.0.1:{port}"));
         let config = json!({
             "clusterId": "playground",
