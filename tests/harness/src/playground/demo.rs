@@ -38,7 +38,11 @@ pub(crate) async fn demo() -> anyhow::Result<ExitCode> {
     let address = web.public_address.as_deref().context("web-1 has no public address")?;
 
     let demo = Demo { narrator: Narrator::new(), folder: folder.path().to_owned(), environment };
-    demo.play(address).await.with_context(|| format!("the demo failed\n{}", tail(controller.log())))?;
+    if let Err(error) = demo.play(address).await {
+        // What a person would look at first; the failure is told whether this works or not.
+        let _ = demo.run("kubectl describe jitpolicies,jitaccessrequests").await;
+        anyhow::bail!("the demo failed: {error:#}\n{}", tail(controller.log()));
+    }
     narrator.print(&format!(
         "\nDone: {:.0} s for the set-up, {:.0} s for the job. `make up` leaves all of this running for you.",
         set_up,
