@@ -16,4 +16,5 @@ mod plan_world;
 mod provider_azure;
 mod provider_conformance;
 mod provider_memory;
+mod provider_simulator;
 mod provider_topology;

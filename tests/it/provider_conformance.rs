@@ -202,7 +202,10 @@ async fn rules_that_azure_refuses_are_invalid(world: &dyn World) {
         (Rule { description: "x".repeat(141), ..rule("talkative", 100) }, "description of 141"),
         (rule(&"n".repeat(81), 100), "name of 81"),
         (rule("-dash", 100), "name begins with a dash"),
-        (Rule { sources: vec![net("2001:db8::1/128")], ..rule("mixed", 100) }, "two families"),
+        (
+            Rule { sources: vec![net("2001:db8::1/128"), net("203.0.113.7/32")], ..rule("mixed", 100) },
+            "two families",
+        ),
         (
             Rule { sources: vec![net("10.0.0.0/8"), net("10.1.0.0/16")], ..rule("overlap", 100) },
             "overlapping networks",
@@ -424,4 +427,9 @@ macro_rules! all {
 all! {
     #[tokio::test(start_paused = true)]
     memory, async { crate::provider_memory::MemoryWorld::new() }
+}
+
+all! {
+    #[tokio::test]
+    simulator, crate::provider_simulator::SimulatedWorld::start()
 }
