@@ -20,7 +20,7 @@ pub use policy::{
 };
 pub use request::{
     Connection, JitAccessRequest, JitAccessRequestSpec, JitAccessRequestStatus, NameRef, PinnedMachine,
-    RequestPort, RequestTarget, RequestedPolicy, RuleState, RuleStatus, State, UserInfo,
+    RequestPort, RequestSummary, RequestTarget, RequestedPolicy, RuleState, RuleStatus, State, UserInfo,
 };
 pub use review::{JitAccessReview, JitAccessReviewSpec, JitAccessReviewStatus, RequestRef, Verdict};
 

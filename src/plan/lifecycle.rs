@@ -27,8 +27,8 @@ use super::names::Cluster;
 use super::terms::{Ask, PENDING_TIMEOUT};
 use crate::api::values::{ArmId, PortRange, Protocol};
 use crate::api::{
-    ConditionType, FINALIZER, JitAccessRequest, JitAccessRequestStatus, Reason, RuleState, RuleStatus, State,
-    condition, find_condition, set_condition,
+    ConditionType, FINALIZER, JitAccessRequest, JitAccessRequestStatus, Reason, RequestSummary, RuleState,
+    RuleStatus, State, condition, find_condition, set_condition,
 };
 
 mod live;
@@ -238,6 +238,7 @@ impl<'a> Draft<'a> {
     fn new(world: &'a World<'a>, now: Timestamp) -> Self {
         let mut status = world.request.status.clone().unwrap_or_default();
         status.observed_generation = world.request.metadata.generation;
+        status.summary = Some(RequestSummary::of(&world.request.spec));
         if status.state.is_none() {
             status.state = Some(State::Pending.as_str().to_owned());
         }

@@ -53,7 +53,7 @@ async fn world(plane: &ControlPlane, space: &str) {
             "duration": "1h",
         })
     };
-    let status = json!({"state": "Active", "expiresAt": "2031-01-01T10:00:00Z", "settled": false});
+    let status = json!({"state": "Active", "summary": {"targets": "web-1, web-2", "ports": "22/TCP, 443/TCP"}, "expiresAt": "2031-01-01T10:00:00Z", "settled": false});
     create(plane, space, "JitAccessRequest", "live", request("web-1"), status).await;
     let status = json!({"state": "Expired", "expiresAt": "2030-01-01T10:00:00Z", "settled": true});
     create(plane, space, "JitAccessRequest", "done", request("web-1"), status).await;
@@ -90,8 +90,8 @@ fn kubectl_get_answers_the_question_that_people_have() {
                         "live",
                         "web-admins",
                         "alice",
-                        "web-1,web-2",
-                        "22,443",
+                        "web-1, web-2",
+                        "22/TCP, 443/TCP",
                         "Active",
                         "2031-01-01T10:00:00Z",
                     ],

@@ -6,6 +6,7 @@
 )]
 
 mod api_bad_input;
+mod api_columns;
 mod api_crds;
 mod api_values;
 mod cluster;
