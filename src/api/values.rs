@@ -83,11 +83,11 @@ impl Cidr {
     /// When the text is no CIDR, has host bits set, or is an IPv4-mapped IPv6 network: those would
     /// match differently in different places.
     pub fn network(&self) -> Result<IpNet, InvalidValue> {
-        let network: IpNet = self.0.parse().map_err(|_| {
+        let network = strict(&self.0).ok_or_else(|| {
             let hint = match self.0.parse::<IpAddr>() {
                 Ok(IpAddr::V4(_)) => format!(": for one address write {}/32", self.0),
                 Ok(IpAddr::V6(_)) => format!(": for one address write {}/128", self.0),
-                Err(_) => ", such as 203.0.113.0/24 or 2001:db8::/32".to_owned(),
+                Err(_) => ", such as 203.0.113.0/24 or 2001:db8::/32 (without leading zeros)".to_owned(),
             };
             InvalidValue(format!("{:?} is not a network in CIDR notation{hint}", self.0))
         })?;
@@ -106,6 +106,14 @@ impl Cidr {
         }
         Ok(network)
     }
+}
+
+/// A network whose numbers have no leading zeros: some read `010` as 8, some as 10, and `ipnet` is among those
+/// that accept it.
+fn strict(text: &str) -> Option<IpNet> {
+    let (address, length) = text.split_once('/')?;
+    let network = IpNet::new(address.parse().ok()?, length.parse().ok()?).ok()?;
+    (network.prefix_len().to_string() == length).then_some(network)
 }
 
 impl From<IpNet> for Cidr {
@@ -369,6 +377,9 @@ mod tests {
             ("::ffff:203.0.113.7/128", "IPv4"),
             ("web", "CIDR"),
             ("203.0.113.0/33", "CIDR"),
+            ("203.0.113.0/024", "leading zeros"),
+            ("010.0.0.0/8", "leading zeros"),
+            ("10.0.0.0/+8", "CIDR"),
         ] {
             let error = Cidr::from(text).network().expect_err(text).to_string();
             assert!(error.contains(hint), "{text}: {error}");
