@@ -22,7 +22,7 @@ struct Arguments {
     /// Serve plain HTTP alone.
     #[arg(long)]
     no_tls: bool,
-    /// Write the certificate authority here, as PEM.
+    /// Write the certificate authority here, as PEM. With --announce it goes beside that file when left out.
     #[arg(long)]
     ca_file: Option<PathBuf>,
     /// When ready, write addresses and credentials here as JSON, atomically.
@@ -55,6 +55,13 @@ struct Arguments {
 }
 
 impl Arguments {
+    fn ca_file(&self) -> Option<PathBuf> {
+        if self.no_tls {
+            return None;
+        }
+        self.ca_file.clone().or_else(|| self.announce.as_ref().map(|a| a.with_extension("ca.pem")))
+    }
+
     fn options(&self) -> Options {
         let mut options = Options {
             http: self.http,
@@ -96,17 +103,14 @@ async fn main() -> anyhow::Result<()> {
     if let Some(seed) = seed {
         running.build_world(&seed).context("--seed")?;
     }
-    let ca_file = match &arguments.ca_file {
-        Some(path) => {
-            replace(path, &running.ca_pem)
-                .with_context(|| format!("--ca-file: cannot write {}", path.display()))?;
-            Some(path)
-        }
-        None => None,
-    };
+    let ca_file = arguments.ca_file();
+    if let Some(path) = &ca_file {
+        replace(path, &running.ca_pem)
+            .with_context(|| format!("--ca-file: cannot write {}", path.display()))?;
+    }
     tracing::info!(http.url = %running.url, tls.url = running.tls_url.as_deref().unwrap_or("none"), "ready");
     if let Some(path) = &arguments.announce {
-        replace(path, &announcement(&running, ca_file.map(PathBuf::as_path)))
+        replace(path, &announcement(&running, ca_file.as_deref()))
             .with_context(|| format!("--announce: cannot write {}", path.display()))?;
     }
     tokio::select! {

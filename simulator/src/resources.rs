@@ -104,12 +104,12 @@ pub(crate) fn prepare(
         "network/networksecuritygroups" => nsg::prepare(id, old, body),
         "network/networksecuritygroups/securityrules" => nsg::prepare_rule(world, id, body),
         "network/virtualnetworks" => vnet::prepare(world, id, old, body),
-        "network/virtualnetworks/subnets" => vnet::prepare_subnet(world, id, body),
-        "network/virtualnetworks/virtualnetworkpeerings" => vnet::prepare_peering(id, body),
+        "network/virtualnetworks/subnets" => vnet::prepare_subnet(world, id, &body),
+        "network/virtualnetworks/virtualnetworkpeerings" => vnet::prepare_peering(id, &body),
         "network/networkinterfaces" => nic::prepare(world, id, old, body),
         "network/publicipaddresses" => public_ip::prepare(world, id, old, body),
         "network/routetables" => route_table::prepare(id, old, body),
-        "network/routetables/routes" => route_table::prepare_route(world, id, body),
+        "network/routetables/routes" => route_table::prepare_route(world, id, &body),
         "network/applicationsecuritygroups" => {
             guid(&mut body, old);
             Ok(body.into())

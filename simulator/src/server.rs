@@ -131,13 +131,13 @@ async fn handle(
     }
     let body = match Limited::new(body, MAX_BODY).collect().await {
         Ok(body) => body.to_bytes(),
-        Err(_) => return respond(Reply::empty(413)),
+        Err(_) => return respond(&Reply::empty(413)),
     };
     let target = parts.uri.path_and_query().map_or("/", |p| p.as_str());
     let call = Call::new(parts.method.as_str(), target, headers, body, secure);
     if call.path.to_lowercase().starts_with("/_sim") {
         let reply = control::answer(&mut shared.lock(), &shared.options, &call);
-        return respond(reply);
+        return respond(&reply);
     }
     let client = identity::claimed_client(&call);
     let plan = {
@@ -153,11 +153,11 @@ async fn handle(
     match outcome {
         Outcome::Answer(reply) => {
             tracing::debug!(http.method = %call.method, http.path = %call.path, http.status = reply.status);
-            respond(reply)
+            respond(&reply)
         }
         Outcome::Slow(reply, span) => {
             tokio::time::sleep(span.real()).await;
-            respond(reply)
+            respond(&reply)
         }
         Outcome::Reset => {
             let _ = reset.send(true);
@@ -167,7 +167,7 @@ async fn handle(
     }
 }
 
-fn respond(reply: Reply) -> Response<Full<Bytes>> {
+fn respond(reply: &Reply) -> Response<Full<Bytes>> {
     let mut builder = Response::builder().status(reply.status);
     for (name, value) in &reply.headers {
         builder = builder.header(name.as_str(), value.as_str());

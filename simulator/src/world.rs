@@ -28,7 +28,10 @@ use crate::{
     },
     http::Call,
     identity::principals::{Caller, Principals},
-    oracle::{plane::DataPlane, tags::ServiceTags},
+    oracle::{
+        plane::{Change, DataPlane},
+        tags::ServiceTags,
+    },
     resources::addresses::Pools,
 };
 
@@ -36,7 +39,7 @@ use crate::{
 #[derive(Debug)]
 enum Event {
     OperationEnds(Uuid),
-    PlaneChanges(Vec<(String, Option<Arc<Fact>>)>),
+    PlaneChanges(Vec<Change>),
     /// A write whose sender was told something else long ago.
     LateWrite(Box<(Call, Caller)>),
 }
@@ -301,7 +304,7 @@ impl World {
             due = due.max(*last);
         }
         let below = format!("{root}/");
-        let mut changes: Vec<(String, Option<Arc<Fact>>)> = self
+        let mut changes: Vec<Change> = self
             .store
             .get(root)
             .iter()

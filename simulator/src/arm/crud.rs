@@ -400,7 +400,7 @@ pub(crate) fn delete(
     let mut start = Start {
         kind: format!("{}.delete", id.types.last().map_or("resourceGroups", String::as_str)),
         target: id.clone(),
-        touched: vec![root.key.clone()],
+        touched: vec![root.key],
         removes: vec![],
         undo: vec![],
         deletes: true,

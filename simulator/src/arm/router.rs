@@ -31,7 +31,7 @@ pub(crate) fn route(world: &mut World, call: &Call, caller: &Caller, plan: &Plan
         ("GET", ["providers"]) => return Ok(Reply::ok(json!({"value": providers::all(None)}))),
         ("GET", ["providers", namespace]) => return providers::one(None, namespace).map(Reply::ok),
         ("POST", ["providers", "microsoft.resourcegraph", "resources"]) => {
-            return graph::query(world, caller, &call.json()?);
+            return graph::query(world, caller, plan, &call.json()?);
         }
         _ => {}
     }

@@ -14,6 +14,9 @@ use super::{
 };
 use crate::arm::{ids::ResourceId, store::Fact};
 
+/// What becomes of a key: another fact, or none.
+pub(crate) type Change = (String, Option<Arc<Fact>>);
+
 /// The facts in force, by key.
 pub(crate) type Facts = BTreeMap<String, Arc<Fact>>;
 
@@ -21,7 +24,7 @@ pub(crate) type Facts = BTreeMap<String, Arc<Fact>>;
 pub(crate) struct DataPlane {
     current: Facts,
     index: Option<Arc<Index>>,
-    history: Vec<(Timestamp, Vec<(String, Option<Arc<Fact>>)>)>,
+    history: Vec<(Timestamp, Vec<Change>)>,
 }
 
 /// A time during which a packet would have passed; `to` is open while it still would.
@@ -39,8 +42,8 @@ fn only_rules(key: &str) -> bool {
 const ADMIN: &str = "secadmin:";
 
 impl DataPlane {
-    pub(crate) fn apply(&mut self, at: Timestamp, changes: Vec<(String, Option<Arc<Fact>>)>) {
-        let differs = |(key, new): &(String, Option<Arc<Fact>>)| match (self.current.get(key), new) {
+    pub(crate) fn apply(&mut self, at: Timestamp, changes: Vec<Change>) {
+        let differs = |(key, new): &Change| match (self.current.get(key), new) {
             (Some(old), Some(new)) => !Arc::ptr_eq(old, new),
             (None, None) => false,
             (Some(_), None) | (None, Some(_)) => true,
@@ -136,7 +139,7 @@ impl DataPlane {
     }
 }
 
-fn change(facts: &mut Facts, changes: &[(String, Option<Arc<Fact>>)]) {
+fn change(facts: &mut Facts, changes: &[Change]) {
     for (key, new) in changes {
         match new {
             Some(fact) => facts.insert(key.clone(), fact.clone()),
@@ -157,7 +160,7 @@ pub(crate) fn admin_rules_as_listed(plane: &DataPlane, network: &str) -> Value {
         .into_iter()
         .map(|rule| {
             let name = rule["name"].as_str().unwrap_or("rule").to_owned();
-            let mut properties = rule.clone();
+            let mut properties = rule;
             if let Some(map) = properties.as_object_mut() {
                 map.remove("name");
             }

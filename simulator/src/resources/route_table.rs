@@ -41,8 +41,8 @@ pub(crate) fn prepare(
     Ok(Prepared { body, embedded: vec![("routes", items)], beside: vec![] })
 }
 
-pub(crate) fn prepare_route(world: &World, id: &ResourceId, body: Value) -> Result<Prepared, ArmError> {
-    let body = check(&body)?;
+pub(crate) fn prepare_route(world: &World, id: &ResourceId, body: &Value) -> Result<Prepared, ArmError> {
+    let body = check(body)?;
     let parent = id.parent().map(|p| p.key).unwrap_or_default();
     let siblings = world.store.children(&parent, "routes");
     let others = siblings.iter().filter(|r| r.id().key != id.key);

@@ -51,7 +51,7 @@ pub(crate) fn prepare(
             let body = clean(item);
             let body = match kind {
                 "subnets" => checked_subnet(world, &child, body, &space)?,
-                _ => prepare_peering(&child, body)?.body,
+                _ => prepare_peering(&child, &body)?.body,
             };
             items.push((child, body));
         }
@@ -104,10 +104,10 @@ fn strict(text: &str, id: &ResourceId) -> Result<IpNet, ArmError> {
     Ok(net)
 }
 
-pub(crate) fn prepare_subnet(world: &mut World, id: &ResourceId, body: Value) -> Result<Prepared, ArmError> {
+pub(crate) fn prepare_subnet(world: &mut World, id: &ResourceId, body: &Value) -> Result<Prepared, ArmError> {
     let parent = id.parent().and_then(|p| world.store.get(&p.key));
     let space = parent.map(|p| addresses::prefixes(p.properties())).unwrap_or_default();
-    let body = checked_subnet(world, id, clean(&body), &space)?;
+    let body = checked_subnet(world, id, clean(body), &space)?;
     let parent = id.parent().map(|p| p.key).unwrap_or_default();
     let mut all: Vec<(ResourceId, Value)> = world
         .store
@@ -193,8 +193,8 @@ fn apart(subnets: &[(ResourceId, Value)]) -> Result<(), ArmError> {
     Ok(())
 }
 
-pub(crate) fn prepare_peering(id: &ResourceId, body: Value) -> Result<Prepared, ArmError> {
-    let mut body = clean(&body);
+pub(crate) fn prepare_peering(id: &ResourceId, body: &Value) -> Result<Prepared, ArmError> {
+    let mut body = clean(body);
     let properties = &mut body["properties"];
     if properties["remoteVirtualNetwork"]["id"].as_str().is_none() {
         return Err(validate::missing(&format!("{}.properties", id.name()), "remoteVirtualNetwork"));

@@ -1,6 +1,9 @@
 //! The simulator over HTTP and TLS, as a client sees it.
+#![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the report")]
 
 mod client;
+mod faults;
 mod identity;
 mod nsg;
 mod oracle;
+mod resources;
