@@ -19,3 +19,5 @@ mod provider_conformance;
 mod provider_memory;
 mod provider_simulator;
 mod provider_topology;
+mod walk;
+mod sigkill;

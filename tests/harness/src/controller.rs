@@ -198,9 +198,18 @@ impl Controller {
     /// # Errors
     /// As [`Controller::start`].
     pub async fn restart(&mut self) -> anyhow::Result<()> {
+        self.restart_unready()?;
+        self.wait_ready(Duration::from_secs(60)).await
+    }
+
+    /// Starts it again and returns at once. A running one is killed first.
+    ///
+    /// # Errors
+    /// As [`Controller::start_unready`].
+    pub fn restart_unready(&mut self) -> anyhow::Result<()> {
         self.process.kill();
         self.process = spawn(&self.setup)?;
-        self.wait_ready(Duration::from_secs(60)).await
+        Ok(())
     }
 
     /// Lets it live on.
