@@ -250,15 +250,6 @@ impl Gates {
         });
     }
 
-    /// Has every firewall that a policy or request is about read again now.
-    pub fn look(&self, owner_uid: &str) {
-        for gate in self.all() {
-            if lock(&gate.duties).owners().contains(owner_uid) {
-                gate.wake.notify_one();
-            }
-        }
-    }
-
     fn all(&self) -> Vec<Arc<Gate>> {
         lock(&self.0.gates).values().cloned().collect()
     }

@@ -46,14 +46,16 @@ async fn fifty_kills_over_overlapping_grants_leave_no_packet_past_expiry() {
     controller.wait_ready(Duration::from_secs(60)).await.unwrap();
     let mut opened = 0;
     for number in 0..REQUESTS {
-        let request = play.reaches(&format!("jitreq/r-{number}"), "/status/settled", "Some(Bool(true))").await;
+        let request =
+            play.reaches(&format!("jitreq/r-{number}"), "/status/settled", "Some(Bool(true))").await;
         let (machine, port) = target(number);
         let exposed = play.exposed(&source(number), machine, port, locked).await;
         opened += usize::from(!exposed.is_empty());
         if exposed.is_empty() {
             continue;
         }
-        let (granted, expires) = (moment(&request, "/status/grantedAt"), moment(&request, "/status/expiresAt"));
+        let (granted, expires) =
+            (moment(&request, "/status/grantedAt"), moment(&request, "/status/expiresAt"));
         for (from, to) in exposed {
             let to = to.unwrap_or_else(|| panic!("r-{number} is still open: {:#}", request["status"]));
             assert!(from >= granted, "r-{number} was open before its grant");
@@ -61,11 +63,16 @@ async fn fifty_kills_over_overlapping_grants_leave_no_packet_past_expiry() {
             let late = to.duration_since(expires);
             assert!(late < SignedDuration::from_secs(20), "r-{number} was open {late:#} past its deadline");
         }
-        assert!(request["status"]["rules"].as_array().is_none_or(|rules| {
-            rules.iter().all(|rule| rule["state"] == Value::from("Absent"))
-        }));
+        assert!(
+            request["status"]["rules"]
+                .as_array()
+                .is_none_or(|rules| { rules.iter().all(|rule| rule["state"] == Value::from("Absent")) })
+        );
     }
-    assert!(opened >= REQUESTS / 3, "only {opened} of {REQUESTS} were ever open: the test would prove nothing");
+    assert!(
+        opened >= REQUESTS / 3,
+        "only {opened} of {REQUESTS} were ever open: the test would prove nothing"
+    );
     println!("{opened} of {REQUESTS} grants were open");
     assert_eq!(play.exposed("198.51.100.23", "web-1", 22, locked).await, []);
     assert_eq!(play.exposed("198.51.100.23", "win-1", 3389, locked).await, []);

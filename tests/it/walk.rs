@@ -50,7 +50,15 @@ impl Play {
         json!({"targets": [{"name": machine, "azureVirtualMachine": {"id": id}}]})
     }
 
-    pub(crate) async fn request(&self, name: &str, policy: &str, target: &str, port: u16, source: &str, duration: &str) {
+    pub(crate) async fn request(
+        &self,
+        name: &str,
+        policy: &str,
+        target: &str,
+        port: u16,
+        source: &str,
+        duration: &str,
+    ) {
         let request = json!({
             "apiVersion": "jit.portcullis.io/v1alpha1", "kind": "JitAccessRequest",
             "metadata": {"name": name, "namespace": install::NAMESPACE},
@@ -69,16 +77,17 @@ impl Play {
 
     /// Waits until a field has a value, and shows the whole object where it never does.
     pub(crate) async fn reaches(&self, object: &str, pointer: &str, wanted: &str) -> Value {
-        let result = eventually(&format!("{object}{pointer} is {wanted}"), Duration::from_secs(45), || async {
-            let found = self.get(object).await?;
-            let value = match found.pointer(pointer) {
-                Some(Value::String(text)) => text.clone(),
-                other => format!("{other:?}"),
-            };
-            anyhow::ensure!(value == wanted, "it is {value}: {:#}", found["status"]);
-            Ok::<_, anyhow::Error>(found)
-        })
-        .await;
+        let result =
+            eventually(&format!("{object}{pointer} is {wanted}"), Duration::from_secs(45), || async {
+                let found = self.get(object).await?;
+                let value = match found.pointer(pointer) {
+                    Some(Value::String(text)) => text.clone(),
+                    other => format!("{other:?}"),
+                };
+                anyhow::ensure!(value == wanted, "it is {value}: {:#}", found["status"]);
+                Ok::<_, anyhow::Error>(found)
+            })
+            .await;
         result.unwrap_or_else(|error| panic!("{error:#}"))
     }
 
@@ -87,14 +96,17 @@ impl Play {
         let what = format!("{object} has {kind}={status}");
         let result = eventually(&what, Duration::from_secs(45), || async {
             let found = self.get(object).await?;
-            let conditions = found.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+            let conditions =
+                found.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
             let condition = conditions.iter().find(|condition| condition["type"] == kind);
             anyhow::ensure!(
                 condition.is_some_and(|condition| condition["status"] == status),
                 "{:#}",
                 found["status"]
             );
-            Ok::<_, anyhow::Error>(condition.map(|condition| condition["reason"].as_str().unwrap_or("").to_owned()))
+            Ok::<_, anyhow::Error>(
+                condition.map(|condition| condition["reason"].as_str().unwrap_or("").to_owned()),
+            )
         })
         .await;
         result.unwrap_or_else(|error| panic!("{error:#}")).unwrap_or_default()
@@ -107,7 +119,13 @@ impl Play {
     }
 
     /// When, since `from`, packets would have got through.
-    pub(crate) async fn exposed(&self, source: &str, machine: &str, port: u16, from: Timestamp) -> Vec<(Timestamp, Option<Timestamp>)> {
+    pub(crate) async fn exposed(
+        &self,
+        source: &str,
+        machine: &str,
+        port: u16,
+        from: Timestamp,
+    ) -> Vec<(Timestamp, Option<Timestamp>)> {
         let address = &self.stage.world.machine(machine).unwrap().private_address;
         let question = json!({
             "source": source, "destination": address, "port": port, "protocol": "Tcp", "from": from.to_string(),
@@ -162,7 +180,11 @@ async fn lock_request_open_expire_closed_and_no_packet_too_many() {
     let machine = play.stage.world.machine("web-1").unwrap();
     assert_eq!(request["status"]["connections"][0]["address"], machine.public_address.clone().unwrap());
     assert_eq!(request["status"]["connections"][0]["port"], "22");
-    assert_eq!(request["status"]["rules"].as_array().unwrap().len(), 2, "both firewalls of the path are opened");
+    assert_eq!(
+        request["status"]["rules"].as_array().unwrap().len(),
+        2,
+        "both firewalls of the path are opened"
+    );
 
     let request = play.reaches("jitreq/mine", "/status/state", "Expired").await;
     let request = if request["status"]["settled"] == true {
@@ -183,7 +205,10 @@ async fn lock_request_open_expire_closed_and_no_packet_too_many() {
         closed.duration_since(expires).unsigned_abs() < BOUND,
         "closed at {closed}, the deadline was {expires}"
     );
-    assert!(moment(&request, "/status/closedAt") >= closed, "success is a read-back after the packets stopped");
+    assert!(
+        moment(&request, "/status/closedAt") >= closed,
+        "success is a read-back after the packets stopped"
+    );
 
     assert_eq!(
         foreign,

@@ -46,6 +46,8 @@ pub(super) struct Memory {
     refused: HashMap<String, Seen>,
     /// Denies and exemptions as they were last read back: what differs was changed by somebody else.
     standing: Vec<Rule>,
+    /// Which state of the duties the last round worked on.
+    pub(super) version: u64,
     /// What the last round wrote: writing the same again at once would be a hot loop.
     last: Changes,
 }
@@ -72,6 +74,7 @@ pub(super) async fn round(inner: &Inner, gate: &Gate, memory: &mut Memory) -> Ou
     let Some((firewall, version, wanted)) = snapshot(inner, gate, memory, now) else {
         return Outcome::Done { closed: false };
     };
+    memory.version = version;
     let sent = wanted
         .grants
         .iter()

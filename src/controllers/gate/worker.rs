@@ -62,15 +62,15 @@ pub(super) async fn run(inner: Arc<Inner>, gate: Arc<Gate>) {
         if idle(&inner, &gate, recheck_until) {
             return;
         }
-        rest(&inner, &gate, pause).await;
+        rest(&inner, &gate, pause, memory.version).await;
         if inner.shutdown.is_cancelled() {
             return;
         }
     }
 }
 
-/// Sleeps until woken, until `pause` is over, or until a deadline.
-async fn rest(inner: &Inner, gate: &Gate, pause: Duration) {
+/// Sleeps until the duties are no longer those of `version`, until `pause` is over, or until a deadline.
+async fn rest(inner: &Inner, gate: &Gate, pause: Duration, version: u64) {
     let wake_at =
         SignedDuration::try_from(pause).ok().and_then(|pause| inner.clock.now().checked_add(pause).ok());
     loop {
@@ -83,8 +83,11 @@ async fn rest(inner: &Inner, gate: &Gate, pause: Duration) {
         tokio::select! {
             () = inner.shutdown.cancelled() => return,
             () = gate.wake.notified() => {
-                tokio::time::sleep(COALESCE).await;
-                return;
+                // The call may be for something that the last round has already taken in.
+                if lock(&gate.duties).version != version {
+                    tokio::time::sleep(COALESCE).await;
+                    return;
+                }
             }
             () = tokio::time::sleep(left.min(LONGEST_SLEEP)) => {}
         }

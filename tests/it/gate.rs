@@ -1,0 +1,217 @@
+//! A gate on the cloud in memory: what it costs, in which order it writes, and what it does when the cloud fails.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use portcullis::api::ExistingRules;
+use portcullis::api::values::{ArmId, PortRange, Protocol};
+use portcullis::clock::Clock;
+use portcullis::controllers::gate::{GateSettings, Gates, News};
+use portcullis::plan::desired::{Duty, Grant, Lock, LockedMachine};
+use portcullis::plan::lifecycle::Seen;
+use portcullis::plan::model::{Access, FirewallId, ResourceLock};
+use portcullis::plan::names::{Cluster, allow_name};
+use portcullis::providers::memory::{Memory, Write};
+use portcullis::telemetry::Metrics;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+struct Bench {
+    memory: Memory,
+    gates: Gates,
+    clock: Clock,
+    _news: mpsc::UnboundedReceiver<News>,
+    shutdown: CancellationToken,
+}
+
+fn cluster() -> Cluster {
+    Cluster::new("test", &[])
+}
+
+fn nsg() -> FirewallId {
+    let id = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/web/providers/Microsoft.Network/networkSecurityGroups/web";
+    FirewallId(ArmId::parse(id).unwrap())
+}
+
+impl Bench {
+    fn new() -> Self {
+        let clock = Clock::manual("2026-11-22T08:00:00Z".parse().unwrap());
+        let memory = Memory::new(clock.clone());
+        memory.add_firewall(nsg());
+        let (sender, news) = mpsc::unbounded_channel();
+        let shutdown = CancellationToken::new();
+        let settings = GateSettings {
+            cluster: cluster(),
+            honour_denies_below: 1000,
+            max_allows: 200,
+            drift_interval: Duration::from_secs(300),
+            dry_run: false,
+        };
+        let gates = Gates::new(settings, clock.clone(), Metrics::new(), sender, shutdown.clone());
+        Self { memory, gates, clock, _news: news, shutdown }
+    }
+
+    /// Time goes by, for the clock on the wall and for sleeping tasks alike.
+    async fn pass(&self, seconds: i64) {
+        for _ in 0..seconds {
+            self.clock.step(SignedDuration::from_secs(1));
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    fn grant(&self, number: u64, seconds: i64, duty: impl Fn(Timestamp) -> Duty) -> (String, Grant) {
+        let now = self.clock.now();
+        let deadline = now + SignedDuration::from_secs(seconds);
+        let uid = format!("{number:08x}-0000-4000-8000-000000000000");
+        let grant = Grant {
+            name: allow_name(&cluster(), &uid, deadline, 0),
+            request_uid: uid.clone(),
+            deadline,
+            protocol: Protocol::Tcp,
+            sources: vec![format!("203.0.113.{number}/32").parse().unwrap()],
+            destinations: vec!["10.0.0.4".parse().unwrap()],
+            ports: vec![PortRange::single(22)],
+            duty: duty(now + SignedDuration::from_secs(60)),
+        };
+        (uid, grant)
+    }
+
+    fn give(&self, grants: &[(String, Grant)]) {
+        for (uid, grant) in grants {
+            self.gates.set_grants(uid, "main", &self.memory.cloud(), vec![(nsg(), grant.clone())]);
+        }
+    }
+
+    fn lock(&self) {
+        let lock = Lock {
+            policy_uid: "aaaaaaaa-0000-4000-8000-000000000000".into(),
+            policy: "web/web".into(),
+            existing: ExistingRules::Override,
+            machines: vec![LockedMachine {
+                addresses: vec!["10.0.0.4".parse().unwrap()],
+                ports: vec![(Protocol::Any, PortRange::single(22))],
+            }],
+            exempt: Vec::new(),
+            release: Default::default(),
+            keep_others: true,
+        };
+        let locks = [(nsg(), Some(lock))].into();
+        self.gates.set_locks("aaaaaaaa-0000-4000-8000-000000000000", "main", &self.memory.cloud(), locks);
+    }
+
+    fn allows(&self) -> usize {
+        self.memory.rules(&nsg()).iter().filter(|rule| rule.access == Access::Allow).count()
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+const OPEN: fn(Timestamp) -> Duty = |until| Duty::Open { until };
+
+#[tokio::test(start_paused = true)]
+async fn ten_requests_due_at_once_cost_one_read_ten_writes_and_one_read_back() {
+    let bench = Bench::new();
+    bench.lock();
+    bench.pass(2).await;
+    let grants: Vec<_> = (1..=10).map(|number| bench.grant(number, 120, OPEN)).collect();
+    let (reads, writes) = (bench.memory.reads(), bench.memory.writes().len());
+    bench.give(&grants);
+    bench.pass(2).await;
+    assert_eq!(bench.allows(), 10);
+    assert_eq!((bench.memory.reads() - reads, bench.memory.writes().len() - writes), (2, 10), "to open");
+    bench.pass(110).await;
+    let (reads, writes) = (bench.memory.reads(), bench.memory.writes().len());
+    bench.pass(12).await;
+    assert_eq!(bench.allows(), 0);
+    assert_eq!((bench.memory.reads() - reads, bench.memory.writes().len() - writes), (2, 10), "to close");
+    assert_eq!(bench.memory.overlaps(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn closes_are_written_before_locks_and_locks_before_opens() {
+    let bench = Bench::new();
+    let old = bench.grant(1, 600, OPEN);
+    bench.give(std::slice::from_ref(&old));
+    bench.pass(2).await;
+    let before = bench.memory.writes().len();
+    // All at once: a close, a lock and an open.
+    let (uid, mut closing) = old;
+    closing.duty = Duty::Close { sent: false };
+    let new = bench.grant(2, 600, OPEN);
+    bench.give(&[new.clone()]);
+    bench.lock();
+    bench.give(&[(uid, closing.clone())]);
+    bench.pass(3).await;
+    let kinds: Vec<String> = bench.memory.writes()[before..].iter().map(describe).collect();
+    assert_eq!(kinds[0], format!("delete {}", closing.name), "{kinds:?}");
+    let lock = kinds.iter().position(|kind| kind.contains("-deny-")).unwrap();
+    let open = kinds.iter().position(|kind| kind.contains(&new.1.name)).unwrap();
+    assert!(lock < open, "{kinds:?}");
+}
+
+fn describe(write: &Write) -> String {
+    format!("{} {}", if write.put.is_some() { "put" } else { "delete" }, write.rule)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rule_whose_deadline_has_passed_is_closed_without_anybody_asking() {
+    let bench = Bench::new();
+    let (uid, grant) = bench.grant(1, 60, OPEN);
+    bench.give(&[(uid, grant.clone())]);
+    bench.pass(3).await;
+    assert!(matches!(bench.gates.seen(&nsg(), &grant.name), Seen::Present { .. }));
+    bench.pass(60).await;
+    assert_eq!(bench.allows(), 0);
+    assert!(matches!(bench.gates.seen(&nsg(), &grant.name), Seen::Absent { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_was_closed_is_never_opened_again_whatever_a_stale_cache_says() {
+    let bench = Bench::new();
+    let (uid, grant) = bench.grant(1, 600, OPEN);
+    bench.give(&[(uid.clone(), grant.clone())]);
+    bench.pass(3).await;
+    bench.gates.end(&uid);
+    bench.pass(3).await;
+    assert_eq!(bench.allows(), 0);
+    bench.give(&[(uid.clone(), grant.clone())]);
+    bench.pass(3).await;
+    bench.give(&[(uid, Grant { duty: Duty::Hold, ..grant })]);
+    bench.pass(3).await;
+    assert_eq!(bench.allows(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_on_the_resource_makes_a_close_a_deny_and_the_rule_goes_when_it_lifts() {
+    let bench = Bench::new();
+    let (uid, grant) = bench.grant(1, 60, OPEN);
+    bench.give(&[(uid, grant.clone())]);
+    bench.pass(3).await;
+    bench.memory.set_lock(&nsg(), ResourceLock::CannotDelete);
+    bench.pass(62).await;
+    let rules = bench.memory.rules(&nsg());
+    assert_eq!(rules.len(), 1, "{rules:#?}");
+    assert_eq!(rules[0].access, Access::Deny);
+    assert!(matches!(bench.gates.seen(&nsg(), &grant.name), Seen::Absent { .. }), "closed counts as closed");
+    bench.memory.set_lock(&nsg(), ResourceLock::None);
+    bench.pass(400).await;
+    assert!(bench.memory.rules(&nsg()).is_empty(), "{:#?}", bench.memory.rules(&nsg()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_foreign_write_that_brings_a_closed_rule_back_is_found_and_undone() {
+    let bench = Bench::new();
+    let (uid, grant) = bench.grant(1, 60, OPEN);
+    bench.give(&[(uid, grant)]);
+    bench.pass(3).await;
+    let copy = bench.memory.rules(&nsg());
+    bench.pass(62).await;
+    assert_eq!(bench.allows(), 0);
+    bench.memory.edit_rules(&nsg(), |rules| rules.extend(copy));
+    bench.pass(65).await;
+    assert_eq!(bench.allows(), 0, "looked at again each minute after a close");
+}
