@@ -7,6 +7,7 @@
 //! - [`gate`]: one serial worker per firewall.
 //! - [`policy`], [`request`]: one reconcile loop per kind.
 //! - [`sweep`]: allows of ours that are nobody's.
+//! - [`history`]: settled requests, deleted in time.
 //! - [`events`]: what is told as Kubernetes Events.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +32,7 @@ use crate::telemetry::{Check, DriftKind, Health, Metrics, ReconcileResult};
 
 pub mod events;
 pub mod gate;
+pub mod history;
 pub mod policy;
 pub mod request;
 pub mod resolutions;
@@ -51,12 +53,16 @@ pub struct Settings {
     pub tenancy: Tenancy,
     /// Sources that a policy may exempt.
     pub allowed_exempt_sources: Vec<Peer>,
-    /// How often machines and firewalls are read when nothing happens.
+    /// How often a firewall is read when nothing happens.
     pub drift_interval: Duration,
+    /// How often the machines of a policy are read when nothing happens.
+    pub inventory_interval: Duration,
     /// How often all firewalls are swept.
     pub sweep_interval: Duration,
     /// How often machines with live grants are read.
     pub address_interval: Duration,
+    /// How long settled requests are kept.
+    pub request_retention: Duration,
     /// Denies of others below this priority number are deliberate.
     pub honour_denies_below: u16,
     /// The most allows of ours that one firewall may hold.
@@ -216,7 +222,7 @@ pub async fn run(
             };
             if caches.await.is_ok() {
                 health.pass(Check::Caches);
-                sweep::run(&context, &health).await;
+                tokio::join!(sweep::run(&context, &health), history::run(&context));
             }
         }
     };
@@ -232,7 +238,10 @@ pub async fn run(
 async fn spread(context: Arc<Context>, mut news: mpsc::UnboundedReceiver<News>) {
     while let Some(news) = news.recv().await {
         match news {
-            News::Changed(owners) => context.wake(&owners),
+            News::Changed(owners) => {
+                context.metrics.overdue_rules(context.gates.overdue());
+                context.wake(&owners);
+            }
             News::Drift(firewall, drift) => {
                 let (what, kind) = if drift.removed {
                     ("removed", DriftKind::Removed)
@@ -264,6 +273,20 @@ impl Context {
         }
         for request in self.requests.state().into_iter().filter(|request| owned(request.uid())) {
             let _ = self.wake_requests.send(ObjectRef::from_obj(&*request));
+        }
+    }
+
+    /// Has the policies of a request looked at again: with a live grant, machines are read more often.
+    fn wake_policies_of(&self, request: &JitAccessRequest) {
+        let named = request.status.iter().flat_map(|status| &status.policies);
+        let uids: BTreeSet<&str> = named.map(|policy| policy.uid.as_str()).collect();
+        for policy in self
+            .policies
+            .state()
+            .iter()
+            .filter(|policy| policy.uid().is_some_and(|uid| uids.contains(uid.as_str())))
+        {
+            let _ = self.wake_policies.send(ObjectRef::from_obj(&**policy));
         }
     }
 

@@ -37,6 +37,8 @@ pub fn settings(config: &Config) -> anyhow::Result<Settings> {
         tenancy: Tenancy::new(tenants)?,
         allowed_exempt_sources: exempt?,
         drift_interval: config.drift_interval,
+        inventory_interval: config.inventory_interval,
+        request_retention: config.request_retention,
         sweep_interval: config.sweep_interval,
         address_interval: config.address_interval,
         honour_denies_below: config.honour_denies_below,

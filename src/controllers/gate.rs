@@ -250,6 +250,19 @@ impl Gates {
         });
     }
 
+    /// How many rules are past their deadline and not read back as gone.
+    #[must_use]
+    pub fn overdue(&self) -> usize {
+        let now = self.0.clock.now();
+        let of = |gate: &Arc<Gate>| {
+            let duties = lock(&gate.duties);
+            let report = lock(&gate.report);
+            let late = duties.grants.values().filter(|grant| grant.deadline <= now);
+            late.filter(|grant| !matches!(report.grants.get(&grant.name), Some(Seen::Absent { .. }))).count()
+        };
+        self.all().iter().map(of).sum()
+    }
+
     fn all(&self) -> Vec<Arc<Gate>> {
         lock(&self.0.gates).values().cloned().collect()
     }

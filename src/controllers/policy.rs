@@ -136,7 +136,13 @@ async fn enforce(
 ) -> Result<Action, Error> {
     let uid = policy.uid().unwrap_or_default();
     let before = policy.status.clone().unwrap_or_default();
-    let read = context.resolutions.machines(policy, context, terms, cloud).await;
+    let grants = super::request::live_grants(context, &uid);
+    let interval = if grants.is_empty() {
+        context.settings.inventory_interval
+    } else {
+        context.settings.address_interval
+    };
+    let read = context.resolutions.machines(policy, context, terms, cloud, interval).await;
     let mut world = World {
         policy,
         terms,
@@ -147,7 +153,7 @@ async fn enforce(
             .map(|error| Problem { reason: error.kind.reason(), message: error.to_string() }),
         dry_run: context.settings.dry_run,
         cluster: &context.settings.cluster,
-        grants: super::request::live_grants(context, &uid),
+        grants,
     };
     let mut done = true;
     if let Some(resolution) = read.resolution {
@@ -203,12 +209,7 @@ async fn enforce(
     );
     tell(policy, context, &status).await;
     write(policy, context, status).await?;
-    let rest = if world.grants.is_empty() {
-        context.settings.drift_interval
-    } else {
-        context.settings.address_interval
-    };
-    Ok(Action::requeue(if done && world.problem.is_none() { rest } else { SOON.min(rest) }))
+    Ok(Action::requeue(if done && world.problem.is_none() { interval } else { SOON.min(interval) }))
 }
 
 /// A policy that is being deleted: its grants end by themselves, its locks go as `deletionPolicy` says.

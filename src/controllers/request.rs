@@ -322,6 +322,9 @@ async fn tell(context: &Context, request: &JitAccessRequest, transition: &Transi
         context.metrics.expiry_lag(seconds);
     }
     context.metrics.open_grants(context.turns.live());
+    if to.holds_rules() != from.holds_rules() {
+        context.wake_policies_of(request);
+    }
 }
 
 fn rest(next: &Step, now: Timestamp) -> Duration {

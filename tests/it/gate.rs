@@ -142,7 +142,7 @@ async fn closes_are_written_before_locks_and_locks_before_opens() {
     let (uid, mut closing) = old;
     closing.duty = Duty::Close { sent: false };
     let new = bench.grant(2, 600, OPEN);
-    bench.give(&[new.clone()]);
+    bench.give(std::slice::from_ref(&new));
     bench.lock();
     bench.give(&[(uid, closing.clone())]);
     bench.pass(3).await;

@@ -90,6 +90,8 @@ impl Bench {
             tenancy,
             allowed_exempt_sources: vec![Peer::Tag("AzureLoadBalancer".into())],
             drift_interval: Duration::from_secs(2),
+            inventory_interval: Duration::from_secs(2),
+            request_retention: Duration::from_secs(5),
             sweep_interval: Duration::from_secs(2),
             address_interval: Duration::from_secs(2),
             honour_denies_below: 1000,

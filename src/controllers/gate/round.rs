@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{Gate, Inner, News, Report, lock};
 use crate::plan::changes;
@@ -17,6 +17,8 @@ use crate::telemetry::CloudOutcome;
 
 /// An open's write is given up early: what comes late must not open.
 const OPEN_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a closed rule is looked for: a foreign read-modify-write may bring it back.
+const WATCHED: SignedDuration = SignedDuration::from_hours(1);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a round came to.
@@ -112,8 +114,9 @@ fn snapshot(
         super::close(grant, closing, now);
     }
     // Names stay barred for a day after their rule's removal: longer than any cache is stale.
-    let day = jiff::SignedDuration::from_hours(24);
+    let day = SignedDuration::from_hours(24);
     closing.retain(|name, at| grants.contains_key(name) || now.duration_since(*at) < day);
+    forget_closed(gate, &mut duties, now);
     let wanted = Wanted {
         cluster: inner.settings.cluster.clone(),
         locks: duties.locks.values().cloned().collect(),
@@ -124,6 +127,17 @@ fn snapshot(
         standing: memory.standing.clone(),
     };
     Some((firewall, duties.version, wanted))
+}
+
+/// Rules that were closed, proved absent and watched for an hour are history.
+fn forget_closed(gate: &Gate, duties: &mut super::Duties, now: Timestamp) {
+    let report = lock(&gate.report);
+    let super::Duties { grants, closing, .. } = duties;
+    grants.retain(|name, grant| {
+        let absent = matches!(report.grants.get(name), Some(Seen::Absent { .. }));
+        let long_ago = closing.get(name).is_some_and(|at| now.duration_since(*at) > WATCHED);
+        !(absent && long_ago && grant.duty == Duty::Close { sent: true })
+    });
 }
 
 impl Round<'_> {

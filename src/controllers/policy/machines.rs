@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use kube::ResourceExt;
@@ -32,21 +33,22 @@ pub struct Machines {
 }
 
 impl Resolutions {
-    /// Reads the machines of a policy, unless they were read for this generation less than the interval ago
-    /// that is asked of them.
+    /// Reads the machines of a policy, unless they were read for this generation about an interval ago or less.
     pub async fn machines(
         &self,
         policy: &JitPolicy,
         context: &Context,
         terms: &Terms,
         cloud: &Cloud,
+        interval: Duration,
     ) -> Machines {
         let uid = policy.uid().unwrap_or_default();
         let generation = policy.metadata.generation.unwrap_or_default();
         let now = context.clock.now();
         let known = self.get(&uid, generation);
-        // A reconcile that a gate's news brought about needs no new read of the machines.
-        let fresh = context.settings.address_interval.min(context.settings.drift_interval) / 2;
+        // A reconcile that a gate's news brought about needs no new read of the machines; one that the interval
+        // brought about may come a little early.
+        let fresh = interval.mul_f64(0.9);
         let mut found = Machines::default();
         let recent = |resolution: &&Resolution| {
             let age = now.duration_since(resolution.at);
