@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::SignedDuration;
 
 use crate::api::Reason;
 use crate::api::values::ArmId;
@@ -27,7 +28,8 @@ pub trait Inventory: Send + Sync {
     async fn machine(&self, id: &ArmId) -> Result<Result<Machine, Unsupported>, CloudError>;
 
     /// Every machine below `scope` (a subscription or resource group) that has all of `tags`: tag names
-    /// compared without regard to case, values with it. Sorted by id. The ids of machines that cannot be
+    /// compared without regard to case, values with it. A resource group that is gone holds none. Sorted by
+    /// id. The ids of machines that cannot be
     /// locked come with the reason.
     ///
     /// # Errors
@@ -39,11 +41,17 @@ pub trait Inventory: Send + Sync {
         tags: &BTreeMap<String, String>,
     ) -> Result<Vec<(ArmId, Result<Machine, Unsupported>)>, CloudError>;
 
-    /// Every firewall below `scope`, as read: for the sweep.
+    /// Every firewall below `scope`, as read: for the sweep. A resource group that is gone holds none.
     ///
     /// # Errors
     /// When the cloud could not answer in full.
     async fn firewalls(&self, scope: &ArmId) -> Result<Vec<Observed>, CloudError>;
+
+    /// By how much the cloud's clock was ahead of ours when it last answered, to a second or two; none where
+    /// it has not answered yet or does not say. Far apart, deadlines mean little: nothing should be opened.
+    fn clock_ahead(&self) -> Option<SignedDuration> {
+        None
+    }
 }
 
 /// Reads and changes firewalls. Calls for one firewall must be made one after the other; the gate sees to it.

@@ -39,7 +39,7 @@ pub fn build(cloud: &CloudConfig, credential: &CredentialConfig, clock: Clock) -
     let http = http::client(cloud, &endpoints)?;
     let source = token::sources::source(resolved, &endpoints, &http, http::metadata_client()?, clock.clone());
     let tokens = Arc::new(token::Tokens::new(source));
-    let arm = Arc::new(client::Arm::new(http, endpoints.resource_manager, tokens));
+    let arm = Arc::new(client::Arm::new(http, endpoints.resource_manager, tokens, clock.clone()));
     let nsgs = Arc::new(nsg::Nsgs::new(Arc::clone(&arm), clock));
     Ok(Cloud { inventory: Arc::new(topology::Topology::new(arm, Arc::clone(&nsgs))), firewall: nsgs })
 }
@@ -76,7 +76,7 @@ mod tests {
             let endpoints = cloud.endpoints().unwrap();
             let tokens = Arc::new(token::Tokens::new(Box::new(NoTokens)));
             let http = http::client(&cloud, &endpoints).unwrap();
-            let arm = client::Arm::new(http, endpoints.resource_manager.clone(), tokens);
+            let arm = client::Arm::new(http, endpoints.resource_manager.clone(), tokens, Clock::system());
             let url = arm.url(path, api_version::NETWORK, &[]);
             assert!(arm.own(url.as_str()).is_some());
             let other = "https://management.azure.example/next";

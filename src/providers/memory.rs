@@ -499,4 +499,8 @@ impl Inventory for Memory {
         }
         Ok(all.into())
     }
+
+    fn clock_ahead(&self) -> Option<jiff::SignedDuration> {
+        self.lock().faults.clock_ahead
+    }
 }

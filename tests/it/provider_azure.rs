@@ -555,6 +555,25 @@ async fn a_read_that_is_redirected_is_refused() {
     stranger.verify().await;
 }
 
+#[tokio::test]
+async fn the_clouds_clock_is_compared_with_ours() {
+    let azure = Azure::start().await;
+    assert_eq!(azure.cloud.inventory.clock_ahead(), None);
+    let date = |ahead: i64| {
+        let at = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(ahead);
+        jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&at).unwrap()
+    };
+    for ahead in [0, 120, -120] {
+        azure.once("GET", &nsg_path(), answer(200, nsg()).insert_header("date", date(ahead))).await;
+        let locks = format!("{}/providers/Microsoft.Authorization/locks", nsg_path());
+        assert!(azure.calls("GET", &locks).await.len() <= 1, "locks are read once, in the first round");
+        azure.cloud.firewall.observe(&firewall()).await.unwrap();
+        let found = azure.cloud.inventory.clock_ahead().unwrap().as_secs();
+        // In the first round the locks may have answered last, by the true clock.
+        assert!((found - ahead).abs() <= 3, "{found} for {ahead}");
+    }
+}
+
 // Network security groups.
 
 #[tokio::test]

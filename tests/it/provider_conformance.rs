@@ -369,6 +369,14 @@ async fn a_scope_lists_the_machines_that_have_every_tag(world: &dyn World) {
     }
 }
 
+async fn a_resource_group_that_is_gone_holds_nothing(world: &dyn World) {
+    let cloud = world.cloud();
+    let gone = format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/no-such-group");
+    let gone = ArmId::parse(&gone).unwrap();
+    assert_eq!(cloud.inventory.machines(&gone, &BTreeMap::new()).await.unwrap(), []);
+    assert_eq!(cloud.inventory.firewalls(&gone).await.unwrap(), []);
+}
+
 async fn a_scope_lists_its_firewalls_as_read(world: &dyn World) {
     let cloud = world.cloud();
     cloud.firewall.put(&firewall(), &rule("one", 200), world.patience()).await.unwrap();
@@ -419,6 +427,7 @@ macro_rules! all {
             a_machine_comes_with_its_way,
             a_machine_that_is_not_there_is_unsupported,
             a_scope_lists_the_machines_that_have_every_tag,
+            a_resource_group_that_is_gone_holds_nothing,
             a_scope_lists_its_firewalls_as_read,
         }
     };

@@ -171,6 +171,44 @@ async fn a_packet_passes_while_a_rule_stands_and_not_before_or_after() {
 }
 
 #[tokio::test]
+async fn tls_is_trusted_by_the_certificates_that_are_given_and_by_no_others() {
+    let options = Options { subscriptions: vec![SUBSCRIPTION.into()], ..Options::default() };
+    let simulator = azure_simulator::start(options).await.unwrap();
+    let world =
+        json!({"machines": [{"name": "web-1", "resourceGroup": "web", "nicNsg": firewall().0.name()}]});
+    simulator.build_world(&world.to_string()).unwrap();
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(secret.path(), &simulator.options.client_secret).unwrap();
+    let ca = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(ca.path(), &simulator.ca_pem).unwrap();
+    let credential = CredentialConfig {
+        name: "main".into(),
+        client_secret: Some(ClientSecretConfig {
+            tenant_id: simulator.options.tenant_id.clone(),
+            client_id: simulator.options.client_id.clone(),
+            secret_file: secret.path().into(),
+        }),
+        ..CredentialConfig::default()
+    };
+    let cloud = |ca_file: Option<&std::path::Path>| CloudConfig {
+        name: CloudName::Custom,
+        resource_manager: simulator.tls_url.clone(),
+        authority: simulator.tls_url.clone(),
+        ca_file: ca_file.map(Into::into),
+        ..CloudConfig::default()
+    };
+    let trusting = build(&cloud(Some(ca.path())), &credential, Clock::system()).unwrap();
+    trusting.firewall.observe(&firewall()).await.unwrap();
+    let wary = build(&cloud(None), &credential, Clock::system()).unwrap();
+    let error = wary.firewall.put(&firewall(), &rule("open", 200), Duration::from_secs(2)).await.unwrap_err();
+    assert_eq!(error.kind, CloudErrorKind::Retryable, "{error}");
+    assert!(error.message.to_lowercase().contains("certificate"), "{error}");
+    std::fs::write(ca.path(), "no certificate").unwrap();
+    let error = build(&cloud(Some(ca.path())), &credential, Clock::system()).unwrap_err();
+    assert_eq!(error.field, "cloud.caFile");
+}
+
+#[tokio::test]
 async fn a_token_that_the_tenant_refuses_is_told_as_such() {
     let world = SimulatedWorld::start().await;
     let secret = tempfile::NamedTempFile::new().unwrap();

@@ -8,10 +8,10 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rand::Rng;
 use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode};
@@ -24,6 +24,7 @@ use super::errors::{self, Call, Said};
 use super::http;
 use super::limiter::{Class, Limiter, Urgency};
 use super::token::{Token, TokenError, Tokens};
+use crate::clock::Clock;
 use crate::providers::{CloudError, CloudErrorKind, Written};
 
 /// Longest that a read takes, retries included.
@@ -44,7 +45,13 @@ pub(super) struct Arm {
     base: Url,
     tokens: Arc<Tokens>,
     pub(super) limiter: Limiter,
+    clock: Clock,
+    /// Milliseconds by which the cloud's clock is ahead of ours, as of the last answer.
+    ahead: AtomicI64,
 }
+
+/// Stands for no answer yet.
+const UNKNOWN: i64 = i64::MIN;
 
 /// A write to be sent.
 pub(super) struct WriteRequest<'a> {
@@ -78,8 +85,16 @@ pub(super) enum Silence {
 }
 
 impl Arm {
-    pub(super) fn new(http: reqwest::Client, base: Url, tokens: Arc<Tokens>) -> Self {
-        Self { http, base, tokens, limiter: Limiter::default() }
+    pub(super) fn new(http: reqwest::Client, base: Url, tokens: Arc<Tokens>, clock: Clock) -> Self {
+        let ahead = AtomicI64::new(UNKNOWN);
+        Self { http, base, tokens, limiter: Limiter::default(), clock, ahead }
+    }
+
+    /// By how much the cloud's clock was ahead of ours when it last answered, to a second or two.
+    pub(super) fn ahead(&self) -> Option<SignedDuration> {
+        Some(self.ahead.load(Ordering::SeqCst))
+            .filter(|ahead| *ahead != UNKNOWN)
+            .map(SignedDuration::from_millis)
     }
 
     /// The address of a path of Resource Manager.
@@ -140,6 +155,20 @@ impl Arm {
                     })?;
                 }
             }
+        }
+    }
+
+    /// Reads a whole list below a scope. A resource group that is gone holds nothing.
+    pub(super) async fn list_scope(
+        &self,
+        operation: &str,
+        path: &str,
+        api_version: &str,
+        urgency: Urgency,
+    ) -> Result<Vec<Value>, CloudError> {
+        match self.list(operation, path, api_version, &[], urgency).await {
+            Err(error) if error.code.as_deref() == Some("ResourceGroupNotFound") => Ok(Vec::new()),
+            listed => listed,
         }
     }
 
@@ -325,6 +354,10 @@ impl Arm {
             }
         })?;
         let (status, headers) = (response.status(), response.headers().clone());
+        if let Some(date) = moment(text(&headers, "date").as_deref().unwrap_or_default()) {
+            let ahead = date.as_millisecond() - self.clock.now().as_millisecond();
+            self.ahead.store(ahead, Ordering::SeqCst);
+        }
         let body = http::bounded(response, LARGEST).await.map_err(Silence::Broken)?;
         let request_id = ["x-ms-request-id", "x-ms-correlation-request-id"]
             .iter()
@@ -427,9 +460,6 @@ pub(super) fn text(headers: &HeaderMap, name: &str) -> Option<String> {
 /// How long the cloud asks to wait: seconds, or a moment by its own clock.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = text(headers, "retry-after")?;
-    let moment = |text: &str| -> Option<Timestamp> {
-        Some(jiff::fmt::rfc2822::DateTimeParser::new().parse_zoned(text).ok()?.timestamp())
-    };
     let wait = match value.parse::<f64>() {
         Ok(seconds) => Duration::try_from_secs_f64(seconds).ok()?,
         Err(_) => {
@@ -438,6 +468,10 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         }
     };
     Some(wait.min(LONGEST_WAIT))
+}
+
+fn moment(text: &str) -> Option<Timestamp> {
+    Some(jiff::fmt::rfc2822::DateTimeParser::new().parse_zoned(text).ok()?.timestamp())
 }
 
 #[cfg(test)]

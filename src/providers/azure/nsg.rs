@@ -28,6 +28,9 @@ pub(super) use rules::{port_range, protocol};
 /// How long a resource lock that was read is believed. A write that it forbids says so.
 const LOCKS_LAST: Duration = Duration::from_secs(60);
 
+/// How long reading resource locks may hold up the reading of rules.
+const LOCKS_TIME: Duration = Duration::from_secs(5);
+
 /// What a network security group can hold.
 const LIMITS: FirewallLimits = FirewallLimits { rules: 1000, addresses: 4000, name: 80, description: 140 };
 
@@ -49,7 +52,7 @@ impl Nsgs {
         let operation = format!("list network security groups of {scope}");
         let path = format!("{scope}/providers/Microsoft.Network/networkSecurityGroups");
         let (groups, locks) = tokio::join!(
-            self.arm.list(&operation, &path, api_version::NETWORK, &[], Urgency::Lock),
+            self.arm.list_scope(&operation, &path, api_version::NETWORK, Urgency::Lock),
             self.read_locks(scope, &[]),
         );
         let mut all = Vec::new();
@@ -69,9 +72,12 @@ impl Nsgs {
         {
             return lock;
         }
-        // Where locks cannot be read, a write that one forbids will say so.
-        let locks = self.read_locks(&firewall.0, &[("$filter", "atScope()")]).await.unwrap_or_default();
-        let lock = strictest(&locks, &firewall.0);
+        let query = [("$filter", "atScope()")];
+        let lock = match self.read_locks(&firewall.0, &query).await {
+            Some(locks) => strictest(&locks, &firewall.0),
+            // Where locks cannot be read, what was last known holds, and a write that one forbids will say so.
+            None => known.map(|(_, lock)| lock).unwrap_or_default(),
+        };
         self.known_locks().insert(firewall.clone(), (Instant::now(), lock));
         lock
     }
@@ -83,10 +89,15 @@ impl Nsgs {
     async fn read_locks(&self, scope: &ArmId, query: &[(&str, &str)]) -> Option<Vec<Value>> {
         let operation = format!("read locks of {}", scope.name());
         let path = format!("{scope}/providers/Microsoft.Authorization/locks");
-        match self.arm.list(&operation, &path, api_version::LOCKS, query, Urgency::Lock).await {
-            Ok(locks) => Some(locks),
-            Err(error) => {
+        let read = self.arm.list(&operation, &path, api_version::LOCKS, query, Urgency::Lock);
+        match tokio::time::timeout(LOCKS_TIME, read).await {
+            Ok(Ok(locks)) => Some(locks),
+            Ok(Err(error)) => {
                 tracing::debug!(%error, "resource locks are not known");
+                None
+            }
+            Err(_) => {
+                tracing::debug!(operation, "resource locks are not known in time");
                 None
             }
         }

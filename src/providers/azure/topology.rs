@@ -253,7 +253,7 @@ impl Inventory for Topology {
         let operation = format!("list machines of {scope}");
         is_scope(&operation, scope)?;
         let path = format!("{scope}/providers/Microsoft.Compute/virtualMachines");
-        let all = self.arm.list(&operation, &path, api_version::COMPUTE, &[], Urgency::Background).await?;
+        let all = self.arm.list_scope(&operation, &path, api_version::COMPUTE, Urgency::Background).await?;
         let chosen: Vec<&Value> = all.iter().filter(|it| has_tags(&assemble::tags(it), tags)).collect();
         let world = self.world(&operation, Some(scope), &chosen).await?;
         let mut machines = BTreeMap::new();
@@ -268,6 +268,10 @@ impl Inventory for Topology {
     async fn firewalls(&self, scope: &ArmId) -> Result<Vec<Observed>, CloudError> {
         is_scope("list network security groups", scope)?;
         self.nsgs.all(scope).await
+    }
+
+    fn clock_ahead(&self) -> Option<jiff::SignedDuration> {
+        self.arm.ahead()
     }
 }
 

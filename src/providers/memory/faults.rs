@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::SignedDuration;
+
 use crate::providers::{CloudError, CloudErrorKind};
 
 /// What happens to one write.
@@ -27,6 +29,8 @@ pub struct Faults {
     pub read_time: Duration,
     /// Every call to the inventory fails so, until it is taken away.
     pub inventory: Option<CloudErrorKind>,
+    /// By how much the cloud's clock is ahead of ours, where it says.
+    pub clock_ahead: Option<SignedDuration>,
     writes_seen: usize,
     writes: BTreeMap<usize, WriteFault>,
     all_writes: Option<WriteFault>,
