@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::providers::Cloud;
 
+mod answer;
 mod client;
 pub mod config;
 mod errors;

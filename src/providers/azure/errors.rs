@@ -277,4 +277,18 @@ mod tests {
         let long = format!(r#"{{"message": "{}"}}"#, "é".repeat(5000));
         assert!(parse(long.as_bytes()).message.chars().count() <= LONGEST + 3);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_body_gives_a_bounded_message_on_one_line(
+            value in crate::providers::azure::wire::garbage::json_like(),
+            bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300),
+        ) {
+            for body in [value.to_string().into_bytes(), bytes] {
+                let said = parse(&body);
+                proptest::prop_assert!(said.message.chars().count() <= LONGEST + 3);
+                proptest::prop_assert!(!said.message.contains('\n'));
+            }
+        }
+    }
 }

@@ -12,8 +12,9 @@ use reqwest::Method;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::answer::error;
 use super::api_version;
-use super::client::{Arm, WriteRequest, error};
+use super::client::{Arm, WriteRequest};
 use super::limiter::Urgency;
 use super::wire;
 use crate::api::values::ArmId;

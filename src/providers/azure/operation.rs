@@ -11,7 +11,8 @@ use serde_json::Value;
 use tokio::time::Instant;
 use url::Url;
 
-use super::client::{Arm, Reply, Silence, WriteRequest, error, judged, retry_after, subscription, text};
+use super::answer::{error, judged, retry_after, subscription, text};
+use super::client::{Arm, Reply, Silence, WriteRequest};
 use super::errors::{self, Call, Said};
 use super::limiter::{Class, Urgency};
 use crate::providers::{CloudError, CloudErrorKind, Written};

@@ -11,8 +11,9 @@ use futures::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use serde_json::Value;
 
+use super::answer::error;
 use super::api_version;
-use super::client::{Arm, error};
+use super::client::Arm;
 use super::limiter::Urgency;
 use super::nsg::Nsgs;
 use super::wire;

@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::client::error;
+use super::answer::error;
 use crate::api::values::ArmId;
 use crate::plan::model::{Peer, Provisioning};
 use crate::providers::{CloudError, CloudErrorKind};
@@ -78,6 +78,66 @@ pub(super) fn peer(text: &str) -> Peer {
     let tag = text.starts_with(|c: char| c.is_ascii_alphabetic())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '.' || c == '_');
     if tag { Peer::Tag(text.to_owned()) } else { Peer::Unknown(text.to_owned()) }
+}
+
+/// Answers as nobody would expect them, for tests.
+#[cfg(test)]
+pub(super) mod garbage {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    /// JSON with the names that are looked for, holding anything.
+    pub(in crate::providers::azure) fn json_like() -> impl Strategy<Value = Value> {
+        let words = prop::sample::select(vec![
+            "",
+            "Allow",
+            "Inbound",
+            "*",
+            "10.0.0.0/8",
+            "22-",
+            "é-\u{0}",
+            "Canceled",
+            "/subscriptions/11111111-2222-3333-4444-555555555555",
+        ]);
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            words.prop_map(Value::from),
+            ".{0,12}".prop_map(Value::from),
+        ];
+        let names = prop::sample::select(vec![
+            "id",
+            "name",
+            "properties",
+            "access",
+            "direction",
+            "priority",
+            "protocol",
+            "sourceAddressPrefix",
+            "sourceAddressPrefixes",
+            "destinationPortRange",
+            "destinationPortRanges",
+            "destinationApplicationSecurityGroups",
+            "provisioningState",
+            "securityRules",
+            "defaultSecurityRules",
+            "sources",
+            "error",
+            "code",
+            "message",
+            "details",
+            "innererror",
+            "level",
+        ]);
+        leaf.prop_recursive(5, 64, 6, move |inner| {
+            let object = prop::collection::vec((names.clone(), inner.clone()), 0..6).prop_map(|pairs| {
+                Value::Object(pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+            });
+            prop_oneof![prop::collection::vec(inner, 0..6).prop_map(Value::from), object]
+        })
+    }
 }
 
 #[cfg(test)]

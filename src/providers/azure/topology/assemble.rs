@@ -278,4 +278,30 @@ mod tests {
         assert!(not_permitted("thing", &id, "C/d/read", said).message.ends_with("A/b/read"));
         assert!(not_permitted("thing", &id, "C/d/read", "no").message.ends_with("C/d/read"));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_answer_whatsoever_stops_the_controller(
+            machine_like in crate::providers::azure::wire::garbage::json_like(),
+            nic in crate::providers::azure::wire::garbage::json_like(),
+        ) {
+            let id = ArmId::parse("/subscriptions/11111111-2222-3333-4444-555555555555").unwrap();
+            let nics = [(id.clone(), Found::Here(nic))].into();
+            let nothing = || std::collections::HashMap::new();
+            let world = World {
+                nics,
+                networks: nothing(),
+                routes: nothing(),
+                publics: nothing(),
+                admin_rules: std::collections::HashMap::new(),
+            };
+            let _ = machine("read", &id, &machine_like, &world);
+            let machine_like = serde_json::json!({"properties": {
+                "vmId": "v", "networkProfile": {"networkInterfaces": [{"id": id.as_str()}]},
+                "osProfile": machine_like,
+            }});
+            let found = machine("read", &id, &machine_like, &world);
+            proptest::prop_assert!(!matches!(found, Ok(Ok(machine)) if machine.addresses().next().is_none()));
+        }
+    }
 }
