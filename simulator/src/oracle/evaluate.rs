@@ -307,3 +307,6 @@ fn prefix_contains(place: &Place<'_>, text: &str, address: IpAddr) -> bool {
         None => place.tag_contains(text, address),
     }
 }
+
+#[cfg(test)]
+mod properties;

@@ -7,3 +7,5 @@ mod identity;
 mod nsg;
 mod oracle;
 mod resources;
+mod schema;
+mod terraform;
