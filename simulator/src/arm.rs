@@ -9,8 +9,10 @@ pub(crate) mod operations;
 pub(crate) mod paging;
 pub(crate) mod poll;
 pub(crate) mod router;
+pub(crate) mod shape;
 pub(crate) mod store;
 pub(crate) mod throttle;
+mod turn;
 pub(crate) mod validate;
 
 use serde_json::Value;

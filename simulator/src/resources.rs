@@ -22,7 +22,7 @@ use crate::{
     arm::{
         errors::ArmError,
         ids::ResourceId,
-        locks,
+        locks, shape,
         store::{Resource, Store},
         validate,
     },
@@ -100,6 +100,7 @@ pub(crate) fn prepare(
     if id.namespace == "Microsoft.Network" {
         validate::network_name(id.name())?;
     }
+    shape::check(&id.kind(), &body)?;
     match id.kind().as_str() {
         "network/networksecuritygroups" => nsg::prepare(id, old, body),
         "network/networksecuritygroups/securityrules" => nsg::prepare_rule(world, id, body),

@@ -22,7 +22,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::{
     Options,
-    arm::{self, Outcome},
+    arm::{self, Outcome, errors::ArmError},
     control,
     http::{Call, Reply},
     identity,
@@ -136,8 +136,8 @@ async fn handle(
     let target = parts.uri.path_and_query().map_or("/", |p| p.as_str());
     let call = Call::new(parts.method.as_str(), target, headers, body, secure);
     if call.path.to_lowercase().starts_with("/_sim") {
-        let reply = control::answer(&mut shared.lock(), &shared.options, &call);
-        return respond(&reply);
+        let reply = guarded(|| control::answer(&mut shared.lock(), &shared.options, &call));
+        return respond(&reply.unwrap_or_else(broken));
     }
     let client = identity::claimed_client(&call);
     let plan = {
@@ -149,7 +149,8 @@ async fn handle(
     if let Some(delay) = plan.delay {
         tokio::time::sleep(delay.real()).await;
     }
-    let outcome = arm::answer(&mut shared.lock(), &call, &plan);
+    let outcome = guarded(|| arm::answer(&mut shared.lock(), &call, &plan));
+    let outcome = outcome.unwrap_or_else(|| Outcome::Answer(broken()));
     match outcome {
         Outcome::Answer(reply) => {
             tracing::debug!(http.method = %call.method, http.path = %call.path, http.status = reply.status);
@@ -165,6 +166,15 @@ async fn handle(
             std::future::pending().await
         }
     }
+}
+
+/// A panic is a fault of the simulator's: it must show as one, and not as a reset connection.
+fn guarded<T>(act: impl FnOnce() -> T) -> Option<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(act)).ok()
+}
+
+fn broken() -> Reply {
+    ArmError::new(500, "InternalServerError", "The simulator has a fault; its log says where.").into()
 }
 
 fn respond(reply: &Reply) -> Response<Full<Bytes>> {

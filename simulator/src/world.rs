@@ -120,6 +120,8 @@ impl World {
 
     /// Handles all events up to now.
     pub(crate) fn advance(&mut self) {
+        // A panic while time stood still must not stop it for good.
+        self.instant = None;
         let until = self.clock.now();
         while let Some(entry) = self.events.first_entry() {
             if entry.key().0 > until {

@@ -11,6 +11,7 @@ use super::{
     locks::{self, Act},
     paging, poll,
     store::{Resource, State, Store},
+    turn::{precondition, take_turn},
     validate,
 };
 use crate::{
@@ -169,67 +170,6 @@ pub(crate) fn list(
     paging::page(call, world.settings.page_size, items)
 }
 
-/// `If-Match` and `If-None-Match` against the ETag that a read would show.
-fn precondition(
-    world: &World,
-    call: &Call,
-    id: &ResourceId,
-    old: Option<&Arc<Resource>>,
-) -> Result<(), ArmError> {
-    if !world.settings.if_match {
-        return Ok(());
-    }
-    let etag = old.and_then(|r| resources::etag(&world.store, r));
-    let fails = |code: &str, message: String| {
-        let mut error = ArmError::new(412, "PreconditionFailed", "Precondition failed.");
-        error.details.push(json!({"code": code, "message": message}));
-        Err(error)
-    };
-    if let Some(wanted) = call.header("if-match").filter(|w| *w != "*" || old.is_none())
-        && etag.as_deref() != Some(wanted)
-    {
-        return fails(
-            "PreconditionFailedEtagMismatch",
-            format!(
-                "Etag provided in if-match header {wanted} does not match etag {} of resource {} in NRP data store.",
-                etag.unwrap_or_default(),
-                id.text
-            ),
-        );
-    }
-    if call.header("if-none-match") == Some("*") && old.is_some() {
-        return fails("PreconditionFailedResourceExists", format!("Resource {} exists.", id.text));
-    }
-    Ok(())
-}
-
-/// Who holds the write lock of the resource's top level decides whether this write may start.
-fn take_turn(world: &mut World, call: &Call, id: &ResourceId, deletes: bool) -> Result<(), ArmError> {
-    let root = id.root();
-    let Some(running) = world.operations.running(&root.key) else { return Ok(()) };
-    let whole = root.key == id.key;
-    if whole && !deletes && !running.deletes_whole() {
-        world.supersede(&root.key);
-        return Ok(());
-    }
-    let version = call.query("api-version").unwrap_or("2025-01-01");
-    let uri = running.path(&call.base, "operations", version);
-    let message = format!(
-        "Another operation on this or dependent resource is in progress. To retrieve status of the operation use uri: {uri}."
-    );
-    if root.kind() == "network/networksecuritygroups" {
-        let mut error = ArmError::new(429, "RetryableError", "A retryable error occurred.");
-        error.details.push(json!({
-            "code": "RetryableErrorDueToAnotherOperation",
-            "message": format!("Operation {} on resource {} is in progress. {message}", running.kind, running.target.text)}));
-        if let Some(seconds) = world.settings.retry_after {
-            error = error.with_header("Retry-After", seconds.to_string());
-        }
-        return Err(error);
-    }
-    Err(ArmError::conflict("AnotherOperationInProgress", message))
-}
-
 pub(crate) fn put(
     world: &mut World,
     call: &Call,
@@ -291,6 +231,12 @@ fn commit(
     for (other, body) in prepared.beside {
         world.store_body(&other, body, State::Succeeded);
         world.push(&other.root().key);
+    }
+    if id.parent().is_none() {
+        // Children that a superseded write left unfinished are finished by this one.
+        let below = format!("{}/", id.key);
+        let unfinished = world.store.under(&below).filter(|r| r.state != State::Succeeded);
+        touched.extend(unfinished.map(|r| r.id().key.clone()));
     }
     world.store_body(id, prepared.body, state);
     if !background {

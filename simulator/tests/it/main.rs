@@ -4,6 +4,7 @@
 mod client;
 mod faults;
 mod identity;
+mod malformed;
 mod nsg;
 mod oracle;
 mod resources;
