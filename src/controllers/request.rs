@@ -14,7 +14,7 @@ use super::Context;
 use crate::api::values::ArmId;
 use crate::api::{FINALIZER, JitAccessRequest, Reason, RuleStatus, State};
 use crate::plan::authorize::{Judgement, PolicyView, judge};
-use crate::plan::desired::Grant;
+use crate::plan::desired::{Duty, Grant};
 use crate::plan::lifecycle::{Finalizer, Seen, Step, Transition, World, duties, state, step};
 use crate::plan::model::FirewallId;
 use crate::plan::terms::Terms;
@@ -245,14 +245,25 @@ fn give_duties(context: &Context, request: &JitAccessRequest) {
     context.turns.note(request);
     let Some(uid) = request.uid() else { return };
     let namespace = request.namespace().unwrap_or_default();
-    let grants = duties(request);
-    let Some(tenant) = context.settings.tenancy.tenant(&namespace) else {
-        // Nothing is reached without a mapping; what was opened before is closed by the rules' own deadlines
-        // and by the sweep of whoever has the scope now.
-        return;
-    };
-    if let Some(cloud) = context.clouds.get(&tenant.credential) {
-        context.gates.set_grants(&uid, &tenant.credential, cloud, grants);
+    let mut grants = duties(request);
+    match context.settings.tenancy.tenant(&namespace) {
+        Some(tenant) => {
+            if let Some(cloud) = context.clouds.get(&tenant.credential) {
+                context.gates.set_grants(&uid, &tenant.credential, cloud, grants);
+            }
+        }
+        // A namespace that lost its mapping reaches nothing any more, but what it opened has to be closed, by
+        // whichever credential can.
+        None => {
+            for (_, grant) in &mut grants {
+                if !matches!(grant.duty, Duty::Close { .. }) {
+                    grant.duty = Duty::Close { sent: false };
+                }
+            }
+            for (credential, cloud) in context.clouds.iter() {
+                context.gates.set_grants(&uid, credential, cloud, grants.clone());
+            }
+        }
     }
 }
 

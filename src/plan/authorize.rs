@@ -170,8 +170,11 @@ fn usable(policy: &PolicyView) -> Result<&Terms, Judgement> {
         Ok(terms) => terms,
         Err(error) => return held(error.reason, format!("JitPolicy {name}: {error}")),
     };
-    if let Some((reason, message)) = &policy.barred {
-        return held(*reason, format!("JitPolicy {name}: {message}"));
+    match &policy.barred {
+        // A trial run changes nothing, so it ends nothing either.
+        Some((Reason::DryRun, message)) => return Err(Judgement::Unknown(Reason::DryRun, message.clone())),
+        Some((reason, message)) => return held(*reason, format!("JitPolicy {name}: {message}")),
+        None => {}
     }
     if terms.suspend {
         return held(Reason::Suspended, format!("JitPolicy {name} is suspended (spec.suspend)"));

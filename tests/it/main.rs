@@ -12,6 +12,7 @@ mod api_values;
 mod cluster;
 mod gate;
 mod loops;
+mod plan_authorize;
 mod plan_changes;
 mod plan_lifecycle;
 mod plan_world;
