@@ -43,6 +43,7 @@ mod opens;
 pub fn plan(observed: &Observed, wanted: &Wanted, limits: &Limits, now: Timestamp) -> Changes {
     let mut draft = Draft::new(observed, wanted, *limits, now);
     closes::plan(&mut draft);
+    draft.find_live();
     let mut shut = locks::plan(&mut draft);
     exemptions::plan(&mut draft, &mut shut);
     locks::unlock(&mut draft, &shut);
@@ -87,6 +88,8 @@ struct Draft<'a> {
     foreign: Vec<Placed<'a>>,
     /// Rules of ours, by name.
     own: Vec<(Mark, &'a Rule)>,
+    /// Rules of live grants that stand and stay.
+    live: Vec<Placed<'a>>,
     slots: Slots,
     /// Rules and addresses, with those of this plan.
     rules: usize,
@@ -118,6 +121,7 @@ impl<'a> Draft<'a> {
             now,
             foreign,
             own,
+            live: Vec::new(),
             slots: Slots::of(observed),
             rules: observed.rule_count(),
             addresses: observed.address_count(),
@@ -125,6 +129,19 @@ impl<'a> Draft<'a> {
             names: observed.rules.iter().map(|rule| rule.name.to_ascii_lowercase()).collect(),
             changes: Changes::default(),
         }
+    }
+
+    /// Finds the rules of grants that no close of this plan takes away.
+    fn find_live(&mut self) {
+        let live = self.wanted.grants.iter().filter(|grant| is_live(grant, self.now));
+        let names: BTreeSet<String> = live.map(|grant| grant.name.to_ascii_lowercase()).collect();
+        let standing = self.own.iter().filter(|(mark, rule)| {
+            matches!(mark, Mark::Allow { .. })
+                && rule.access == Access::Allow
+                && names.contains(&rule.name.to_ascii_lowercase())
+                && !self.is_closing(&rule.name)
+        });
+        self.live = standing.map(|(_, rule)| Placed { rule, reach: Reach::of(rule, None) }).collect();
     }
 
     fn refuse(&mut self, owner_uid: &str, rule: Option<&str>, reason: Reason, message: String) {

@@ -34,9 +34,15 @@ impl Slots {
         }
     }
 
+    /// Whether no rule has the number.
+    #[must_use]
+    pub fn is_free(&self, priority: u16) -> bool {
+        self.taken.get(usize::from(priority)) == Some(&false)
+    }
+
     /// The free numbers in rising order.
     pub fn free(&self) -> impl DoubleEndedIterator<Item = u16> + '_ {
-        (MIN_PRIORITY..=MAX_PRIORITY).filter(|priority| !self.taken[usize::from(*priority)])
+        (MIN_PRIORITY..=MAX_PRIORITY).filter(|priority| self.is_free(*priority))
     }
 
     /// The lowest free number below `bound`.
@@ -94,14 +100,22 @@ impl Surroundings {
     /// The best free place: the least cost, and of those the highest number.
     #[must_use]
     pub fn best(&self, slots: &Slots) -> Option<u16> {
-        slots.free().rev().min_by_key(|priority| self.cost(*priority))
+        // Most often nothing speaks against one of these.
+        let perfect = PREFERRED.rev().find(|priority| {
+            !self.keep && slots.is_free(*priority) && self.cost(*priority) == Cost::default()
+        });
+        perfect.or_else(|| slots.free().rev().min_by_key(|priority| self.cost(*priority)))
     }
 
     /// Where a rule that stands at `standing` should stand: there, unless a free place is better.
     #[must_use]
     pub fn place(&self, standing: Option<u16>, slots: &Slots) -> Option<u16> {
-        let best = self.best(slots);
-        match (standing, best) {
+        if let Some(own) = standing
+            && self.cost(own) == Cost::default()
+        {
+            return Some(own);
+        }
+        match (standing, self.best(slots)) {
             (Some(own), Some(other)) if self.cost(other) < self.cost(own) => Some(other),
             (Some(own), _) => Some(own),
             (None, other) => other,

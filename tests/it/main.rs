@@ -14,6 +14,7 @@ mod gate;
 mod loops;
 mod plan_authorize;
 mod plan_changes;
+mod plan_exposure;
 mod plan_laws;
 mod plan_lifecycle;
 mod plan_world;

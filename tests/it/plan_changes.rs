@@ -314,3 +314,14 @@ fn a_name_that_is_not_ours_is_never_removed() {
     assert_eq!(changes.refused[0].reason, Reason::NotTrusted);
     assert_eq!(world, before);
 }
+
+#[test]
+fn a_retained_exemption_goes_where_another_policy_locks_without_it() {
+    let exempt = Lock { exempt: vec![peer("10.9.0.0/16")], ..lock(WEB, &[("10.0.0.4,10.0.0.5", "22")]) };
+    let mut world = nsg(&[]);
+    settle(&mut world, &wanted(vec![exempt], vec![]), at(0));
+    settle(&mut world, &wanted(vec![], vec![]), at(0));
+    assert!(passes(&world, packet("10.9.0.1", "10.0.0.4", 22)), "the retained lock keeps its exemption");
+    settle(&mut world, &wanted(vec![lock(OPS, &[("10.0.0.4", "22")])], vec![]), at(0));
+    assert!(!passes(&world, packet("10.9.0.1", "10.0.0.4", 22)));
+}

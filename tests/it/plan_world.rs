@@ -2,6 +2,7 @@
 //! of packets that shares nothing with the product's own.
 
 use std::net::IpAddr;
+use std::sync::LazyLock;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -19,7 +20,8 @@ pub const OPS: &str = "aaaaaaaa-bbbc-cccc-dddd-000000000002";
 pub const REQUEST: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
 
 pub fn cluster() -> Cluster {
-    Cluster::new("test", &["before".into()])
+    static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| Cluster::new("test", &["before".into()]));
+    CLUSTER.clone()
 }
 
 pub fn at(second: i64) -> Timestamp {
@@ -259,23 +261,6 @@ pub fn packet(source: &str, destination: &str, port: u16) -> Packet {
 
 /// Whether a rule matches a packet, in a network of 10.0.0.0/8 and fd00::/8.
 pub fn matches(rule: &Rule, packet: Packet) -> bool {
-    let peer_matches = |peer: &Peer, address: IpAddr| {
-        let inside = net("10.0.0.0/8").contains(&address) || net("fd00::/8").contains(&address);
-        let probe = address == ip("168.63.129.16");
-        match peer {
-            Peer::Any => true,
-            Peer::Net(network) => network.contains(&address),
-            Peer::Tag(tag) => match tag.to_lowercase().as_str() {
-                "virtualnetwork" => inside,
-                "azureloadbalancer" => probe,
-                "internet" => !inside && !probe,
-                // Whatever an unknown tag may hold.
-                "storage" => address == ip("203.0.113.8"),
-                _ => false,
-            },
-            Peer::Group(_) | Peer::Unknown(_) => false,
-        }
-    };
     let protocol = match &rule.protocol {
         RuleProtocol::Transport(Protocol::Any) => true,
         RuleProtocol::Transport(Protocol::Tcp) => packet.tcp,
@@ -286,6 +271,27 @@ pub fn matches(rule: &Rule, packet: Packet) -> bool {
         && rule.ports.iter().any(|range| range.first() <= packet.port && packet.port <= range.last())
         && rule.sources.iter().any(|peer| peer_matches(peer, packet.source))
         && rule.destinations.iter().any(|peer| peer_matches(peer, packet.destination))
+}
+
+fn peer_matches(peer: &Peer, address: IpAddr) -> bool {
+    let inside = match address {
+        IpAddr::V4(four) => four.octets()[0] == 10,
+        IpAddr::V6(six) => six.octets()[0] == 0xfd,
+    };
+    let probe = address == IpAddr::from([168, 63, 129, 16]);
+    match peer {
+        Peer::Any => true,
+        Peer::Net(network) => network.contains(&address),
+        Peer::Tag(tag) => match tag.as_str() {
+            "VirtualNetwork" => inside,
+            "AzureLoadBalancer" => probe,
+            "Internet" => !inside && !probe,
+            // Whatever an unknown tag may hold.
+            "Storage" => address == IpAddr::from([203, 0, 113, 8]),
+            _ => false,
+        },
+        Peer::Group(_) | Peer::Unknown(_) => false,
+    }
 }
 
 /// The rule that decides over a packet: the first that matches.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Draft, is_live};
+use super::Draft;
 use crate::api::values::PortRange;
 use crate::api::{ExistingRules, Reason};
 use crate::plan::desired::Lock;
@@ -118,16 +118,10 @@ fn surroundings(draft: &Draft<'_>, lock: &Lock, content: &Rule) -> Surroundings 
     let allows = draft.foreign.iter().filter(|placed| {
         placed.rule.access == Access::Allow && placed.reach.meets(&reach) && !passes_anyway(placed.rule)
     });
-    let grants = draft.own.iter().filter(|(mark, rule)| {
-        matches!(mark, Mark::Allow { .. })
-            && rule.access == Access::Allow
-            && draft.grant(&rule.name).is_some_and(|grant| is_live(grant, draft.now))
-            && !draft.is_closing(&rule.name)
-            && Reach::of(rule, None).meets(&reach)
-    });
+    let grants = draft.live.iter().filter(|placed| placed.reach.meets(&reach));
     Surroundings {
         allows: allows.map(|placed| placed.rule.priority).collect(),
-        last_grant: grants.map(|(_, rule)| rule.priority).max(),
+        last_grant: grants.map(|placed| placed.rule.priority).max(),
         keep: lock.existing == ExistingRules::Keep,
     }
 }
