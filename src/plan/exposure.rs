@@ -16,6 +16,7 @@
 //! | somebody might, because something could not be read or is being written | [`Lockdown::Unknown`] |
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -30,7 +31,7 @@ use crate::api::values::{PortRange, Protocol};
 mod passage;
 mod path;
 
-pub use passage::{Passage, passage};
+pub use passage::{Passage, passage, stopped_by};
 use path::{Cell, Does, Path, Trust};
 
 /// A machine and the firewalls before it, as they were read.
@@ -39,7 +40,7 @@ pub struct Way<'a> {
     /// The machine.
     pub machine: &'a Machine,
     /// The firewalls that could be read, by id; those that are missing here could not.
-    pub firewalls: &'a BTreeMap<FirewallId, Observed>,
+    pub firewalls: &'a BTreeMap<FirewallId, Arc<Observed>>,
     /// Whose rules are ours.
     pub cluster: &'a Cluster,
 }

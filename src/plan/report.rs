@@ -131,7 +131,7 @@ pub fn status(world: &World<'_>, now: Timestamp) -> JitPolicyStatus {
         set(ConditionType::Stalled, false, Reason::Progressing, "");
         return status;
     };
-    let mut judged = target::judge_all(world, machines);
+    let mut judged = target::judge_all(world, machines, now);
     // Those in trouble first.
     judged.sort_by(|a, b| {
         (a.state, a.effective, &a.status.name, &a.status.id).cmp(&(

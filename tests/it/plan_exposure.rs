@@ -1,11 +1,12 @@
 //! What gets through to a machine: examples, and agreement with brute force over small universes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use portcullis::api::ExistingRules;
 use portcullis::api::values::ArmId;
 use portcullis::plan::desired::{Duty, Grant, Lock};
-use portcullis::plan::exposure::{Decider, Lockdown, Locked, Passage, Way, lockdown, passage};
+use portcullis::plan::exposure::{Decider, Lockdown, Locked, Passage, Way, lockdown, passage, stopped_by};
 use portcullis::plan::model::{
     Access, Address, AdminAction, AdminRule, FirewallId, Machine, NetworkView, Nic, Observed, Os, Peer,
     Provisioning, Rule,
@@ -56,7 +57,7 @@ fn by(firewall_name: &str, rule: &str) -> Decider {
 #[derive(Debug)]
 struct World {
     machine: Machine,
-    firewalls: BTreeMap<FirewallId, Observed>,
+    firewalls: BTreeMap<FirewallId, Arc<Observed>>,
     lock: Lock,
     grants: Vec<Grant>,
 }
@@ -64,7 +65,7 @@ struct World {
 impl World {
     fn new(firewalls: &[(&str, &[&str])]) -> Self {
         let names: Vec<&str> = firewalls.iter().map(|(name, _)| *name).collect();
-        let read = firewalls.iter().map(|(name, rules)| (firewall(name), nsg(rules)));
+        let read = firewalls.iter().map(|(name, rules)| (firewall(name), Arc::new(nsg(rules))));
         Self {
             machine: machine(&names, &["10.0.0.0/8"], vec![]),
             firewalls: read.collect(),
@@ -82,8 +83,12 @@ impl World {
 
     fn settle(&mut self) {
         for observed in self.firewalls.values_mut() {
-            settle(observed, &wanted(vec![self.lock.clone()], self.grants.clone()), at(0));
+            settle(Arc::make_mut(observed), &wanted(vec![self.lock.clone()], self.grants.clone()), at(0));
         }
+    }
+
+    fn change(&mut self, name: &str) -> &mut Observed {
+        Arc::make_mut(self.firewalls.get_mut(&firewall(name)).unwrap())
     }
 
     fn lockdown(&self) -> Lockdown {
@@ -144,7 +149,7 @@ fn a_security_admin_rule_that_always_allows_makes_the_lock_ineffective() {
 #[test]
 fn what_is_not_proved_is_unknown() {
     let mut world = World::locked(&[("a", &[])]);
-    let observed = world.firewalls.get_mut(&firewall("a")).unwrap();
+    let observed = world.change("a");
     observed.rules[0].provisioning = Provisioning::Updating;
     assert!(matches!(world.lockdown(), Lockdown::Unknown { why } if why.contains("is being written")));
     world.firewalls.clear();
@@ -177,15 +182,17 @@ fn a_grant_that_cannot_get_through_names_what_stops_it() {
     world.settle();
     let grant = world.grants[0].clone();
     assert_eq!(world.passage(&grant), Passage::Open);
-    let observed = world.firewalls.get_mut(&firewall("b")).unwrap();
+    let observed = world.change("b");
     let own = observed.rules.iter_mut().find(|rule| rule.name == grant.name).unwrap();
     own.priority = 102;
     apply(observed, &Write::Put(rule("stop 101 Deny Any 203.0.113.7 > * : *"))).unwrap();
     assert_eq!(world.passage(&grant), Passage::Partly { by: vec![by("b", "stop")] });
-    let observed = world.firewalls.get_mut(&firewall("b")).unwrap();
+    let observed = world.change("b");
     apply(observed, &Write::Put(rule("stop 101 Deny Any * > * : *"))).unwrap();
     assert_eq!(world.passage(&grant), Passage::Stopped { by: vec![by("b", "stop")] });
-    let observed = world.firewalls.get_mut(&firewall("b")).unwrap();
+    let stopped = |name: &str| stopped_by(&world.firewalls[&firewall(name)], &cluster(), &grant);
+    assert_eq!((stopped("a"), stopped("b").map(|rule| rule.rule)), (None, Some("stop".to_owned())));
+    let observed = world.change("b");
     apply(observed, &Write::Put(rule("stop 101 Deny Any Storage > * : *"))).unwrap();
     assert_eq!(world.passage(&grant), Passage::Unknown { by: vec![by("b", "stop")] });
     let no = admin("no 5 Deny Any * > * : 22", AdminAction::Deny);
@@ -234,7 +241,7 @@ fn some_world(sources: &'static [&'static str]) -> impl Strategy<Value = World> 
             let lists: Vec<(&str, &[&str])> =
                 names.iter().zip(&gates).map(|(name, _)| (*name, &[][..])).collect();
             let mut world = World::new(&lists);
-            for (observed, rules) in world.firewalls.values_mut().zip(gates) {
+            for (observed, rules) in world.firewalls.values_mut().map(Arc::make_mut).zip(gates) {
                 observed.rules.extend(rules);
                 observed.rules.sort_by_key(|rule| rule.priority);
             }
@@ -322,7 +329,7 @@ proptest! {
     ) {
         // The cloud's own rules speak in tags: those of the network are left to the other test.
         let mut world = world;
-        for observed in world.firewalls.values_mut() {
+        for observed in world.firewalls.values_mut().map(Arc::make_mut) {
             observed.rules.retain(|rule| rule.priority < 65000 || rule.priority == 65500);
         }
         let holes = world.holes();
@@ -348,7 +355,7 @@ proptest! {
         source in select(&["203.0.113.0/24", "203.0.113.7/32", "10.0.0.0/8"][..]),
     ) {
         let mut world = world;
-        for observed in world.firewalls.values_mut() {
+        for observed in world.firewalls.values_mut().map(Arc::make_mut) {
             observed.rules.retain(|rule| rule.priority < 65000 || rule.priority == 65500);
         }
         let grant = grant(9, source, "10.0.0.4", "22-23", 60, Duty::Hold);

@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Gate, Inner, News, Report, lock};
 use crate::plan::changes;
 use crate::plan::desired::{Changes, Close, Duty, Grant, Limits, Wanted};
+use crate::plan::exposure;
 use crate::plan::lifecycle::Seen;
 use crate::plan::model::{Access, FirewallId, Observed, Provisioning, Rule};
 use crate::plan::names;
@@ -467,7 +468,9 @@ impl Round<'_> {
                 let waits = after.opens.iter().any(|rule| rule.name == grant.name);
                 match standing {
                     Some(rule) if settled && rule.provisioning == Provisioning::Succeeded && !waits => {
-                        Seen::Present { at, priority: rule.priority, shadowed_by: None }
+                        let stopped = exposure::stopped_by(observed, &self.wanted.cluster, grant);
+                        let shadowed_by = stopped.map(|rule| rule.to_string());
+                        Seen::Present { at, priority: rule.priority, shadowed_by }
                     }
                     _ => self.memory.refused.get(&grant.name).cloned().unwrap_or_else(trying),
                 }

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use super::path::{Cell, Does, Path, Verdict};
 use super::{Decider, Way};
 use crate::plan::desired::Grant;
+use crate::plan::model::{Address, NetworkView, Observed};
+use crate::plan::names::Cluster;
 use crate::plan::packets::Transport;
 use crate::plan::sources::AddressSet;
 
@@ -43,27 +45,63 @@ struct Fate {
 /// stand, those still being written included.
 #[must_use]
 pub fn passage(way: Way<'_>, grant: &Grant) -> Passage {
-    let sources = AddressSet::of_nets(&grant.sources);
-    let (mut stops, mut doubts) = (BTreeSet::new(), BTreeSet::new());
-    let (mut open, mut stopped, mut unclear) = (false, false, false);
-    for address in way.machine.addresses().filter(|address| grant.destinations.contains(&address.ip)) {
-        let path = Path::to(address, way);
+    let addresses = way.machine.addresses().filter(|address| grant.destinations.contains(&address.ip));
+    let mut tally = Tally::default();
+    for address in addresses {
+        tally.count(&Path::to(address, way), grant);
+    }
+    tally.verdict()
+}
+
+/// The rule that stops all packets of a grant to one of its addresses, as far as one firewall alone can tell
+/// without knowing the network around it.
+#[must_use]
+pub fn stopped_by(observed: &Observed, cluster: &Cluster, grant: &Grant) -> Option<Decider> {
+    grant.destinations.iter().find_map(|ip| {
+        let path = vec![observed.firewall.clone()];
+        let network = NetworkView::default();
+        let address = Address { ip: *ip, public: None, path, groups: Vec::new(), network };
+        let mut tally = Tally::default();
+        tally.count(&Path::through(&address, observed, cluster), grant);
+        match tally.verdict() {
+            Passage::Stopped { by } => by.into_iter().next(),
+            Passage::Open | Passage::Partly { .. } | Passage::Unknown { .. } => None,
+        }
+    })
+}
+
+/// What was found, address by address.
+#[derive(Default)]
+struct Tally {
+    stops: BTreeSet<Decider>,
+    doubts: BTreeSet<Decider>,
+    open: bool,
+    stopped: bool,
+    unclear: bool,
+}
+
+impl Tally {
+    fn count(&mut self, path: &Path<'_>, grant: &Grant) {
+        let sources = AddressSet::of_nets(&grant.sources);
         for transport in Transport::ALL.into_iter().filter(|transport| transport.is_of(grant.protocol)) {
             for cell in path.cells(transport, &grant.ports) {
-                let fate = fate(&path, cell, &sources, &mut stops, &mut doubts);
-                open |= !fate.through.is_empty();
-                stopped |= !fate.stopped.is_empty();
-                unclear |= !sources.minus(&fate.through).minus(&fate.stopped).is_empty();
+                let fate = fate(path, cell, &sources, &mut self.stops, &mut self.doubts);
+                self.open |= !fate.through.is_empty();
+                self.stopped |= !fate.stopped.is_empty();
+                self.unclear |= !sources.minus(&fate.through).minus(&fate.stopped).is_empty();
             }
         }
     }
-    let sorted = |set: BTreeSet<Decider>| set.into_iter().collect();
-    match (open, stopped, unclear) {
-        (true, false, false) => Passage::Open,
-        // None of its addresses is the machine's: nothing gets anywhere.
-        (false, _, false) => Passage::Stopped { by: sorted(stops) },
-        (_, true, _) => Passage::Partly { by: sorted(stops) },
-        (_, false, true) => Passage::Unknown { by: sorted(doubts) },
+
+    fn verdict(self) -> Passage {
+        let sorted = |set: BTreeSet<Decider>| set.into_iter().collect();
+        match (self.open, self.stopped, self.unclear) {
+            (true, false, false) => Passage::Open,
+            // None of its addresses is the machine's: nothing gets anywhere.
+            (false, _, false) => Passage::Stopped { by: sorted(self.stops) },
+            (_, true, _) => Passage::Partly { by: sorted(self.stops) },
+            (_, false, true) => Passage::Unknown { by: sorted(self.doubts) },
+        }
     }
 }
 

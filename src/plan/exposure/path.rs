@@ -6,7 +6,7 @@ use crate::plan::model::{
     Address, AdminAction, AdminRule, FirewallId, NetworkView, Observed, Peer, Provisioning, Rule,
     RuleProtocol,
 };
-use crate::plan::names::{self, Mark};
+use crate::plan::names::{self, Cluster, Mark};
 use crate::plan::packets::Transport;
 use crate::plan::sources::{AddressSet, Bounds, Family};
 
@@ -109,11 +109,20 @@ pub(super) struct Path<'a> {
 
 impl<'a> Path<'a> {
     pub(super) fn to(address: &'a Address, way: Way<'a>) -> Self {
-        let gates = address.path.iter().map(|firewall| gate(address, firewall, way)).collect();
+        let gates = address.path.iter().map(|firewall| {
+            gate(address, firewall, way.firewalls.get(firewall).map(AsRef::as_ref), way.cluster)
+        });
+        let gates = gates.collect();
         let mut admin: Vec<&AdminRule> = address.network.admin_rules.iter().flatten().collect();
         admin.sort_by_key(|rule| rule.priority);
         let admin = admin.into_iter().filter_map(|rule| admin_judge(address, rule)).collect();
         Self { gates, admin, address }
+    }
+
+    /// The way through one firewall alone.
+    pub(super) fn through(address: &'a Address, observed: &'a Observed, cluster: &Cluster) -> Self {
+        let gate = gate(address, &observed.firewall, Some(observed), cluster);
+        Self { gates: vec![gate], admin: Vec::new(), address }
     }
 
     /// The ports, cut where some rule on the way draws a line.
@@ -273,8 +282,12 @@ fn may_match(rule: &Judge<'_>, exempt: &[Peer], network: &NetworkView) -> Addres
     if rest.is_empty() { AddressSet::empty() } else { Bounds::of(&rest, Some(network)).maybe }
 }
 
-fn gate<'a>(address: &'a Address, firewall: &'a FirewallId, way: Way<'a>) -> Gate<'a> {
-    let observed: Option<&Observed> = way.firewalls.get(firewall);
+fn gate<'a>(
+    address: &'a Address,
+    firewall: &'a FirewallId,
+    observed: Option<&'a Observed>,
+    cluster: &Cluster,
+) -> Gate<'a> {
     let mut rules: Vec<&Rule> = observed.iter().flat_map(|observed| &observed.rules).collect();
     rules.sort_by_key(|rule| rule.priority);
     let judge = |rule: &'a Rule| {
@@ -289,7 +302,7 @@ fn gate<'a>(address: &'a Address, firewall: &'a FirewallId, way: Way<'a>) -> Gat
             sources: &rule.sources,
             bounds: Bounds::of(&rule.sources, Some(&address.network)),
             certain: destination == Certainty::Surely && from_every_port,
-            is_lock: matches!(names::parse_name(way.cluster, &rule.name), Some(Mark::Deny { .. }))
+            is_lock: matches!(names::parse_name(cluster, &rule.name), Some(Mark::Deny { .. }))
                 && Does::of(rule.access) == Does::Deny,
         })
     };

@@ -1,21 +1,28 @@
 //! One machine of a policy's status.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
 
 use super::{FirewallReport, Judged, TargetState, World};
 use crate::api::values::{ArmId, PortRange, Protocol};
 use crate::api::{Mode, Reason, TargetStatus};
 use crate::plan::authorize::Resolved;
-use crate::plan::exposure::{self, Lockdown};
-use crate::plan::model::{FirewallId, Machine, Unsupported};
+use crate::plan::exposure::{self, Lockdown, Locked, Way};
+use crate::plan::model::{FirewallId, Machine, Observed, Unsupported};
 
 /// Every machine that the policy selects, and those that it is still unlocking.
-pub(super) fn judge_all(world: &World<'_>, machines: &BTreeMap<String, Vec<Resolved>>) -> Vec<Judged> {
+pub(super) fn judge_all(
+    world: &World<'_>,
+    machines: &BTreeMap<String, Vec<Resolved>>,
+    now: Timestamp,
+) -> Vec<Judged> {
     let mut judged: Vec<Judged> = machines
         .iter()
         .flat_map(|(name, found)| found.iter().map(move |resolved| (name, resolved)))
         .map(|(name, (id, machine))| match machine {
-            Ok(machine) => judge(world, name, machine),
+            Ok(machine) => judge(world, name, machine, now),
             Err(error) => unsupported(name, id, error),
         })
         .collect();
@@ -46,7 +53,7 @@ fn unsupported(name: &str, id: &ArmId, error: &Unsupported) -> Judged {
     }
 }
 
-fn judge(world: &World<'_>, name: &str, machine: &Machine) -> Judged {
+fn judge(world: &World<'_>, name: &str, machine: &Machine, now: Timestamp) -> Judged {
     let ports = world.terms.ports_for(machine.os);
     let firewalls = machine.firewalls();
     let status = TargetStatus {
@@ -91,7 +98,7 @@ fn judge(world: &World<'_>, name: &str, machine: &Machine) -> Judged {
         .iter()
         .map(|firewall| (firewall, world.firewalls.get(firewall).cloned().unwrap_or_default()))
         .collect();
-    let verdict = lockdown(world, machine, &known);
+    let verdict = lockdown(world, machine, &known, now);
     let mut judged = if world.terms.mode == Mode::Audit {
         let message = format!("would be locked: {}", status.locked_ports.join(", "));
         say(TargetState::NotConfigured, effective(&verdict), Reason::Audit, message)
@@ -103,15 +110,14 @@ fn judge(world: &World<'_>, name: &str, machine: &Machine) -> Judged {
         say(TargetState::Configured, effective(&verdict), Reason::Configured, "locked, and read back".into())
     };
     match verdict {
-        Lockdown::Shadowed { by } => {
-            let named = by.iter().map(|(place, rule)| format!("{place}/{rule}"));
-            judged.status.shadowed_by = named.take(16).collect();
+        Lockdown::Shadowed { by } | Lockdown::KeptRules { by } => {
+            judged.status.shadowed_by = by.iter().map(ToString::to_string).take(16).collect();
         }
         Lockdown::Unknown { why } if judged.state == TargetState::Configured => {
             judged.status.reason = Some(Reason::NotObserved.as_str().to_owned());
             judged.status.message = Some(why);
         }
-        Lockdown::Effective | Lockdown::Missing | Lockdown::Unknown { .. } => {}
+        Lockdown::Effective | Lockdown::Missing { .. } | Lockdown::Unknown { .. } => {}
     }
     judged
 }
@@ -142,25 +148,32 @@ fn in_the_way(
     None
 }
 
-fn lockdown(world: &World<'_>, machine: &Machine, known: &[(&FirewallId, FirewallReport)]) -> Lockdown {
-    let mut observed = BTreeMap::new();
-    for (firewall, report) in known {
-        match &report.observed {
-            Some(read) => {
-                observed.insert((*firewall).clone(), std::sync::Arc::clone(read));
-            }
-            None => return Lockdown::Unknown { why: format!("{firewall} has not been read yet") },
-        }
-    }
+fn lockdown(
+    world: &World<'_>,
+    machine: &Machine,
+    known: &[(&FirewallId, FirewallReport)],
+    now: Timestamp,
+) -> Lockdown {
+    let read = known.iter().filter_map(|(firewall, report)| {
+        report.observed.as_ref().map(|observed| ((*firewall).clone(), Arc::clone(observed)))
+    });
+    let firewalls: BTreeMap<FirewallId, Arc<Observed>> = read.collect();
     let ports: Vec<(Protocol, PortRange)> =
         world.terms.ports_for(machine.os).iter().map(|terms| (terms.protocol, terms.range)).collect();
-    exposure::lockdown(machine, &ports, &observed, &world.terms.exempt, &world.grants)
+    let way = Way { machine, firewalls: &firewalls, cluster: world.cluster };
+    let locked = Locked {
+        ports: &ports,
+        existing: world.terms.existing,
+        exempt: &world.terms.exempt,
+        grants: &world.grants,
+    };
+    exposure::lockdown(way, locked, now)
 }
 
 const fn effective(verdict: &Lockdown) -> Option<bool> {
     match verdict {
         Lockdown::Effective => Some(true),
-        Lockdown::Shadowed { .. } | Lockdown::Missing => Some(false),
+        Lockdown::Shadowed { .. } | Lockdown::KeptRules { .. } | Lockdown::Missing { .. } => Some(false),
         Lockdown::Unknown { .. } => None,
     }
 }
