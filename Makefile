@@ -44,6 +44,9 @@ controlplane: build ## Build etcd, kube-apiserver, kube-controller-manager and k
 crds: build ## Write crds/ from the types
 	$(CARGO_TARGET_DIR)/debug/portcullis crds --output-dir crds
 
+docs: build ## Bring the generated parts of docs/ up to date
+	$(CARGO_TARGET_DIR)/debug/portcullis docs
+
 lint: ## clippy with warnings as errors, rustfmt, dependency rules where cargo-deny is installed
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings

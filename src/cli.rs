@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 pub mod config;
 mod config_check;
 mod crds;
+pub mod docs;
 mod run;
 mod settings;
 
@@ -30,6 +31,9 @@ enum Command {
     Crds(crds::Arguments),
     /// Look at a configuration file.
     Config(config_check::Arguments),
+    /// Bring the generated parts of the documentation up to date.
+    #[command(hide = true)]
+    Docs(docs::Arguments),
 }
 
 /// Runs the command; the exit code is 0 where it succeeded and 1 where it did not, with the reason on
@@ -42,6 +46,7 @@ pub fn main(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Crds(arguments) => crds::run(&arguments, &mut std::io::stdout().lock()),
+        Command::Docs(arguments) => docs::run(&arguments, &mut std::io::stdout().lock()),
         Command::Config(arguments) => config_check::run(&arguments, &mut std::io::stdout().lock()),
     };
     match result {

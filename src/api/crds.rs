@@ -61,6 +61,9 @@ enum Defaults {
 fn tidy(schema: &mut JSONSchemaProps, defaults: Defaults) {
     schema.title = None;
     schema.nullable = None;
+    if let Some(values) = &mut schema.enum_ {
+        values.retain(|value| !value.0.is_null());
+    }
     if let Some(description) = &mut schema.description {
         *description =
             description.split("\n\n").map(|part| part.replace('\n', " ")).collect::<Vec<_>>().join("\n\n");

@@ -11,6 +11,8 @@ mod api_crds;
 mod api_values;
 mod cluster;
 mod gate;
+mod docs;
+mod house;
 mod loops;
 mod plan_authorize;
 mod plan_changes;

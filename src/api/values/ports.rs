@@ -1,5 +1,6 @@
 //! Ports and the protocols that have them.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -8,9 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::InvalidValue;
 
 /// Transport protocol of a port. RDP speaks UDP too, so `Any` is what a policy locks by default.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Protocol {
     /// TCP alone.
     #[serde(rename = "TCP")]
@@ -21,6 +20,19 @@ pub enum Protocol {
     /// Every protocol.
     #[default]
     Any,
+}
+
+// By hand: a derived description would take the place of the field's, which says what its default is.
+impl JsonSchema for Protocol {
+    fn schema_name() -> Cow<'static, str> {
+        "Protocol".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "enum": ["TCP", "UDP", "Any"]})
+    }
 }
 
 impl Protocol {
