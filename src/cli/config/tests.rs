@@ -22,7 +22,6 @@ fn the_least_configuration_has_the_defaults_of_the_documentation() {
     assert_eq!(config.drift_interval, Duration::from_secs(300));
     assert_eq!(config.sweep_interval, Duration::from_secs(60));
     assert_eq!(config.address_interval, Duration::from_secs(60));
-    assert_eq!(config.inventory_interval, Duration::from_secs(300));
     assert_eq!(config.request_retention, Duration::from_secs(720 * 3600));
     assert_eq!((config.honour_denies_below, config.max_allows_per_firewall), (1000, 200));
     assert_eq!(config.concurrency, 16);
@@ -82,10 +81,10 @@ fn every_mistake_names_its_field_and_what_would_be_right() {
         (with("driftInterval: 3 hours"), vec!["driftInterval: \"3 hours\"", "90m"]),
         (with("sweepInterval: 0s"), vec!["sweepInterval: \"0s\"", "at least 1s"]),
         (with("addressInterval: -1m"), vec!["addressInterval: \"-1m\"", "90m"]),
-        (with("inventoryInterval: 25h"), vec!["inventoryInterval: \"25h\"", "at most 24h"]),
+        (with("addressInterval: 25h"), vec!["addressInterval: \"25h\"", "at most 24h"]),
         (with("requestRetention: 30d"), vec!["requestRetention: \"30d\"", "3h"]),
         (with("controllerUser: ''"), vec!["controllerUser: ", "system:serviceaccount"]),
-        (with("pipelineUsers: ['']"), vec!["pipelineUsers[0]: ", "not be empty"]),
+        (with("pipelineUsers: [bot]"), vec!["pipelineUsers: is not enforced", "service accounts"]),
         (with("metricsAddress: ':8080'"), vec!["metricsAddress: \":8080\"", "0.0.0.0:8080"]),
         (with("healthAddress: localhost:8081"), vec!["healthAddress: \"localhost:8081\"", "[::1]:8080"]),
         (with("cloud: {name: Germany}"), vec!["cloud.name: unknown variant `Germany`", "USGovernment"]),
