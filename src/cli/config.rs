@@ -31,12 +31,14 @@ pub struct Config {
     pub namespaces: Vec<Namespace>,
     /// What policies may exempt from their locks.
     pub allowed_exempt_sources: Vec<ExemptSource>,
-    /// How often each firewall, and the machines of each policy, are looked at when nothing else calls for it.
+    /// How often each firewall is looked at when nothing else calls for it.
     pub drift_interval: Duration,
     /// How often overdue and orphaned rules are looked for.
     pub sweep_interval: Duration,
     /// How often the addresses of machines with live grants are read again.
     pub address_interval: Duration,
+    /// How often the machines of a policy are read again.
+    pub inventory_interval: Duration,
     /// How long settled requests are kept.
     pub request_retention: Duration,
     /// Denies of others below this priority number count as deliberate.
@@ -167,6 +169,7 @@ impl Config {
             drift_interval: intervals.drift,
             sweep_interval: intervals.sweep,
             address_interval: intervals.address,
+            inventory_interval: intervals.inventory,
             request_retention: intervals.retention,
             honour_denies_below: file.honour_denies_below,
             max_allows_per_firewall: usize::from(file.max_allows_per_firewall),
@@ -184,6 +187,7 @@ struct Intervals {
     drift: Duration,
     sweep: Duration,
     address: Duration,
+    inventory: Duration,
     retention: Duration,
 }
 
@@ -195,6 +199,7 @@ impl Intervals {
             // the docs state.
             sweep: judge.interval("sweepInterval", &file.sweep_interval),
             address: judge.interval("addressInterval", &file.address_interval),
+            inventory: judge.interval("inventoryInterval", &file.inventory_interval),
             retention: judge.duration(
                 "requestRetention",
                 &file.request_retention,

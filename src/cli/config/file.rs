@@ -31,7 +31,7 @@ pub struct File {
     /// Refused where it names anybody: this version does not enforce it yet.
     #[serde(default)]
     pub pipeline_users: Vec<String>,
-    /// How often each firewall, and the machines of each policy, are looked at when nothing else calls for it.
+    /// How often each firewall is looked at when nothing else calls for it.
     #[serde(default = "five_minutes")]
     pub drift_interval: String,
     /// How often overdue and orphaned rules are looked for.
@@ -40,6 +40,9 @@ pub struct File {
     /// How often the addresses of machines with live grants are read again.
     #[serde(default = "one_minute")]
     pub address_interval: String,
+    /// How often the machines of a policy are read again.
+    #[serde(default = "five_minutes")]
+    pub inventory_interval: String,
     /// How long settled requests and their reviews are kept.
     #[serde(default = "thirty_days")]
     pub request_retention: String,

@@ -22,6 +22,7 @@ fn the_least_configuration_has_the_defaults_of_the_documentation() {
     assert_eq!(config.drift_interval, Duration::from_secs(300));
     assert_eq!(config.sweep_interval, Duration::from_secs(60));
     assert_eq!(config.address_interval, Duration::from_secs(60));
+    assert_eq!(config.inventory_interval, Duration::from_secs(300));
     assert_eq!(config.request_retention, Duration::from_secs(720 * 3600));
     assert_eq!((config.honour_denies_below, config.max_allows_per_firewall), (1000, 200));
     assert_eq!(config.concurrency, 16);
@@ -81,7 +82,7 @@ fn every_mistake_names_its_field_and_what_would_be_right() {
         (with("driftInterval: 3 hours"), vec!["driftInterval: \"3 hours\"", "90m"]),
         (with("sweepInterval: 0s"), vec!["sweepInterval: \"0s\"", "at least 1s"]),
         (with("addressInterval: -1m"), vec!["addressInterval: \"-1m\"", "90m"]),
-        (with("addressInterval: 25h"), vec!["addressInterval: \"25h\"", "at most 24h"]),
+        (with("inventoryInterval: 25h"), vec!["inventoryInterval: \"25h\"", "at most 24h"]),
         (with("requestRetention: 30d"), vec!["requestRetention: \"30d\"", "3h"]),
         (with("controllerUser: ''"), vec!["controllerUser: ", "system:serviceaccount"]),
         (with("pipelineUsers: [bot]"), vec!["pipelineUsers: is not enforced", "service accounts"]),
