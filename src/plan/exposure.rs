@@ -225,7 +225,7 @@ fn unknown(way: Way<'_>) -> String {
     for firewall in way.machine.firewalls() {
         let name = firewall.0.name();
         match way.firewalls.get(&firewall) {
-            None => reasons.push(format!("{name} could not be read")),
+            None => reasons.push(format!("{name} has not been read")),
             Some(observed) if path::is_settled(observed.provisioning) => {
                 let pending = observed.rules.iter().filter(|rule| !path::is_settled(rule.provisioning));
                 reasons

@@ -153,7 +153,7 @@ fn what_is_not_proved_is_unknown() {
     observed.rules[0].provisioning = Provisioning::Updating;
     assert!(matches!(world.lockdown(), Lockdown::Unknown { why } if why.contains("is being written")));
     world.firewalls.clear();
-    assert!(matches!(world.lockdown(), Lockdown::Unknown { why } if why.contains("a could not be read")));
+    assert!(matches!(world.lockdown(), Lockdown::Unknown { why } if why.contains("a has not been read")));
 }
 
 #[test]
