@@ -325,3 +325,15 @@ fn a_retained_exemption_goes_where_another_policy_locks_without_it() {
     settle(&mut world, &wanted(vec![lock(OPS, &[("10.0.0.4", "22")])], vec![]), at(0));
     assert!(!passes(&world, packet("10.9.0.1", "10.0.0.4", 22)));
 }
+
+#[test]
+fn a_deny_goes_only_after_the_exemption_above_it_is_gone() {
+    let exempt = Lock { exempt: vec![peer("10.9.0.0/16")], ..web() };
+    let mut world = nsg(&[]);
+    settle(&mut world, &wanted(vec![exempt], vec![]), at(0));
+    let unlocked = wanted(vec![Lock { machines: vec![], keep_others: false, ..web() }], vec![]);
+    let first = planned(&world, &unlocked).unlocks;
+    assert_eq!(first, [names::exempt_name(&cluster(), WEB, 0)]);
+    apply(&mut world, &Write::Delete(first[0].clone())).unwrap();
+    assert_eq!(planned(&world, &unlocked).unlocks, [deny(0)]);
+}

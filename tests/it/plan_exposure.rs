@@ -377,3 +377,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_deny_that_need_not_match_closes_nothing() {
+    let stops = "stop 100 Deny Any * > * : *";
+    let edits: [fn(&mut Rule); 4] = [
+        |rule| rule.source_ports = vec![port("1024-65535")],
+        |rule| rule.destinations = vec![peer("Storage")],
+        |rule| rule.sources = vec![peer("Storage")],
+        |rule| rule.provisioning = Provisioning::Failed,
+    ];
+    for edit in edits {
+        let mut world = World::new(&[("a", &[stops])]);
+        assert_eq!(world.lockdown(), Lockdown::Effective);
+        edit(&mut world.change("a").rules[0]);
+        assert_ne!(world.lockdown(), Lockdown::Effective);
+    }
+}
