@@ -43,26 +43,26 @@ fn paths(kind: &str) -> &'static [&'static str] {
 
 /// Checks a document's shape.
 pub(crate) fn check(kind: &str, body: &Value) -> Result<(), ArmError> {
-    paths(kind).iter().try_for_each(|path| walk(body, path.trim_end_matches('.'), String::new()))
+    paths(kind).iter().try_for_each(|path| walk(body, path.trim_end_matches('.'), ""))
 }
 
-fn walk(value: &Value, path: &str, at: String) -> Result<(), ArmError> {
+fn walk(value: &Value, path: &str, at: &str) -> Result<(), ArmError> {
     if value.is_null() {
         return Ok(());
     }
     if path == "=" {
-        return if value.is_string() { Ok(()) } else { Err(wrong(&at, "A string")) };
+        return if value.is_string() { Ok(()) } else { Err(wrong(at, "A string")) };
     }
     if let Some(rest) = path.strip_prefix("[]") {
-        let list = value.as_array().ok_or_else(|| wrong(&at, "An array"))?;
+        let list = value.as_array().ok_or_else(|| wrong(at, "An array"))?;
         let rest = rest.trim_start_matches('.');
         return list.iter().enumerate().try_for_each(|(index, inner)| {
             let at = format!("{at}[{index}]");
-            if inner.is_null() { Err(wrong(&at, "A value")) } else { walk(inner, rest, at) }
+            if inner.is_null() { Err(wrong(&at, "A value")) } else { walk(inner, rest, &at) }
         });
     }
     if !value.is_object() {
-        return Err(wrong(&at, "An object"));
+        return Err(wrong(at, "An object"));
     }
     if path.is_empty() {
         return Ok(());
@@ -70,7 +70,7 @@ fn walk(value: &Value, path: &str, at: String) -> Result<(), ArmError> {
     let end = path.find(['.', '[']).unwrap_or(path.len());
     let (name, rest) = path.split_at(end);
     let inner = if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") };
-    walk(&value[name], rest.trim_start_matches('.'), inner)
+    walk(&value[name], rest.trim_start_matches('.'), &inner)
 }
 
 fn wrong(at: &str, expected: &str) -> ArmError {

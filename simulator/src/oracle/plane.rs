@@ -36,7 +36,8 @@ pub(crate) struct Interval {
 
 /// Does this change leave interfaces, networks and addresses as they were?
 fn only_rules(key: &str) -> bool {
-    key.contains("/networksecuritygroups/") || key.starts_with(ADMIN)
+    let indexed = ["/virtualnetworks/", "/networkinterfaces/", "/publicipaddresses/"];
+    key.starts_with(ADMIN) || !indexed.iter().any(|part| key.contains(part))
 }
 
 const ADMIN: &str = "secadmin:";
@@ -95,6 +96,7 @@ impl DataPlane {
             let _ = at;
             change(&mut facts, changes);
         }
+        let watch = Watch::new(&self.history, probe);
         let mut at = from;
         loop {
             let now = index.get_or_insert_with(|| Index::build(&facts));
@@ -114,17 +116,21 @@ impl DataPlane {
                 }
                 (true, Some(_)) | (false, None) => {}
             }
-            // All changes of one instant count as one.
-            let Some((next, changes)) = steps.next_if(|(next, _)| *next <= to) else { break };
-            at = *next;
-            let mut keep = changes.iter().all(|(key, _)| only_rules(key));
-            change(&mut facts, changes);
-            while let Some((_, more)) = steps.next_if(|(same, _)| *same == at) {
-                keep &= more.iter().all(|(key, _)| only_rules(key));
-                change(&mut facts, more);
+            // On to the next instant that changes anything for this packet; all changes of an instant count as one.
+            let mut seen = Effect::None;
+            while let Some((next, changes)) =
+                steps.next_if(|(next, _)| *next <= to && (seen == Effect::None || *next == at))
+            {
+                at = *next;
+                for one in changes {
+                    seen = seen.max(watch.effect(&facts, one));
+                }
+                change(&mut facts, changes);
             }
-            if !keep {
-                index = None;
+            match seen {
+                Effect::None => break,
+                Effect::Rules => {}
+                Effect::Places => index = None,
             }
         }
         if let Some(since) = open {
@@ -136,6 +142,63 @@ impl DataPlane {
     /// The facts, for the control door.
     pub(crate) fn dump(&self) -> Value {
         self.current.values().map(|f| json!({"id": f.id.text, "body": f.body})).collect()
+    }
+}
+
+/// What a change may do to one packet's way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Effect {
+    None,
+    Rules,
+    /// Interfaces, networks or addresses.
+    Places,
+}
+
+/// The two addresses of a packet, and the public addresses that ever stood for them: in a large world most changes
+/// are about others.
+struct Watch {
+    addresses: [String; 2],
+    public: Vec<String>,
+}
+
+impl Watch {
+    fn new(history: &[(Timestamp, Vec<Change>)], probe: &Probe) -> Self {
+        let addresses = [probe.source.to_string(), probe.destination.to_string()];
+        let facts = history.iter().flat_map(|(_, changes)| changes).filter_map(|(_, fact)| fact.as_ref());
+        let holds = |fact: &&Arc<Fact>| {
+            let address = fact.body["properties"]["ipAddress"].as_str();
+            address.is_some_and(|a| addresses.iter().any(|w| w == a))
+        };
+        let public = facts.filter(holds).map(|fact| fact.id.key.clone()).collect();
+        Self { addresses, public }
+    }
+
+    fn effect(&self, facts: &Facts, (key, new): &Change) -> Effect {
+        if key.contains("/microsoft.compute/") {
+            return Effect::None;
+        }
+        if only_rules(key) {
+            return Effect::Rules;
+        }
+        if key.contains("/publicipaddresses/") {
+            return if self.public.contains(key) { Effect::Places } else { Effect::None };
+        }
+        if key.contains("/networkinterfaces/") {
+            let touched = [facts.get(key), new.as_ref()].into_iter().flatten().any(|f| self.is_held_by(f));
+            return if touched { Effect::Places } else { Effect::None };
+        }
+        Effect::Places
+    }
+
+    fn is_held_by(&self, interface: &Fact) -> bool {
+        let configs = interface.body["properties"]["ipConfigurations"].as_array();
+        configs.into_iter().flatten().any(|config| {
+            let config = &config["properties"];
+            let private = config["privateIPAddress"].as_str();
+            let public = config["publicIPAddress"]["id"].as_str().map(str::to_lowercase);
+            private.is_some_and(|a| self.addresses.iter().any(|w| w == a))
+                || public.is_some_and(|p| self.public.contains(&p))
+        })
     }
 }
 

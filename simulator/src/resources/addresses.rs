@@ -14,10 +14,16 @@ use crate::arm::store::Store;
 pub(crate) struct Pools {
     v4: u32,
     v6: u128,
+    /// Addresses that were asked for by name: the pool goes around them.
+    named: HashSet<IpAddr>,
 }
 
 impl Pools {
-    pub(crate) fn public(&mut self, v6: bool, taken: &HashSet<IpAddr>) -> IpAddr {
+    pub(crate) fn name(&mut self, address: IpAddr) {
+        self.named.insert(address);
+    }
+
+    pub(crate) fn public(&mut self, v6: bool) -> IpAddr {
         loop {
             let next = if v6 {
                 self.v6 += 1;
@@ -28,7 +34,7 @@ impl Pools {
                 let base = u32::from(Ipv4Addr::new(198, 18, 0, 0));
                 IpAddr::V4(Ipv4Addr::from(base + self.v4 % (1 << 17)))
             };
-            if !taken.contains(&next) {
+            if !self.named.contains(&next) {
                 return next;
             }
         }
@@ -52,8 +58,7 @@ pub(crate) fn prefixes(properties: &Value) -> Vec<IpNet> {
 pub(crate) fn used_in(store: &Store, subnet: &str, except: &str) -> HashSet<IpAddr> {
     let mut used = HashSet::new();
     for nic in store.referrers(subnet).filter(|k| *k != except).filter_map(|k| store.get(k)) {
-        let configs = nic.properties()["ipConfigurations"].as_array().cloned().unwrap_or_default();
-        for config in configs {
+        for config in nic.properties()["ipConfigurations"].as_array().into_iter().flatten() {
             let properties = &config["properties"];
             let here = properties["subnet"]["id"].as_str().is_some_and(|s| s.eq_ignore_ascii_case(subnet));
             if here && let Some(Ok(address)) = properties["privateIPAddress"].as_str().map(str::parse) {

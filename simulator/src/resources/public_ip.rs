@@ -48,12 +48,13 @@ pub(crate) fn prepare(
     } else if let Some(wanted) = properties["ipAddress"].as_str().map(str::to_owned) {
         // Azure picks the address; a world may name a free one, so that tests can speak of it.
         let address = wanted.parse::<IpAddr>().ok().filter(|a| !taken(&world.store).contains(a));
-        if address.is_none() {
+        let Some(address) = address else {
             return Err(ArmError::bad(
                 "PublicIPAddressInUse",
                 format!("The address '{wanted}' is not an address or is held by another public IP."),
             ));
-        }
+        };
+        world.pools.name(address);
     } else if fixed {
         body = allocate(world, &body).unwrap_or(body);
     }
@@ -71,7 +72,7 @@ pub(crate) fn allocate(world: &mut World, body: &Value) -> Option<Value> {
         return None;
     }
     let v6 = body["properties"]["publicIPAddressVersion"].as_str() == Some("IPv6");
-    let address = world.pools.public(v6, &taken(&world.store));
+    let address = world.pools.public(v6);
     let mut body = body.clone();
     body["properties"]["ipAddress"] = json!(address.to_string());
     Some(body)

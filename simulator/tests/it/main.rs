@@ -1,6 +1,7 @@
 //! The simulator over HTTP and TLS, as a client sees it.
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the report")]
 
+mod binary;
 mod client;
 mod faults;
 mod identity;

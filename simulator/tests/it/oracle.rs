@@ -166,3 +166,44 @@ async fn an_address_that_nobody_holds_is_not_reached() {
         client.try_sim("probe", &json!({"source": "nowhere", "destination": "10.9.9.9", "port": 22})).await;
     assert_eq!(bad.status, 400);
 }
+
+#[tokio::test]
+async fn exposure_follows_an_address_that_moves_and_a_group_that_is_taken_off() {
+    let client = Client::new().await;
+    client.sim("clock", &json!({"scale": 0})).await;
+    let start = client.look("clock").await["now"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    let step = || async { client.sim("clock", &json!({"step": 10})).await };
+    let put = |path: String, body: serde_json::Value| {
+        let client = &client;
+        async move {
+            assert!(client.put(&path, &body).await.status < 300, "{path}");
+            client.sim("clock", &json!({"step": 1})).await;
+        }
+    };
+    client.sim("latency", &json!({"operations": {"securityRules.write": 0}})).await;
+    let a = client.world(&json!({"name": "a", "nicNsg": "open", "publicIp": "198.51.100.9"})).await;
+    let b = client.world(&json!({"name": "b", "nicNsg": "shut"})).await;
+    let open = format!("{}/securityRules/ssh", a["nicNsg"].as_str().unwrap());
+    put(open, rule("Allow", 100, OUTSIDE, "*", "22")).await;
+    step().await;
+    // From 1 s on a is reached; the address then goes from a to b, which is shut, and b's group is replaced at last.
+    let mut bare = client.get(a["nic"].as_str().unwrap()).await.body;
+    let public = bare["properties"]["ipConfigurations"][0]["properties"]["publicIPAddress"].take();
+    put(a["nic"].as_str().unwrap().to_owned(), bare).await;
+    step().await;
+    let mut other = client.get(b["nic"].as_str().unwrap()).await.body;
+    other["properties"]["ipConfigurations"][0]["properties"]["publicIPAddress"] = public;
+    put(b["nic"].as_str().unwrap().to_owned(), other.clone()).await;
+    step().await;
+    client.world(&json!({"name": "bystander"})).await;
+    other["properties"]["networkSecurityGroup"] = json!({"id": a["nicNsg"]});
+    put(b["nic"].as_str().unwrap().to_owned(), other).await;
+    let ask = json!({"source": OUTSIDE, "destination": "198.51.100.9", "port": 22});
+    let found = client.sim("exposure", &ask).await;
+    let since = |v: &serde_json::Value| {
+        v.as_str().map(|t| t.parse::<jiff::Timestamp>().unwrap().duration_since(start).as_secs())
+    };
+    let intervals: Vec<_> =
+        found["intervals"].as_array().unwrap().iter().map(|i| (since(&i["from"]), since(&i["to"]))).collect();
+    assert_eq!(intervals, [(Some(0), Some(11)), (Some(33), None)]);
+}
