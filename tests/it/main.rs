@@ -9,6 +9,7 @@ mod api_bad_input;
 mod api_columns;
 mod api_crds;
 mod api_values;
+mod cli;
 mod cluster;
 mod docs;
 mod gate;
