@@ -19,7 +19,7 @@ use kube::runtime::controller::{self, Action};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{Controller, WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
@@ -73,6 +73,33 @@ pub struct Settings {
     pub dry_run: bool,
 }
 
+/// Whether a cache has been filled once.
+///
+/// In place of the store's own `wait_until_ready`, which wakes only the last of several waiters (kube-runtime
+/// 5.0): with the controller waiting too, a reconcile that waited could wait for ever.
+#[derive(Clone, Debug)]
+pub struct Filled(watch::Sender<bool>);
+
+impl Default for Filled {
+    fn default() -> Self {
+        Self(watch::Sender::new(false))
+    }
+}
+
+impl Filled {
+    fn see<K>(&self, event: &Result<watcher::Event<K>, watcher::Error>) {
+        if let Ok(watcher::Event::InitDone) = event {
+            self.0.send_replace(true);
+        }
+    }
+
+    /// Waits until it has been filled.
+    pub async fn wait(&self) {
+        // The sender is ours, so it cannot be gone.
+        let _ = self.0.subscribe().wait_for(|filled| *filled).await;
+    }
+}
+
 /// What every loop shares.
 #[derive(Clone)]
 pub struct Context {
@@ -90,6 +117,10 @@ pub struct Context {
     pub policies: Store<JitPolicy>,
     /// Requests, as last watched.
     pub requests: Store<JitAccessRequest>,
+    /// Whether the policies are known.
+    pub policies_filled: Filled,
+    /// Whether the requests are known.
+    pub requests_filled: Filled,
     /// Who may be granted next.
     pub turns: request::Turns,
     /// Has a policy looked at again.
@@ -144,6 +175,8 @@ pub async fn run(
         resolutions: Resolutions::default(),
         policies: policies.clone(),
         requests: requests.clone(),
+        policies_filled: Filled::default(),
+        requests_filled: Filled::default(),
         turns: request::Turns::default(),
         wake_policies,
         wake_requests,
@@ -157,6 +190,7 @@ pub async fn run(
             .default_backoff()
             .reflect(policy_writer)
             .inspect(move |event| {
+                context.policies_filled.see(event);
                 // Whatever happens to a policy, its requests are judged by it anew.
                 if let Ok(watcher::Event::Apply(policy) | watcher::Event::Delete(policy)) = event {
                     context.wake_requests(policy);
@@ -172,6 +206,7 @@ pub async fn run(
             .default_backoff()
             .reflect(request_writer)
             .inspect(move |event| {
+                context.requests_filled.see(event);
                 if let Ok(watcher::Event::Delete(request)) = event {
                     // Gone, or settled: either way nothing of it may stand.
                     context.gates.end(&request.uid().unwrap_or_default());
@@ -217,13 +252,10 @@ pub async fn run(
     let sweeping = {
         let context = Arc::clone(&context);
         async move {
-            let caches = async {
-                context.policies.wait_until_ready().await.and(context.requests.wait_until_ready().await)
-            };
-            if caches.await.is_ok() {
-                health.pass(Check::Caches);
-                tokio::join!(sweep::run(&context, &health), history::run(&context));
-            }
+            context.policies_filled.wait().await;
+            context.requests_filled.wait().await;
+            health.pass(Check::Caches);
+            tokio::join!(sweep::run(&context, &health), history::run(&context));
         }
     };
     tokio::select! {
@@ -316,4 +348,28 @@ async fn timed<E: std::error::Error>(
 fn failed(controller: &'static str, error: &str, _: &Context) -> Action {
     tracing::debug!(controller, error, "failed to reconcile; trying again");
     Action::requeue(Duration::from_millis(500))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The store's own `wait_until_ready` wakes one of several waiters; a request that waited beside the
+    /// controller was then never reconciled.
+    #[tokio::test]
+    async fn every_waiter_learns_that_a_cache_was_filled() {
+        let filled = Filled::default();
+        let waiters: Vec<_> = (0..8)
+            .map(|_| {
+                let filled = filled.clone();
+                tokio::spawn(async move { filled.wait().await })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        filled.see::<JitPolicy>(&Ok(watcher::Event::Init));
+        filled.see::<JitPolicy>(&Ok(watcher::Event::InitDone));
+        let all = futures::future::join_all(waiters);
+        tokio::time::timeout(Duration::from_secs(5), all).await.expect("somebody waits for ever");
+        filled.wait().await;
+    }
 }

@@ -291,6 +291,10 @@ async fn tell(policy: &JitPolicy, context: &Context, status: &JitPolicyStatus) {
         if known.map(|known| (&known.status, &known.reason)) == Some((&condition.status, &condition.reason)) {
             continue;
         }
+        if condition.type_ == "Stalled" && condition.status == "False" {
+            // Nothing that people have to mend is no news.
+            continue;
+        }
         let note = format!("{}={}: {}", condition.type_, condition.status, condition.message);
         let good = (condition.status == "True") != (condition.type_ == "Stalled");
         if good || condition.reason == Reason::Progressing.as_str() {

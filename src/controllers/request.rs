@@ -118,8 +118,7 @@ pub async fn reconcile_when_ready(
     context: Arc<Context>,
 ) -> Result<Action, Error> {
     give_duties(&context, &request);
-    // The store's writer lives as long as the loops do.
-    let _ = context.policies.wait_until_ready().await;
+    context.policies_filled.wait().await;
     reconcile(request, context).await
 }
 

@@ -79,7 +79,7 @@ pub(super) fn closing(world: &World<'_>, now: Timestamp) -> Step {
     let closed = draft.status.rules.iter().filter_map(|rule| rule.observed_at.as_ref()).map(|at| at.0).max();
     let closed = closed.unwrap_or(now);
     draft.status.closed_at = Some(time(closed));
-    let message = format!("closed: every rule was read back as gone at {closed}");
+    let message = format!("closed: every rule was read back as gone at {}", super::whole_second(closed));
     let done = matches!(outcome, State::Expired | State::Ended | State::Revoked);
     let reason = find_condition(&draft.status.conditions, ConditionType::Active)
         .and_then(|condition| Reason::parse(&condition.reason))
