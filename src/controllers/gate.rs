@@ -23,6 +23,7 @@ use crate::providers::{Cloud, CloudError};
 use crate::telemetry::Metrics;
 
 mod round;
+mod sight;
 mod worker;
 
 /// How gates work.

@@ -9,26 +9,24 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
-use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use super::model::{FirewallId, Machine, Unsupported};
-use super::names::hex;
-use super::terms::{Ask, AskedPort, InvalidSpec, Terms};
+use super::terms::{Ask, InvalidSpec, Terms};
 use crate::api::values::{ArmId, PortRange, Protocol, Span};
 use crate::api::{
-    Connection, JitAccessRequest, JitAccessRequestSpec, Mode, PinnedMachine, Reason, RequestTarget,
-    RequestedPolicy,
+    Connection, JitAccessRequest, JitAccessRequestSpec, Mode, PinnedMachine, Reason, RequestedPolicy,
 };
 
 mod cover;
+mod grant;
+mod targets;
+
+pub use grant::pin;
 
 /// The most machines that one request may name.
 pub const MAX_MACHINES: usize = 64;
 /// The most rules that one request may have.
 pub const MAX_RULES: usize = 128;
-/// The most addresses in one rule's destinations.
-const MAX_DESTINATIONS: usize = 256;
 
 /// A policy, as requests are judged by it.
 #[derive(Clone, Debug)]
@@ -134,7 +132,7 @@ fn weigh(
     };
     let terms = usable(named)?;
     requester(spec, &ask, terms, now)?;
-    let machines = machines(spec, named)?;
+    let machines = targets::machines(spec, named)?;
     let mut covering: Vec<(&PolicyView, &Terms)> = vec![(named, terms)];
     for policy in policies.iter().filter(|policy| policy.uid != named.uid) {
         if policy.machines.is_none() && !policy.deleting && policy.barred.is_none() && policy.terms.is_ok() {
@@ -156,7 +154,7 @@ fn weigh(
         justification(spec, policy, terms)?;
         sources(&ask, policy, terms)?;
     }
-    plan(request, &ask, &covering, &machines)
+    grant::plan(request, &ask, &covering, &machines)
 }
 
 /// The terms of a policy that may grant something now.
@@ -226,86 +224,6 @@ fn requester(spec: &JitAccessRequestSpec, ask: &Ask, terms: &Terms, now: Timesta
     Ok(())
 }
 
-/// The machines that a request names, by id.
-fn machines(spec: &JitAccessRequestSpec, policy: &PolicyView) -> Result<BTreeMap<ArmId, Machine>, Judgement> {
-    let Some(entries) = &policy.machines else {
-        return Err(Judgement::Unknown(
-            Reason::Progressing,
-            format!("the machines of JitPolicy {} are not known yet", policy.name),
-        ));
-    };
-    let mut chosen: BTreeMap<ArmId, Machine> = BTreeMap::new();
-    let mut take = |id: &ArmId, machine: &Result<Machine, Unsupported>| match machine {
-        Ok(machine) => {
-            chosen.insert(id.clone(), machine.clone());
-            Ok(())
-        }
-        Err(error) => Err(Judgement::Impossible(error.reason, format!("{id}: {error}"))),
-    };
-    if spec.all_targets {
-        for (id, machine) in entries.values().flatten() {
-            take(id, machine)?;
-        }
-    }
-    for (index, target) in spec.targets.iter().enumerate() {
-        for (id, machine) in select(index, target, policy, entries)? {
-            take(id, machine)?;
-        }
-    }
-    if chosen.is_empty() {
-        return Err(Judgement::Impossible(Reason::NoTargets, "no machine is selected".into()));
-    }
-    if chosen.len() > MAX_MACHINES {
-        return Err(Judgement::Refused(
-            Reason::TooLarge,
-            format!("{} machines are selected; one request may have at most {MAX_MACHINES}", chosen.len()),
-        ));
-    }
-    Ok(chosen)
-}
-
-fn select<'a>(
-    index: usize,
-    target: &RequestTarget,
-    policy: &PolicyView,
-    entries: &'a BTreeMap<String, Vec<Resolved>>,
-) -> Result<Vec<&'a Resolved>, Judgement> {
-    let refused = |message: String| Err(Judgement::Refused(Reason::TargetNotAllowed, message));
-    let field = format!("spec.targets[{index}]");
-    let Some(found) = entries.get(&target.name) else {
-        let known: Vec<&str> = entries.keys().map(String::as_str).collect();
-        return refused(format!(
-            "{field}.name: JitPolicy {} has no target {:?}; it has {}",
-            policy.name,
-            target.name,
-            known.join(", ")
-        ));
-    };
-    let wanted_id = target
-        .id
-        .as_ref()
-        .map(|id| {
-            id.parse()
-                .map_err(|error| Judgement::Refused(Reason::InvalidSpec, format!("{field}.id: {error}")))
-        })
-        .transpose()?;
-    let matching: Vec<&Resolved> = found
-        .iter()
-        .filter(|(id, _)| wanted_id.as_ref().is_none_or(|wanted| wanted == id))
-        .filter(|(id, _)| target.machine.as_ref().is_none_or(|name| name.eq_ignore_ascii_case(id.name())))
-        .collect();
-    match (&target.machine, matching.len()) {
-        (_, 0) if target.machine.is_some() || wanted_id.is_some() => refused(format!(
-            "{field}: target {:?} of JitPolicy {} has no such machine",
-            target.name, policy.name
-        )),
-        (Some(name), 2..) => refused(format!(
-            "{field}.machine: several machines are called {name:?}: name one by its id instead"
-        )),
-        _ => Ok(matching),
-    }
-}
-
 fn justification(spec: &JitAccessRequestSpec, policy: &PolicyView, terms: &Terms) -> Result<(), Judgement> {
     let text = spec.justification.as_deref().unwrap_or_default().trim();
     if text.is_empty() {
@@ -345,178 +263,4 @@ fn sources(ask: &Ask, policy: &PolicyView, terms: &Terms) -> Result<(), Judgemen
         ));
     }
     Ok(())
-}
-
-fn plan(
-    request: &JitAccessRequest,
-    ask: &Ask,
-    covering: &[(&PolicyView, &Terms)],
-    machines: &BTreeMap<ArmId, Machine>,
-) -> Result<GrantPlan, Judgement> {
-    let rules = rules(ask, machines)?;
-    if rules.len() > MAX_RULES {
-        return Err(Judgement::Refused(
-            Reason::TooLarge,
-            format!("{} rules would be needed; one request may have at most {MAX_RULES}", rules.len()),
-        ));
-    }
-    let pinned: Vec<PinnedMachine> = machines.values().map(pin).collect();
-    let policies: Vec<RequestedPolicy> = covering
-        .iter()
-        .map(|(policy, terms)| RequestedPolicy {
-            name: policy.name.clone(),
-            uid: policy.uid.clone(),
-            generation: policy.generation,
-            required: terms.required,
-            approved: 0,
-        })
-        .collect();
-    let hash = hash(request, ask, &policies, &pinned, &rules);
-    let least =
-        |of: fn(&Terms) -> Duration| covering.iter().map(|(_, terms)| of(terms)).min().unwrap_or_default();
-    Ok(GrantPlan {
-        connections: connections(ask, machines),
-        machines: pinned,
-        rules,
-        duration: ask.duration,
-        hash,
-        pending_timeout: least(|terms| terms.pending_timeout),
-        use_within: least(|terms| terms.use_within),
-        required: covering.iter().map(|(_, terms)| terms.required).max().unwrap_or_default(),
-        limits: covering
-            .iter()
-            .map(|(policy, terms)| (policy.uid.clone(), (terms.active_per_requester, terms.active)))
-            .collect(),
-        policies,
-    })
-}
-
-/// A machine as status pins it.
-#[must_use]
-pub fn pin(machine: &Machine) -> PinnedMachine {
-    let mut nics: Vec<String> = machine.nics.iter().map(|nic| nic.id.to_string()).collect();
-    nics.sort_by_key(|id| id.to_ascii_lowercase());
-    let mut addresses: Vec<IpAddr> = machine.addresses().map(|address| address.ip).collect();
-    addresses.sort_unstable();
-    PinnedMachine {
-        id: machine.id.to_string(),
-        vm_id: machine.vm_id.clone(),
-        nics,
-        addresses: addresses.iter().map(ToString::to_string).collect(),
-    }
-}
-
-/// Exact cross products only: ports with the same protocol and sources fold into one rule, and every machine
-/// behind a firewall gets all of them, because a request asks all its ports of all its machines.
-fn rules(ask: &Ask, machines: &BTreeMap<ArmId, Machine>) -> Result<Vec<PlannedRule>, Judgement> {
-    let mut behind: BTreeMap<(FirewallId, bool), BTreeSet<IpAddr>> = BTreeMap::new();
-    for machine in machines.values() {
-        if machine.addresses().next().is_none() {
-            return Err(Judgement::Impossible(
-                Reason::NoAddress,
-                format!("{} has no private address", machine.id),
-            ));
-        }
-        for address in machine.addresses() {
-            if address.path.is_empty() {
-                return Err(Judgement::Impossible(
-                    Reason::NoFirewall,
-                    format!("no network security group filters traffic to {} of {}", address.ip, machine.id),
-                ));
-            }
-            for firewall in &address.path {
-                behind.entry((firewall.clone(), address.ip.is_ipv4())).or_default().insert(address.ip);
-            }
-        }
-    }
-    let mut folded: BTreeMap<(Protocol, bool, Vec<IpNet>), Vec<PortRange>> = BTreeMap::new();
-    for AskedPort { protocol, range, sources } in &ask.ports {
-        for v4 in [true, false] {
-            let family: Vec<IpNet> =
-                sources.iter().copied().filter(|net| net.addr().is_ipv4() == v4).collect();
-            if !family.is_empty() {
-                folded.entry((*protocol, v4, family)).or_default().push(*range);
-            }
-        }
-    }
-    let mut rules = Vec::new();
-    for ((firewall, v4), destinations) in &behind {
-        for ((protocol, family, sources), ports) in &folded {
-            if family == v4 {
-                let destinations: Vec<IpAddr> = destinations.iter().copied().collect();
-                for destinations in destinations.chunks(MAX_DESTINATIONS) {
-                    rules.push(PlannedRule {
-                        firewall: firewall.clone(),
-                        protocol: *protocol,
-                        sources: sources.clone(),
-                        destinations: destinations.to_vec(),
-                        ports: PortRange::merged(ports.clone()),
-                    });
-                }
-            }
-        }
-    }
-    if rules.is_empty() {
-        return Err(Judgement::Impossible(
-            Reason::NoAddress,
-            "no machine has an address of the family (IPv4, IPv6) of the sources".into(),
-        ));
-    }
-    rules.sort();
-    Ok(rules)
-}
-
-fn connections(ask: &Ask, machines: &BTreeMap<ArmId, Machine>) -> Vec<Connection> {
-    let mut connections = Vec::new();
-    for machine in machines.values() {
-        let mut addresses: Vec<&super::model::Address> = machine.addresses().collect();
-        addresses.sort_by_key(|address| (address.public.is_none(), address.ip));
-        for port in &ask.ports {
-            let reachable = addresses.iter().find(|address| {
-                port.sources.iter().any(|source| source.addr().is_ipv4() == address.ip.is_ipv4())
-            });
-            if let Some(address) = reachable {
-                connections.push(Connection {
-                    target: machine.id.name().to_owned(),
-                    address: address.public.unwrap_or(address.ip).to_string(),
-                    port: port.range.to_string(),
-                    via: "Direct".to_owned(),
-                });
-            }
-        }
-    }
-    connections.truncate(64);
-    connections
-}
-
-fn hash(
-    request: &JitAccessRequest,
-    ask: &Ask,
-    policies: &[RequestedPolicy],
-    machines: &[PinnedMachine],
-    rules: &[PlannedRule],
-) -> String {
-    let mut uids: Vec<&str> = policies.iter().map(|policy| policy.uid.as_str()).collect();
-    uids.sort_unstable();
-    // serde_json keeps keys in order, so equal plans are equal bytes.
-    let canonical = json!({
-        "request": request.metadata.uid,
-        "policies": uids,
-        "machines": machines.iter().map(|machine| json!({
-            "vmId": machine.vm_id.to_ascii_lowercase(),
-            "nics": machine.nics.iter().map(|nic| nic.to_ascii_lowercase()).collect::<Vec<_>>(),
-            "addresses": machine.addresses,
-        })).collect::<Vec<_>>(),
-        "rules": rules.iter().map(|rule| json!({
-            "firewall": rule.firewall.0.key(),
-            "protocol": rule.protocol.to_string(),
-            "sources": rule.sources.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "destinations": rule.destinations.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "ports": rule.ports.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        })).collect::<Vec<_>>(),
-        "durationSeconds": ask.duration.as_secs(),
-        "notBefore": ask.not_before.map(|at| at.to_string()),
-        "notAfter": ask.not_after.map(|at| at.to_string()),
-    });
-    hex(&Sha256::digest(canonical.to_string().as_bytes()))
 }

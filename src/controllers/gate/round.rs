@@ -1,6 +1,6 @@
 //! One round: read once, plan once, write closes first, read back once, report.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,11 +8,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Gate, Inner, News, Report, lock};
 use crate::plan::changes;
-use crate::plan::desired::{Changes, Close, Duty, Grant, Limits, Wanted};
-use crate::plan::exposure;
+use crate::plan::desired::{Changes, Close, Duty, Limits, Wanted};
 use crate::plan::lifecycle::Seen;
 use crate::plan::model::{Access, FirewallId, Observed, Provisioning, Rule};
-use crate::plan::names;
 use crate::providers::{CloudError, CloudErrorKind, Firewall, Written};
 use crate::telemetry::CloudOutcome;
 
@@ -46,9 +44,9 @@ pub(super) struct Memory {
     /// Which of the credentials that reach the firewall to use.
     credential: usize,
     /// Rules that cannot be written for good, and why.
-    refused: HashMap<String, Seen>,
+    pub(super) refused: HashMap<String, Seen>,
     /// Denies and exemptions as they were last read back: what differs was changed by somebody else.
-    standing: Vec<Rule>,
+    pub(super) standing: Vec<Rule>,
     /// Which state of the duties the last round worked on.
     pub(super) version: u64,
     /// What the last round wrote: writing the same again at once would be a hot loop.
@@ -56,18 +54,18 @@ pub(super) struct Memory {
 }
 
 /// What one round does and finds.
-struct Round<'a> {
-    inner: &'a Inner,
-    gate: &'a Gate,
+pub(super) struct Round<'a> {
+    pub(super) inner: &'a Inner,
+    pub(super) gate: &'a Gate,
     firewall: Arc<dyn Firewall>,
-    memory: &'a mut Memory,
+    pub(super) memory: &'a mut Memory,
     version: u64,
-    wanted: Wanted,
+    pub(super) wanted: Wanted,
     /// Names whose removal ended well in this round or before.
-    sent: HashSet<String>,
+    pub(super) sent: HashSet<String>,
     /// What failed, by rule.
-    failed: HashMap<String, CloudError>,
-    error: Option<CloudError>,
+    pub(super) failed: HashMap<String, CloudError>,
+    pub(super) error: Option<CloudError>,
     closed: bool,
 }
 
@@ -283,9 +281,12 @@ impl Round<'_> {
         // A lock that forbids removal does not forbid to write a deny in the rule's place.
         let locked =
             self.failed.get(&close.name).is_some_and(|error| error.kind == CloudErrorKind::ScopeLocked);
-        if let (true, Some(deny)) = (locked, &close.as_deny)
-            && self.put(deny, PATIENCE).await
-        {
+        let stands_closed = match &close.as_deny {
+            Some(deny) => locked && self.put(deny, PATIENCE).await,
+            // The read shows no allow of this name: the read-back decides.
+            None => locked,
+        };
+        if stands_closed {
             self.sent.insert(close.name.clone());
             self.closed = true;
         }
@@ -375,121 +376,6 @@ impl Round<'_> {
                 grant.duty = Duty::Close { sent: true };
             }
         }
-    }
-
-    /// Says what was seen. `after` is what would be left to do.
-    fn report(&mut self, observed: &Observed, after: &Changes) {
-        let cluster = &self.wanted.cluster;
-        let of_a_lock = |rule: &&Rule| {
-            matches!(names::parse(cluster, rule), Some(names::Mark::Deny { .. } | names::Mark::Exempt { .. }))
-        };
-        self.memory.standing = observed.rules.iter().filter(of_a_lock).cloned().collect();
-        let settled = observed.provisioning == Provisioning::Succeeded;
-        let mut grants = HashMap::new();
-        for grant in &self.wanted.grants {
-            let seen = self.seen(grant, observed, after, settled);
-            if matches!(seen, Seen::Present { .. }) {
-                self.hold(grant);
-            }
-            grants.insert(grant.name.clone(), seen);
-        }
-        let mut unfinished: BTreeSet<&str> =
-            after.refused.iter().map(|refused| refused.owner_uid.as_str()).collect();
-        let cluster = &self.wanted.cluster;
-        let lock_names = after
-            .locks
-            .iter()
-            .map(|rule| rule.name.as_str())
-            .chain(after.unlocks.iter().chain(&after.unsettled).map(String::as_str));
-        let pending: Vec<String> = lock_names
-            .filter_map(|name| match names::parse_name(cluster, name)? {
-                names::Mark::Deny { owner, .. } | names::Mark::Exempt { owner, .. } => Some(owner),
-                names::Mark::Allow { .. } => None,
-            })
-            .collect();
-        for lock in &self.wanted.locks {
-            if !settled || pending.contains(&names::uid12(&lock.policy_uid)) {
-                unfinished.insert(&lock.policy_uid);
-            }
-        }
-        let locked = self
-            .wanted
-            .locks
-            .iter()
-            .filter(|lock| !unfinished.contains(lock.policy_uid.as_str()))
-            .map(|lock| (lock.policy_uid.clone(), lock.clone()))
-            .collect();
-        {
-            let mut duties = lock(&self.gate.duties);
-            duties
-                .orphans
-                .retain(|name| observed.rule(name).is_some_and(|rule| rule.access == Access::Allow));
-        }
-        *lock(&self.gate.report) = Report {
-            observed: Some(Arc::new(observed.clone())),
-            gone: false,
-            error: self.error.clone(),
-            refused: after.refused.clone(),
-            grants,
-            locked,
-        };
-        self.tell();
-    }
-
-    fn seen(&self, grant: &Grant, observed: &Observed, after: &Changes, settled: bool) -> Seen {
-        let at = observed.at;
-        let standing = observed.rule(&grant.name);
-        let trying = || {
-            self.failed.get(&grant.name).or(self.failed.get("")).map_or(Seen::Nothing, |error| Seen::Trying {
-                reason: error.kind.reason(),
-                message: error.to_string(),
-            })
-        };
-        match grant.duty {
-            Duty::Close { .. } => {
-                let lets_in = standing.is_some_and(|rule| rule.access == Access::Allow);
-                // A deny in the rule's place, under a lock that forbids its removal, has to be in force.
-                let in_force = standing.is_none_or(|rule| rule.provisioning == Provisioning::Succeeded);
-                if self.sent.contains(&grant.name) && settled && in_force && !lets_in {
-                    Seen::Absent { at }
-                } else {
-                    trying()
-                }
-            }
-            Duty::Hold | Duty::Open { .. } => {
-                if after.lost.contains(&grant.name) {
-                    return Seen::Lost { at };
-                }
-                if let Some(refused) =
-                    after.refused.iter().find(|refused| refused.rule.as_deref() == Some(grant.name.as_str()))
-                {
-                    return Seen::Refused { reason: refused.reason, message: refused.message.clone() };
-                }
-                let waits = after.opens.iter().any(|rule| rule.name == grant.name);
-                match standing {
-                    Some(rule) if settled && rule.provisioning == Provisioning::Succeeded && !waits => {
-                        let stopped = exposure::stopped_by(observed, &self.wanted.cluster, grant);
-                        let shadowed_by = stopped.map(|rule| rule.to_string());
-                        Seen::Present { at, priority: rule.priority, shadowed_by }
-                    }
-                    _ => self.memory.refused.get(&grant.name).cloned().unwrap_or_else(trying),
-                }
-            }
-        }
-    }
-
-    /// What was seen as there is held from now on: if it goes missing, somebody closed it.
-    fn hold(&self, grant: &Grant) {
-        if let Some(known) = lock(&self.gate.duties).grants.get_mut(&grant.name)
-            && matches!(known.duty, Duty::Open { .. })
-        {
-            known.duty = Duty::Hold;
-        }
-    }
-
-    fn tell(&self) {
-        let owners = lock(&self.gate.duties).owners();
-        let _ = self.inner.news.send(News::Changed(owners));
     }
 
     fn outcome(&self, observed: &Observed, after: &Changes) -> Outcome {
