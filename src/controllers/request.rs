@@ -19,6 +19,8 @@ use crate::plan::lifecycle::{Finalizer, Seen, Step, Transition, World, duties, s
 use crate::plan::model::FirewallId;
 use crate::plan::terms::Terms;
 
+mod passage;
+
 /// The longest time until a request that is not settled is looked at again.
 const LONGEST_REST: Duration = Duration::from_secs(30);
 /// The moves that one reconcile makes at most.
@@ -149,7 +151,8 @@ pub async fn reconcile(request: Arc<JitAccessRequest>, context: Arc<Context>) ->
     for _ in 0..MOVES {
         give_duties(&context, &request);
         let now = context.clock.now();
-        let judgement = judge(&request, &views(&context, &namespace), now);
+        let policies = views(&context, &namespace);
+        let judgement = judge(&request, &policies, now);
         let no_room = match (&judgement, state(&request)) {
             (Judgement::Allowed(plan), State::Approved) => context.turns.take(&request, &plan.limits),
             _ => None,
@@ -161,6 +164,10 @@ pub async fn reconcile(request: Arc<JitAccessRequest>, context: Arc<Context>) ->
             cluster: &context.settings.cluster,
             seen: &seen,
             no_room,
+            stopped_by: match state(&request) {
+                State::Opening | State::Active => passage::stopped(&context, &request, &policies),
+                _ => None,
+            },
         };
         let next = step(&world, now);
         let rest = rest(&next, now);

@@ -53,6 +53,9 @@ pub struct World<'a> {
     pub seen: &'a (dyn Fn(&RuleStatus) -> Seen + Sync),
     /// Why the limits leave no room for one more grant now; none where they do.
     pub no_room: Option<String>,
+    /// What stops packets of the grant on their way, though its rules are in place; none where nothing is known
+    /// to.
+    pub stopped_by: Option<String>,
 }
 
 /// What the gate of a rule's firewall has seen of it.

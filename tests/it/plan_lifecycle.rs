@@ -169,7 +169,8 @@ fn reconcile(
         let firewall = FirewallId(ArmId::parse(&rule.firewall).unwrap());
         cloud.seen.get(&Cloud::key(&firewall, &rule.name)).cloned().unwrap_or_default()
     };
-    let world = World { request, judgement: judged, cluster: &cluster, seen: &seen, no_room: None };
+    let world =
+        World { request, judgement: judged, cluster: &cluster, seen: &seen, no_room: None, stopped_by: None };
     let next = step(&world, now);
     if lost {
         return false;
@@ -348,4 +349,29 @@ fn a_scheduled_request_opens_at_its_start_and_ends_at_its_hard_end() {
     }
     assert_eq!(state(&request), State::Opening);
     assert_eq!(request.status.unwrap().expires_at.unwrap().0, end);
+}
+
+#[test]
+fn a_grant_whose_packets_somebody_stops_says_so_and_stays_to_be_closed() {
+    let (mut request, mut cloud, judged) = (request(3600), Cloud::default(), judgement(0, 3600));
+    for _ in 0..8 {
+        reconcile(&mut request, &mut cloud, &judged, start(), false);
+        cloud.work(start(), false);
+    }
+    assert_eq!(state(&request), State::Active);
+    let active = |request: &JitAccessRequest, stopped_by: Option<String>| {
+        let seen = |_: &RuleStatus| Seen::Present { at: start(), priority: 100, shadowed_by: None };
+        let cluster = Cluster::new("test", &[]);
+        let world =
+            World { request, judgement: &judged, cluster: &cluster, seen: &seen, no_room: None, stopped_by };
+        let next = step(&world, start());
+        let conditions = next.status.conditions.clone();
+        let active = conditions.into_iter().find(|condition| condition.type_ == "Active").unwrap();
+        (next.status.state.unwrap(), active)
+    };
+    let (kept, condition) = active(&request, Some("rule deny-all of hub".into()));
+    assert_eq!((kept.as_str(), condition.status.as_str()), ("Active", "False"));
+    assert!(condition.message.contains("rule deny-all of hub"), "{}", condition.message);
+    let (kept, condition) = active(&request, None);
+    assert_eq!((kept.as_str(), condition.status.as_str()), ("Active", "True"));
 }

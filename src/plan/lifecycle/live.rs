@@ -157,6 +157,7 @@ fn look(draft: &mut Draft<'_>) -> Sum {
             Seen::Trying { reason, message } => sum.trying = Some((reason, message)),
         }
     }
+    sum.shadowed = sum.shadowed.take().or_else(|| world.stopped_by.clone());
     // Seen as gone while it should be there: closed by its own gate or by somebody.
     if !closing && sum.absent > 0 {
         sum.lost = true;
