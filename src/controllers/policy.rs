@@ -136,11 +136,10 @@ async fn enforce(
 ) -> Result<Action, Error> {
     let uid = policy.uid().unwrap_or_default();
     let before = policy.status.clone().unwrap_or_default();
-    let grants = super::request::live_grants(context, &uid);
-    let interval = if grants.is_empty() {
-        context.settings.inventory_interval
-    } else {
+    let interval = if super::request::has_live_grants(context, &uid) {
         context.settings.address_interval
+    } else {
+        context.settings.inventory_interval
     };
     let read = context.resolutions.machines(policy, context, terms, cloud, interval).await;
     let mut world = World {
@@ -153,7 +152,7 @@ async fn enforce(
             .map(|error| Problem { reason: error.kind.reason(), message: error.to_string() }),
         dry_run: context.settings.dry_run,
         cluster: &context.settings.cluster,
-        grants,
+        grants: super::request::live_grants(context),
     };
     let mut done = true;
     if let Some(resolution) = read.resolution {

@@ -124,20 +124,19 @@ pub async fn reconcile_when_ready(
     reconcile(request, context).await
 }
 
-/// The rules of live grants under a policy.
+/// Whether a grant under a policy is live.
 #[must_use]
-pub fn live_grants(context: &Context, policy_uid: &str) -> Vec<Grant> {
-    context
-        .requests
-        .state()
-        .iter()
-        .filter(|request| {
-            let policies = request.status.iter().flat_map(|status| &status.policies);
-            state(request).holds_rules() && policies.into_iter().any(|policy| policy.uid == policy_uid)
-        })
-        .flat_map(|request| duties(request))
-        .map(|(_, grant)| grant)
-        .collect()
+pub fn has_live_grants(context: &Context, policy_uid: &str) -> bool {
+    context.requests.state().iter().any(|request| {
+        let mut policies = request.status.iter().flat_map(|status| &status.policies);
+        state(request).holds_rules() && policies.any(|policy| policy.uid == policy_uid)
+    })
+}
+
+/// The rules of all live grants: their packets pass on purpose, under whichever policy.
+#[must_use]
+pub fn live_grants(context: &Context) -> Vec<Grant> {
+    context.requests.state().iter().flat_map(|request| duties(request)).map(|(_, grant)| grant).collect()
 }
 
 /// Brings one request as far as it goes now.
