@@ -169,18 +169,7 @@ impl Gates {
             gate.forget(policy_uid);
         }
         for (firewall, wanted) in locks {
-            self.gate(&firewall, credential, cloud).change(|duties| {
-                let watched = duties.watchers.insert(policy_uid.to_owned());
-                let standing = duties.locks.get(policy_uid);
-                if standing == wanted.as_ref() {
-                    return watched;
-                }
-                match wanted {
-                    Some(lock) => duties.locks.insert(policy_uid.to_owned(), lock),
-                    None => duties.locks.remove(policy_uid),
-                };
-                true
-            });
+            self.give(&firewall, credential, cloud, |gate| gate.set_lock(policy_uid, wanted));
         }
     }
 
@@ -204,12 +193,12 @@ impl Gates {
         for (firewall, grant) in grants {
             by_firewall.entry(firewall).or_default().push(grant);
         }
-        for gate in self.all() {
-            let wanted = by_firewall.remove(&gate.firewall).unwrap_or_default();
-            gate.set_grants(request_uid, wanted, self.0.clock.now());
+        for gate in self.all().iter().filter(|gate| !by_firewall.contains_key(&gate.firewall)) {
+            gate.set_grants(request_uid, Vec::new(), self.0.clock.now());
         }
         for (firewall, wanted) in by_firewall {
-            self.gate(&firewall, credential, cloud).set_grants(request_uid, wanted, self.0.clock.now());
+            let now = self.0.clock.now();
+            self.give(&firewall, credential, cloud, |gate| gate.set_grants(request_uid, wanted, now));
         }
     }
 
@@ -244,10 +233,12 @@ impl Gates {
         cloud: &Cloud,
         names: BTreeSet<String>,
     ) {
-        self.gate(firewall, credential, cloud).change(|duties| {
-            let before = duties.orphans.len();
-            duties.orphans.extend(names);
-            duties.orphans.len() != before
+        self.give(firewall, credential, cloud, |gate| {
+            gate.change(|duties| {
+                let before = duties.orphans.len();
+                duties.orphans.extend(names);
+                duties.orphans.len() != before
+            });
         });
     }
 
@@ -268,7 +259,11 @@ impl Gates {
         lock(&self.0.gates).values().cloned().collect()
     }
 
-    fn gate(&self, firewall: &FirewallId, credential: &str, cloud: &Cloud) -> Arc<Gate> {
+    /// Gives duties to the gate of a firewall, which is made where there is none.
+    ///
+    /// Under the lock of all gates: a gate that goes because nothing is wanted of it goes under the same lock, so
+    /// none goes with a duty just given.
+    fn give(&self, firewall: &FirewallId, credential: &str, cloud: &Cloud, duty: impl FnOnce(&Gate)) {
         let mut gates = lock(&self.0.gates);
         let gate = gates.entry(firewall.clone()).or_insert_with(|| {
             let gate = Arc::new(Gate {
@@ -277,11 +272,11 @@ impl Gates {
                 report: Mutex::default(),
                 wake: Notify::new(),
             });
-            self.0.tasks.spawn(worker::run(Arc::clone(&self.0), Arc::clone(&gate)));
+            self.0.tasks.spawn(worker::keep_running(Arc::clone(&self.0), Arc::clone(&gate)));
             gate
         });
         lock(&gate.duties).clouds.insert(credential.to_owned(), cloud.clone());
-        Arc::clone(gate)
+        duty(gate);
     }
 }
 
@@ -294,6 +289,20 @@ impl Gate {
             drop(duties);
             self.wake.notify_one();
         }
+    }
+
+    fn set_lock(&self, policy_uid: &str, wanted: Option<Lock>) {
+        self.change(|duties| {
+            let watched = duties.watchers.insert(policy_uid.to_owned());
+            if duties.locks.get(policy_uid) == wanted.as_ref() {
+                return watched;
+            }
+            match wanted {
+                Some(lock) => duties.locks.insert(policy_uid.to_owned(), lock),
+                None => duties.locks.remove(policy_uid),
+            };
+            true
+        });
     }
 
     fn forget(&self, policy_uid: &str) {

@@ -9,9 +9,10 @@ use portcullis::clock::Clock;
 use portcullis::controllers::gate::{GateSettings, Gates, News};
 use portcullis::plan::desired::{Duty, Grant, Lock, LockedMachine};
 use portcullis::plan::lifecycle::Seen;
-use portcullis::plan::model::{Access, FirewallId, ResourceLock};
+use portcullis::plan::model::{Access, FirewallId, Observed, ResourceLock, Rule};
 use portcullis::plan::names::{Cluster, allow_name};
 use portcullis::providers::memory::{Memory, Write};
+use portcullis::providers::{Cloud, CloudError, Firewall, FirewallLimits, Written};
 use portcullis::telemetry::Metrics;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -214,4 +215,56 @@ async fn a_foreign_write_that_brings_a_closed_rule_back_is_found_and_undone() {
     bench.memory.edit_rules(&nsg(), |rules| rules.extend(copy));
     bench.pass(65).await;
     assert_eq!(bench.allows(), 0, "looked at again each minute after a close");
+}
+
+/// A firewall whose first removal panics, as a bug in a provider would.
+struct Panics {
+    memory: Memory,
+    first: std::sync::atomic::AtomicBool,
+}
+
+#[async_trait::async_trait]
+impl Firewall for Panics {
+    async fn observe(&self, firewall: &FirewallId) -> Result<Observed, CloudError> {
+        self.memory.observe(firewall).await
+    }
+
+    async fn put(
+        &self,
+        firewall: &FirewallId,
+        rule: &Rule,
+        patience: Duration,
+    ) -> Result<Written, CloudError> {
+        self.memory.put(firewall, rule, patience).await
+    }
+
+    async fn delete(
+        &self,
+        firewall: &FirewallId,
+        rule: &str,
+        patience: Duration,
+    ) -> Result<Written, CloudError> {
+        assert!(!self.first.swap(false, std::sync::atomic::Ordering::SeqCst), "generated");
+        self.memory.delete(firewall, rule, patience).await
+    }
+
+    fn limits(&self) -> FirewallLimits {
+        self.memory.limits()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gate_that_panics_starts_again_and_closes() {
+    let bench = Bench::new();
+    let firewall = Panics { memory: bench.memory.clone(), first: true.into() };
+    let cloud = Cloud {
+        inventory: std::sync::Arc::new(bench.memory.clone()),
+        firewall: std::sync::Arc::new(firewall),
+    };
+    let (uid, grant) = bench.grant(1, 60, OPEN);
+    bench.gates.set_grants(&uid, "main", &cloud, vec![(nsg(), grant)]);
+    bench.pass(3).await;
+    assert_eq!(bench.allows(), 1);
+    bench.pass(65).await;
+    assert_eq!(bench.allows(), 0);
 }

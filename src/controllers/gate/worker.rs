@@ -21,8 +21,21 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 const RECHECK: Duration = Duration::from_secs(60);
 const RECHECK_FOR: SignedDuration = SignedDuration::from_hours(1);
 
+/// Works, and works again where a round panics: a firewall without its worker would keep what should be closed.
+pub(super) async fn keep_running(inner: Arc<Inner>, gate: Arc<Gate>) {
+    loop {
+        match tokio::spawn(run(Arc::clone(&inner), Arc::clone(&gate))).await {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::error!(firewall = %gate.firewall, %error, "a gate failed; it starts again");
+                tokio::time::sleep(FIRST_RETRY).await;
+            }
+        }
+    }
+}
+
 /// Works until shutdown, or until nothing is wanted of the firewall any more.
-pub(super) async fn run(inner: Arc<Inner>, gate: Arc<Gate>) {
+async fn run(inner: Arc<Inner>, gate: Arc<Gate>) {
     let mut memory = Memory::default();
     let mut failures: u32 = 0;
     // A firewall that was just taken over counts as just closed.
