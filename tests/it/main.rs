@@ -14,6 +14,7 @@ mod cluster;
 mod docs;
 mod gate;
 mod house;
+mod laws;
 mod loops;
 mod plan_authorize;
 mod plan_changes;
