@@ -5,7 +5,7 @@
 //!
 //! - [`tenancy`]: which namespace may reach which machines, with which credential.
 //! - [`gate`]: one serial worker per firewall.
-//! - [`policy`], [`request`]: one reconcile loop per kind.
+//! - [`policy`], [`request`], [`review`]: one reconcile loop per kind.
 //! - [`sweep`]: allows of ours that are nobody's.
 //! - [`history`]: settled requests, deleted in time.
 //! - [`events`]: what is told as Kubernetes Events.
@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{JitAccessRequest, JitPolicy};
+use crate::api::{JitAccessRequest, JitAccessReview, JitPolicy};
 use crate::clock::Clock;
 use crate::plan::model::Peer;
 use crate::plan::names::{Cluster, uid12};
@@ -36,6 +36,7 @@ pub mod history;
 pub mod policy;
 pub mod request;
 pub mod resolutions;
+pub mod review;
 pub mod sweep;
 pub mod tenancy;
 
@@ -139,6 +140,9 @@ pub struct Context {
 /// caches are filled and the first sweep was made.
 ///
 /// Startup does not depend on the cloud: while it cannot be reached, policies and requests say so.
+///
+/// # Errors
+/// When a loop ended without the shutdown.
 pub async fn run(
     client: Client,
     settings: Settings,
@@ -147,7 +151,7 @@ pub async fn run(
     clock: Clock,
     health: Health,
     shutdown: CancellationToken,
-) {
+) -> Result<(), Ended> {
     let (news_in, news) = mpsc::unbounded_channel();
     let gates = Gates::new(
         GateSettings {
@@ -198,11 +202,11 @@ pub async fn run(
             })
             .touched_objects()
     };
+    // What is settled is history: it is neither watched nor held in memory.
+    let unsettled = watcher::Config::default().fields("status.settled!=true");
     let request_stream = {
         let context = Arc::clone(&context);
-        // Settled requests are history: they are neither watched nor held in memory.
-        let unsettled = watcher::Config::default().fields("status.settled!=true");
-        watcher(Api::<JitAccessRequest>::all(client.clone()), unsettled)
+        watcher(Api::<JitAccessRequest>::all(client.clone()), unsettled.clone())
             .default_backoff()
             .reflect(request_writer)
             .inspect(move |event| {
@@ -223,6 +227,15 @@ pub async fn run(
         .run(
             |policy, context| timed("policy", policy::reconcile(policy, Arc::clone(&context)), context),
             |_, error, context| failed("policy", &error.to_string(), &context),
+            Arc::clone(&context),
+        )
+        .for_each(|_| async {});
+    let review_loop = Controller::new(Api::<JitAccessReview>::all(client), unsettled)
+        .with_config(config.clone())
+        .graceful_shutdown_on(shutdown.clone().cancelled_owned())
+        .run(
+            |review, context| timed("review", review::reconcile(review, Arc::clone(&context)), context),
+            |_, error, context| failed("review", &error.to_string(), &context),
             Arc::clone(&context),
         )
         .for_each(|_| async {});
@@ -258,13 +271,29 @@ pub async fn run(
             tokio::join!(sweep::run(&context, &health), history::run(&context));
         }
     };
-    tokio::select! {
-        () = async { tokio::join!(policy_loop, request_loop, spread(Arc::clone(&context), news), sweeping); } => {}
-        () = shutdown.cancelled() => {}
-    }
+    // None of them ends by itself; if one does, a program that goes on without it would promise what it does not
+    // keep.
+    let ended = tokio::select! {
+        () = shutdown.cancelled() => None,
+        () = policy_loop => Some("policies"),
+        () = request_loop => Some("requests"),
+        () = review_loop => Some("reviews"),
+        () = spread(Arc::clone(&context), news) => Some("news"),
+        () = sweeping => Some("sweep"),
+    };
+    let asked = shutdown.is_cancelled();
     shutdown.cancel();
     gates.stopped().await;
+    match ended {
+        Some(which) if !asked => Err(Ended(which)),
+        _ => Ok(()),
+    }
 }
+
+/// A loop ended that should have gone on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the loop over {0} ended by itself")]
+pub struct Ended(&'static str);
 
 /// Passes on what gates tell of: to the loops, to people, to the counts.
 async fn spread(context: Arc<Context>, mut news: mpsc::UnboundedReceiver<News>) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -102,14 +103,23 @@ async fn serve(config: Config, kubeconfig: Option<&PathBuf>) -> anyhow::Result<(
         shutdown.cancelled().await;
         tokio::time::sleep(PATIENCE).await;
     };
-    tokio::select! {
-        () = controller => {}
-        () = late => {
-            tracing::warn!(patience.seconds = PATIENCE.as_secs(), "stopping without waiting for what is under way");
-        }
-        Some(ended) = servers.join_next() => {
-            // A program that nobody can watch had better start again.
-            ended.context("a server panicked")??;
+    let (mut controller, mut late) = (pin!(controller), pin!(late));
+    loop {
+        tokio::select! {
+            ended = &mut controller => {
+                ended?;
+                break;
+            }
+            () = &mut late => {
+                tracing::warn!(patience.seconds = PATIENCE.as_secs(), "stopping without waiting for what is under way");
+                break;
+            }
+            // At a stop the servers end first; writes under way are waited for all the same.
+            Some(ended) = servers.join_next() => {
+                ended.context("a server panicked")??;
+                // A program that nobody can watch had better start again.
+                anyhow::ensure!(shutdown.is_cancelled(), "a server ended by itself");
+            }
         }
     }
     shutdown.cancel();

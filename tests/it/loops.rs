@@ -105,7 +105,9 @@ impl Bench {
             let (client, settings) = (client.clone(), settings.clone());
             tokio::spawn(async move {
                 let (metrics, health) = (Metrics::new(), Health::new());
-                controllers::run(client, settings, clouds, metrics, Clock::system(), health, shutdown).await;
+                controllers::run(client, settings, clouds, metrics, Clock::system(), health, shutdown)
+                    .await
+                    .unwrap();
             })
         };
         let shutdown = CancellationToken::new();
@@ -353,4 +355,35 @@ async fn a_namespace_without_a_scope_reaches_nothing() {
     .await
     .unwrap();
     assert!(bench.rules(Access::Deny).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_review_is_answered_and_history_goes_in_time_but_for_what_others_keep() {
+    let mut bench = Bench::new("history").await;
+    bench.apply_policy("web", "").await;
+    for name in ["one", "kept"] {
+        bench.request(name, "203.0.113.7/32", "30s").await;
+        bench.reaches(&format!("jitreq/{name}"), ".status.state", "Active").await;
+    }
+    let uid = bench.get("jitreq/one", ".metadata.uid").await.unwrap();
+    let review = format!(
+        "apiVersion: jit.portcullis.io/v1alpha1\nkind: JitAccessReview\nmetadata: {{name: done, namespace: history}}\nspec:\n  requestRef: {{name: one, uid: {}}}\n  policyRef: {{name: web}}\n  verdict: Ended\n",
+        uid.trim()
+    );
+    bench.developer.apply(&review).await.unwrap();
+    bench.reaches("jitrev/done", ".status.counted", "false").await;
+    let reason = bench.get("jitrev/done", ".status.reason").await.unwrap();
+    assert!(reason.contains("delete the request"), "{reason}");
+
+    let argo = "argocd.argoproj.io/tracking-id=app:jit/JitAccessRequest:history/kept";
+    bench.admin.run(&["-n", "history", "annotate", "jitreq", "kept", argo]).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(28)).await;
+    for name in ["one", "kept"] {
+        bench.reaches(&format!("jitreq/{name}"), ".status.settled", "true").await;
+    }
+    // The retention of the bench is 5 s; history is looked through at every start.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    bench.crash();
+    bench.is_gone("jitreq/one").await;
+    bench.get("jitreq/kept", ".metadata.name").await.unwrap();
 }
