@@ -9,6 +9,7 @@ pub mod crds;
 mod policy;
 mod request;
 mod review;
+mod tolerant;
 pub mod values;
 
 pub use conditions::{ConditionType, Reason, condition, find_condition, is_true, set_condition};
@@ -23,6 +24,7 @@ pub use request::{
     RequestPort, RequestSummary, RequestTarget, RequestedPolicy, RuleState, RuleStatus, State, UserInfo,
 };
 pub use review::{JitAccessReview, JitAccessReviewSpec, JitAccessReviewStatus, RequestRef, Verdict};
+pub use tolerant::Tolerant;
 
 /// The API group.
 pub const GROUP: &str = "jit.portcullis.io";

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use kube::runtime::controller::{self, Action};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{Controller, WatchStreamExt, watcher};
@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{JitAccessRequest, JitAccessReview, JitPolicy};
+use crate::api::{JitAccessRequest, JitAccessReview, JitPolicy, Tolerant};
 use crate::clock::Clock;
 use crate::plan::model::Peer;
 use crate::plan::names::{Cluster, uid12};
@@ -190,7 +190,8 @@ pub async fn run(
 
     let policy_stream = {
         let context = Arc::clone(&context);
-        watcher(Api::<JitPolicy>::all(client.clone()), watcher::Config::default())
+        watcher(Api::<Tolerant<JitPolicy>>::all(client.clone()), watcher::Config::default())
+            .map_ok(untold)
             .default_backoff()
             .reflect(policy_writer)
             .inspect(move |event| {
@@ -206,14 +207,22 @@ pub async fn run(
     let unsettled = watcher::Config::default().fields("status.settled!=true");
     let request_stream = {
         let context = Arc::clone(&context);
-        watcher(Api::<JitAccessRequest>::all(client.clone()), unsettled.clone())
+        watcher(Api::<Tolerant<JitAccessRequest>>::all(client.clone()), unsettled.clone())
+            .map_ok(untold)
             .default_backoff()
             .reflect(request_writer)
             .inspect(move |event| {
                 context.requests_filled.see(event);
-                if let Ok(watcher::Event::Delete(request)) = event {
+                match event {
+                    // Gates learn of their duties here, whatever else the reconciles wait for.
+                    Ok(watcher::Event::Apply(request) | watcher::Event::InitApply(request)) => {
+                        request::give_duties(&context, request);
+                    }
                     // Gone, or settled: either way nothing of it may stand.
-                    context.gates.end(&request.uid().unwrap_or_default());
+                    Ok(watcher::Event::Delete(request)) => {
+                        context.gates.end(&request.uid().unwrap_or_default());
+                    }
+                    Ok(watcher::Event::Init | watcher::Event::InitDone) | Err(_) => {}
                 }
             })
             .touched_objects()
@@ -230,7 +239,13 @@ pub async fn run(
             Arc::clone(&context),
         )
         .for_each(|_| async {});
-    let review_loop = Controller::new(Api::<JitAccessReview>::all(client), unsettled)
+    let (reviews, review_writer) = reflector::store::<JitAccessReview>();
+    let review_stream = watcher(Api::<Tolerant<JitAccessReview>>::all(client), unsettled)
+        .map_ok(untold)
+        .default_backoff()
+        .reflect(review_writer)
+        .touched_objects();
+    let review_loop = Controller::for_stream(review_stream, reviews)
         .with_config(config.clone())
         .graceful_shutdown_on(shutdown.clone().cancelled_owned())
         .run(
@@ -265,10 +280,14 @@ pub async fn run(
     let sweeping = {
         let context = Arc::clone(&context);
         async move {
-            context.policies_filled.wait().await;
-            context.requests_filled.wait().await;
-            health.pass(Check::Caches);
-            tokio::join!(sweep::run(&context, &health), history::run(&context));
+            let filled = async {
+                context.policies_filled.wait().await;
+                context.requests_filled.wait().await;
+                health.pass(Check::Caches);
+                history::run(&context).await;
+            };
+            // The sweep waits for nothing: what is overdue by its own name is closed without the API server.
+            tokio::join!(sweep::run(&context, &health), filled);
         }
     };
     // None of them ends by itself; if one does, a program that goes on without it would promise what it does not
@@ -295,6 +314,17 @@ pub async fn run(
 #[error("the loop over {0} ended by itself")]
 pub struct Ended(&'static str);
 
+/// What a watch tells of, as what it is.
+fn untold<K>(event: watcher::Event<Tolerant<K>>) -> watcher::Event<K> {
+    match event {
+        watcher::Event::Apply(object) => watcher::Event::Apply(object.0),
+        watcher::Event::Delete(object) => watcher::Event::Delete(object.0),
+        watcher::Event::Init => watcher::Event::Init,
+        watcher::Event::InitApply(object) => watcher::Event::InitApply(object.0),
+        watcher::Event::InitDone => watcher::Event::InitDone,
+    }
+}
+
 /// Passes on what gates tell of: to the loops, to people, to the counts.
 async fn spread(context: Arc<Context>, mut news: mpsc::UnboundedReceiver<News>) {
     while let Some(news) = news.recv().await {
@@ -318,7 +348,8 @@ async fn spread(context: Arc<Context>, mut news: mpsc::UnboundedReceiver<News>) 
                         "rule {} of {firewall} was {what} by somebody else; it is being put right",
                         drift.rule
                     );
-                    context.herald.warning(&*policy, "Drift", "Repair", note).await;
+                    let herald = context.herald.clone();
+                    tokio::spawn(async move { herald.warning(&*policy, "Drift", "Repair", note).await });
                 }
             }
         }

@@ -225,6 +225,17 @@ impl Gates {
         }
     }
 
+    /// The last read of every firewall, with the name of a credential that reaches it.
+    #[must_use]
+    pub fn observed(&self) -> Vec<(String, Observed)> {
+        let of = |gate: &Arc<Gate>| {
+            let credential = lock(&gate.duties).clouds.keys().next().cloned()?;
+            let observed = lock(&gate.report).observed.clone()?;
+            Some((credential, (*observed).clone()))
+        };
+        self.all().iter().filter_map(of).collect()
+    }
+
     /// Closes allows of ours that a sweep found to be nobody's.
     pub fn close_orphans(
         &self,

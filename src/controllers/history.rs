@@ -9,7 +9,7 @@ use kube::api::{DeleteParams, ListParams, Preconditions};
 use kube::{Api, ResourceExt};
 
 use super::Context;
-use crate::api::JitAccessRequest;
+use crate::api::{JitAccessRequest, Tolerant};
 
 /// How often history is looked through.
 const INTERVAL: Duration = Duration::from_secs(3600);
@@ -36,13 +36,13 @@ pub async fn run(context: &Context) {
 /// # Errors
 /// When the API server refuses or cannot be reached.
 pub async fn prune(context: &Context) -> Result<usize, kube::Error> {
-    let all: Api<JitAccessRequest> = Api::all(context.client.clone());
+    let all: Api<Tolerant<JitAccessRequest>> = Api::all(context.client.clone());
     let mut page = ListParams::default().fields("status.settled=true").limit(500);
     let mut deleted = 0;
     loop {
         let list = all.list(&page).await?;
-        for request in list.items.iter().filter(|request| is_due(request, context)) {
-            let api: Api<JitAccessRequest> =
+        for Tolerant(request) in list.items.iter().filter(|request| is_due(&request.0, context)) {
+            let api: Api<Tolerant<JitAccessRequest>> =
                 Api::namespaced(context.client.clone(), &request.namespace().unwrap_or_default());
             let preconditions =
                 Preconditions { uid: request.uid(), resource_version: request.resource_version() };

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::Context;
 use super::tenancy::Tenant;
 use crate::api::values::ArmId;
-use crate::api::{DeletionPolicy, FINALIZER, JitPolicy, JitPolicyStatus, Mode, Reason};
+use crate::api::{DeletionPolicy, FINALIZER, JitPolicy, JitPolicyStatus, Mode, Reason, Tolerant};
 use crate::plan::desired::Lock;
 use crate::plan::locks;
 use crate::plan::model::{FirewallId, Peer};
@@ -152,7 +152,7 @@ async fn enforce(
             .map(|error| Problem { reason: error.kind.reason(), message: error.to_string() }),
         dry_run: context.settings.dry_run,
         cluster: &context.settings.cluster,
-        grants: super::request::live_grants(context),
+        grants: super::request::live_grants(context, &policy.namespace().unwrap_or_default()),
     };
     let mut done = true;
     if let Some(resolution) = read.resolution {
@@ -253,7 +253,7 @@ async fn leave(
 }
 
 async fn set_finalizers(policy: &JitPolicy, context: &Context, finalizers: Vec<String>) -> Result<(), Error> {
-    let api: Api<JitPolicy> =
+    let api: Api<Tolerant<JitPolicy>> =
         Api::namespaced(context.client.clone(), &policy.namespace().unwrap_or_default());
     let patch = json!({"metadata": {
         "finalizers": finalizers,
@@ -271,11 +271,11 @@ async fn write(policy: &JitPolicy, context: &Context, status: JitPolicyStatus) -
     if policy.status.as_ref() == Some(&status) {
         return Ok(());
     }
-    let api: Api<JitPolicy> =
+    let api: Api<Tolerant<JitPolicy>> =
         Api::namespaced(context.client.clone(), &policy.namespace().unwrap_or_default());
     let mut wanted = policy.clone();
     wanted.status = Some(status);
-    match api.replace_status(&policy.name_any(), &PostParams::default(), &wanted).await {
+    match api.replace_status(&policy.name_any(), &PostParams::default(), &Tolerant(wanted)).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         Err(source) => Err(Error::Api { operation: "write the status of the policy", source }),

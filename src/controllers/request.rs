@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::Context;
 use crate::api::values::ArmId;
-use crate::api::{FINALIZER, JitAccessRequest, Reason, RuleStatus, State};
+use crate::api::{FINALIZER, JitAccessRequest, Reason, RuleStatus, State, Tolerant};
 use crate::plan::authorize::{Judgement, PolicyView, judge};
 use crate::plan::desired::{Duty, Grant};
 use crate::plan::lifecycle::{Finalizer, Seen, Step, Transition, World, duties, state, step};
@@ -111,7 +111,7 @@ fn holder(request: &JitAccessRequest) -> Holder {
 }
 
 /// Brings one request as far as it goes, once the policies are known: an empty cache would look as if every
-/// policy had been deleted. What is to be closed by its status is closed meanwhile.
+/// policy had been deleted. The gates have learnt from the watch what is to be closed.
 ///
 /// # Errors
 /// As [`reconcile`].
@@ -119,8 +119,9 @@ pub async fn reconcile_when_ready(
     request: Arc<JitAccessRequest>,
     context: Arc<Context>,
 ) -> Result<Action, Error> {
-    give_duties(&context, &request);
     context.policies_filled.wait().await;
+    // And for the requests: limits are judged by all that live.
+    context.requests_filled.wait().await;
     reconcile(request, context).await
 }
 
@@ -133,10 +134,13 @@ pub fn has_live_grants(context: &Context, policy_uid: &str) -> bool {
     })
 }
 
-/// The rules of all live grants: their packets pass on purpose, under whichever policy.
+/// The rules of all live grants of a namespace: their packets pass on purpose, under whichever policy. Of no other
+/// namespace: its machines may have the same addresses.
 #[must_use]
-pub fn live_grants(context: &Context) -> Vec<Grant> {
-    context.requests.state().iter().flat_map(|request| duties(request)).map(|(_, grant)| grant).collect()
+pub fn live_grants(context: &Context, namespace: &str) -> Vec<Grant> {
+    let requests = context.requests.state();
+    let own = requests.iter().filter(|request| request.namespace().as_deref() == Some(namespace));
+    own.flat_map(|request| duties(request)).map(|(_, grant)| grant).collect()
 }
 
 /// Brings one request as far as it goes now.
@@ -145,7 +149,7 @@ pub fn live_grants(context: &Context) -> Vec<Grant> {
 /// When the API server refused a write or could not be reached; nothing is lost, it is tried again.
 pub async fn reconcile(request: Arc<JitAccessRequest>, context: Arc<Context>) -> Result<Action, Error> {
     let namespace = request.namespace().unwrap_or_default();
-    let api: Api<JitAccessRequest> = Api::namespaced(context.client.clone(), &namespace);
+    let api: Api<Tolerant<JitAccessRequest>> = Api::namespaced(context.client.clone(), &namespace);
     let mut request = (*request).clone();
     for _ in 0..MOVES {
         give_duties(&context, &request);
@@ -178,16 +182,16 @@ pub async fn reconcile(request: Arc<JitAccessRequest>, context: Arc<Context>) ->
             }
             Acted::Wrote(written) => {
                 let moved = state(&written) != state(&request);
-                if let Some(transition) = &next.event {
-                    tell(&context, &written, transition).await;
-                }
                 request = *written;
+                // Before anybody is told: a slow Event must hold up no close.
+                give_duties(&context, &request);
+                if let Some(transition) = &next.event {
+                    tell(&context, &request, transition);
+                }
                 if request.status.as_ref().is_some_and(|status| status.settled) {
-                    give_duties(&context, &request);
                     return Ok(Action::await_change());
                 }
                 if !moved && next.finalizer == Finalizer::Leave {
-                    give_duties(&context, &request);
                     return Ok(Action::requeue(rest));
                 }
             }
@@ -203,7 +207,11 @@ enum Acted {
 }
 
 /// Writes what a step asks for: the finalizer first, then the status, each against the version that was judged.
-async fn act(api: &Api<JitAccessRequest>, request: &JitAccessRequest, next: &Step) -> Result<Acted, Error> {
+async fn act(
+    api: &Api<Tolerant<JitAccessRequest>>,
+    request: &JitAccessRequest,
+    next: &Step,
+) -> Result<Acted, Error> {
     let name = request.name_any();
     let finalizers = match next.finalizer {
         Finalizer::Leave => None,
@@ -227,7 +235,7 @@ async fn act(api: &Api<JitAccessRequest>, request: &JitAccessRequest, next: &Ste
             "uid": request.uid(),
         }});
         return match api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
-            Ok(written) => Ok(Acted::Wrote(Box::new(written))),
+            Ok(written) => Ok(Acted::Wrote(Box::new(written.0))),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(Acted::Gone),
             Err(source) => Err(Error::Api { operation: "write the finalizer of the request", source }),
         };
@@ -238,15 +246,15 @@ async fn act(api: &Api<JitAccessRequest>, request: &JitAccessRequest, next: &Ste
     let mut wanted = request.clone();
     wanted.status = Some(next.status.clone());
     // With resourceVersion and UID: written ahead means written over what was judged, and over nothing else.
-    match api.replace_status(&name, &PostParams::default(), &wanted).await {
-        Ok(written) => Ok(Acted::Wrote(Box::new(written))),
+    match api.replace_status(&name, &PostParams::default(), &Tolerant(wanted)).await {
+        Ok(written) => Ok(Acted::Wrote(Box::new(written.0))),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(Acted::Gone),
         Err(source) => Err(Error::Api { operation: "write the status of the request", source }),
     }
 }
 
 /// Tells the gates what the durable status says, and nothing else.
-fn give_duties(context: &Context, request: &JitAccessRequest) {
+pub(super) fn give_duties(context: &Context, request: &JitAccessRequest) {
     context.turns.note(request);
     let Some(uid) = request.uid() else { return };
     let namespace = request.namespace().unwrap_or_default();
@@ -304,7 +312,7 @@ pub fn views(context: &Context, namespace: &str) -> Vec<PolicyView> {
         .collect()
 }
 
-async fn tell(context: &Context, request: &JitAccessRequest, transition: &Transition) {
+fn tell(context: &Context, request: &JitAccessRequest, transition: &Transition) {
     let Transition { from, to, reason, message } = transition;
     tracing::info!(
         request = %request.name_any(), namespace = request.namespace().unwrap_or_default(),
@@ -314,12 +322,17 @@ async fn tell(context: &Context, request: &JitAccessRequest, transition: &Transi
     let note = format!("{} -> {}: {message}", from.as_str(), to.as_str());
     let bad = matches!(to, State::Denied | State::Failed | State::TimedOut | State::Revoked | State::Void)
         || *reason == Reason::RuleRemoved;
+    let (herald, object, word) = (context.herald.clone(), request.clone(), to.as_str());
     if bad {
         context.metrics.refusal(*reason);
-        context.herald.warning(request, to.as_str(), "Step", note).await;
-    } else {
-        context.herald.normal(request, to.as_str(), "Step", note).await;
     }
+    tokio::spawn(async move {
+        if bad {
+            herald.warning(&object, word, "Step", note).await;
+        } else {
+            herald.normal(&object, word, "Step", note).await;
+        }
+    });
     let status = request.status.as_ref();
     let since = |from: Option<Timestamp>, to: Option<Timestamp>| {
         from.zip(to).map(|(from, to)| Duration::try_from(to.duration_since(from)).unwrap_or(Duration::ZERO))

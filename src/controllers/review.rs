@@ -8,7 +8,7 @@ use kube::runtime::controller::Action;
 use kube::{Api, ResourceExt};
 
 use super::Context;
-use crate::api::{JitAccessReview, JitAccessReviewStatus, Verdict};
+use crate::api::{JitAccessReview, JitAccessReviewStatus, Tolerant, Verdict};
 
 /// Why a reconcile did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -24,11 +24,11 @@ pub async fn reconcile(review: Arc<JitAccessReview>, context: Arc<Context>) -> R
     if review.status.as_ref() == Some(&status) || review.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    let api: Api<JitAccessReview> =
+    let api: Api<Tolerant<JitAccessReview>> =
         Api::namespaced(context.client.clone(), &review.namespace().unwrap_or_default());
     let mut wanted = (*review).clone();
     wanted.status = Some(status);
-    match api.replace_status(&review.name_any(), &PostParams::default(), &wanted).await {
+    match api.replace_status(&review.name_any(), &PostParams::default(), &Tolerant(wanted)).await {
         Ok(_) => Ok(Action::requeue(Duration::from_secs(3600))),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(Action::await_change()),
         Err(error) => Err(error.into()),

@@ -5,15 +5,15 @@
 //! live request's status is closed. A list from a cache, or one begun earlier, could miss a grant that was
 //! made in between.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
 use super::Context;
-use crate::api::JitAccessRequest;
 use crate::api::values::ArmId;
+use crate::api::{JitAccessRequest, Tolerant};
 use crate::plan::lifecycle::{duties, state};
 use crate::plan::model::{Access, FirewallId, Observed};
 use crate::plan::names::{Mark, parse};
@@ -90,15 +90,29 @@ pub async fn sweep(context: &Context) -> Result<Found, Error> {
             }
         }
     }
+    // Firewalls may lie outside every scope, such as a subnet's group in the network team's own: what gates have
+    // read of them was read before the list, too.
+    for (credential, observed) in context.gates.observed() {
+        if !read.iter().any(|(_, known)| known.firewall == observed.firewall) {
+            read.push((credential, observed));
+        }
+    }
+    // What is overdue by its own word needs no list: the API server may be away.
+    let now = context.clock.now();
+    close(
+        context,
+        &read,
+        |_, mark| matches!(mark, Mark::Allow { deadline, .. } if deadline.is_none_or(|at| at <= now)),
+    );
     // Known before the list is begun: a grant made while it runs is no reason to end it.
     let served = context.gates.requests();
     // Begun after the firewalls were read, and without a resource version, so the answer is consistent.
-    let api: Api<JitAccessRequest> = Api::all(context.client.clone());
+    let api: Api<Tolerant<JitAccessRequest>> = Api::all(context.client.clone());
     let mut requests = Vec::new();
     let mut page = ListParams::default().fields("status.settled!=true").limit(500);
     loop {
         let list = api.list(&page).await?;
-        requests.extend(list.items);
+        requests.extend(list.items.into_iter().map(|request| request.0));
         match list.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => page = page.continue_token(&token),
             None => break,
@@ -115,23 +129,34 @@ pub async fn sweep(context: &Context) -> Result<Found, Error> {
     for gone in served.difference(&live) {
         context.gates.end(gone);
     }
-    let mut found = Found { firewalls: read.len(), orphans: 0 };
-    let mut orphans: BTreeMap<FirewallId, (String, BTreeSet<String>)> = BTreeMap::new();
-    let cluster = &context.settings.cluster;
+    let firewalls = read.len();
+    let orphans = close(context, &read, |key, _| !named.contains(key));
+    failure.map_or(Ok(Found { firewalls, orphans }), Err)
+}
+
+/// Has those allows of ours closed that `ended` says are to be; how many.
+fn close(
+    context: &Context,
+    read: &[(String, Observed)],
+    ended: impl Fn(&(FirewallId, String), &Mark) -> bool,
+) -> usize {
+    let mut count = 0;
     for (credential, observed) in read {
-        for rule in observed.rules.iter().filter(|rule| rule.access == Access::Allow) {
-            let ours = matches!(parse(cluster, rule), Some(Mark::Allow { .. }));
-            if ours && !named.contains(&(observed.firewall.clone(), rule.name.to_ascii_lowercase())) {
-                found.orphans += 1;
-                let entry = orphans.entry(observed.firewall.clone());
-                entry.or_insert_with(|| (credential.clone(), BTreeSet::new())).1.insert(rule.name.clone());
-            }
+        let names: BTreeSet<String> = observed
+            .rules
+            .iter()
+            .filter(|rule| rule.access == Access::Allow)
+            .filter(|rule| {
+                let key = (observed.firewall.clone(), rule.name.to_ascii_lowercase());
+                let mark = parse(&context.settings.cluster, rule);
+                mark.is_some_and(|mark| matches!(mark, Mark::Allow { .. }) && ended(&key, &mark))
+            })
+            .map(|rule| rule.name.clone())
+            .collect();
+        count += names.len();
+        if let (false, Some(cloud)) = (names.is_empty(), context.clouds.get(credential)) {
+            context.gates.close_orphans(&observed.firewall, credential, cloud, names);
         }
     }
-    for (firewall, (credential, names)) in orphans {
-        if let Some(cloud) = context.clouds.get(&credential) {
-            context.gates.close_orphans(&firewall, &credential, cloud, names);
-        }
-    }
-    failure.map_or(Ok(found), Err)
+    count
 }

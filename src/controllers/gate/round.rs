@@ -8,9 +8,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Gate, Inner, News, Report, lock};
 use crate::plan::changes;
-use crate::plan::desired::{Changes, Close, Duty, Limits, Wanted};
+use crate::plan::desired::{Changes, Close, Duty, Grant, Limits, Wanted};
 use crate::plan::lifecycle::Seen;
 use crate::plan::model::{Access, FirewallId, Observed, Provisioning, Rule};
+use crate::plan::names;
 use crate::providers::{CloudError, CloudErrorKind, Firewall, Written};
 use crate::telemetry::CloudOutcome;
 
@@ -116,10 +117,15 @@ fn snapshot(
     let day = SignedDuration::from_hours(24);
     closing.retain(|name, at| grants.contains_key(name) || now.duration_since(*at) < day);
     forget_closed(gate, &mut duties, now);
+    // A name that is not ours by its form (of a cluster id that is no longer configured) is neither written nor
+    // removed: it may be anybody's.
+    let cluster = &inner.settings.cluster;
+    let ours =
+        |grant: &&Grant| matches!(names::parse_name(cluster, &grant.name), Some(names::Mark::Allow { .. }));
     let wanted = Wanted {
-        cluster: inner.settings.cluster.clone(),
+        cluster: cluster.clone(),
         locks: duties.locks.values().cloned().collect(),
-        grants: duties.grants.values().cloned().collect(),
+        grants: duties.grants.values().filter(ours).cloned().collect(),
         orphans: duties.orphans.clone(),
         honour_denies_below: inner.settings.honour_denies_below,
         max_allows: inner.settings.max_allows,
@@ -346,10 +352,14 @@ impl Round<'_> {
         self.error = Some(error);
     }
 
-    /// Whether a removal has become due that this round does not know of.
+    /// Whether a removal of ours has become due that this round does not know of.
     fn close_is_due(&self) -> bool {
         let now = self.inner.clock.now();
+        let cluster = &self.wanted.cluster;
         lock(&self.gate.duties).grants.values().any(|grant| {
+            if names::parse_name(cluster, &grant.name).is_none() {
+                return false;
+            }
             (grant.duty == Duty::Close { sent: false }
                 && !self.sent.contains(&grant.name)
                 && !self.failed.contains_key(&grant.name))
@@ -384,6 +394,9 @@ impl Round<'_> {
         }
         if lock(&self.gate.duties).version != self.version {
             return Outcome::Again;
+        }
+        if observed.provisioning == Provisioning::Failed {
+            return Outcome::Failed { retry_after: None };
         }
         if observed.provisioning != Provisioning::Succeeded || !after.is_empty() {
             return Outcome::NotReadBack;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::round::Round;
 use super::{News, Report, lock};
+use crate::api::Reason;
 use crate::plan::desired::{Changes, Duty, Grant};
 use crate::plan::exposure;
 use crate::plan::lifecycle::Seen;
@@ -27,6 +28,14 @@ impl Round<'_> {
                 self.hold(grant);
             }
             grants.insert(grant.name.clone(), seen);
+        }
+        for name in lock(&self.gate.duties).grants.keys() {
+            if names::parse_name(cluster, name).is_none() {
+                let message = format!(
+                    "rule {name} is not of this cluster: put the id that it was made under into previousClusterIds"
+                );
+                grants.insert(name.clone(), Seen::Trying { reason: Reason::NotTrusted, message });
+            }
         }
         let mut unfinished: BTreeSet<&str> =
             after.refused.iter().map(|refused| refused.owner_uid.as_str()).collect();
@@ -74,11 +83,13 @@ impl Round<'_> {
     fn seen(&self, grant: &Grant, observed: &Observed, after: &Changes, settled: bool) -> Seen {
         let at = observed.at;
         let standing = observed.rule(&grant.name);
-        let trying = || {
-            self.failed.get(&grant.name).or(self.failed.get("")).map_or(Seen::Nothing, |error| Seen::Trying {
-                reason: error.kind.reason(),
-                message: error.to_string(),
-            })
+        let trying = || match self.failed.get(&grant.name).or(self.failed.get("")) {
+            Some(error) => Seen::Trying { reason: error.kind.reason(), message: error.to_string() },
+            None if observed.provisioning == Provisioning::Failed => Seen::Trying {
+                reason: Reason::CloudUnavailable,
+                message: format!("the cloud says that its last write to {} failed", observed.firewall),
+            },
+            None => Seen::Nothing,
         };
         match grant.duty {
             Duty::Close { .. } => {

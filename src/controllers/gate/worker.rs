@@ -57,7 +57,7 @@ async fn run(inner: Arc<Inner>, gate: Arc<Gate>) {
             }
             Outcome::Again => {
                 failures = 0;
-                Duration::ZERO
+                COALESCE
             }
             Outcome::NotReadBack => {
                 failures = 0;
@@ -84,12 +84,13 @@ async fn run(inner: Arc<Inner>, gate: Arc<Gate>) {
 
 /// Sleeps until the duties are no longer those of `version`, until `pause` is over, or until a deadline.
 async fn rest(inner: &Inner, gate: &Gate, pause: Duration, version: u64) {
-    let wake_at =
-        SignedDuration::try_from(pause).ok().and_then(|pause| inner.clock.now().checked_add(pause).ok());
+    // The pause goes by the clock that is never set; deadlines by the one on the wall.
+    let wake_at = tokio::time::Instant::now() + pause;
     loop {
-        let now = inner.clock.now();
-        let until = [wake_at, next_deadline(gate)].into_iter().flatten().min().unwrap_or(Timestamp::MAX);
-        let left = Duration::try_from(until.duration_since(now)).unwrap_or(Duration::ZERO);
+        let deadline = next_deadline(gate).map(|at| at.duration_since(inner.clock.now()));
+        let until_deadline =
+            deadline.map_or(Duration::MAX, |left| Duration::try_from(left).unwrap_or(Duration::ZERO));
+        let left = until_deadline.min(wake_at.saturating_duration_since(tokio::time::Instant::now()));
         if left.is_zero() {
             return;
         }

@@ -23,8 +23,8 @@ pub(super) fn stopped(
     let machines =
         known.flat_map(|entries| entries.values().flatten()).filter_map(|(_, machine)| machine.as_ref().ok());
     for machine in machines {
-        let named = |ip| grants.iter().any(|(_, grant)| grant.destinations.contains(ip));
-        if !machine.addresses().any(|address| named(&address.ip)) {
+        let pinned = request.status.iter().flat_map(|status| &status.machines);
+        if !pinned.into_iter().any(|pinned| pinned.id.eq_ignore_ascii_case(machine.id.as_str())) {
             continue;
         }
         let Some(firewalls) = observed(context, machine) else { continue };
