@@ -235,7 +235,7 @@ pub async fn run(
         .graceful_shutdown_on(shutdown.clone().cancelled_owned())
         .run(
             |policy, context| timed("policy", policy::reconcile(policy, Arc::clone(&context)), context),
-            |_, error, context| failed("policy", &error.to_string(), &context),
+            |_, error, _| failed("policy", &error.to_string(), error.is_conflict()),
             Arc::clone(&context),
         )
         .for_each(|_| async {});
@@ -250,7 +250,7 @@ pub async fn run(
         .graceful_shutdown_on(shutdown.clone().cancelled_owned())
         .run(
             |review, context| timed("review", review::reconcile(review, Arc::clone(&context)), context),
-            |_, error, context| failed("review", &error.to_string(), &context),
+            |_, error, _| failed("review", &error.to_string(), error.is_conflict()),
             Arc::clone(&context),
         )
         .for_each(|_| async {});
@@ -271,7 +271,7 @@ pub async fn run(
                             context,
                         )
                     },
-                    |_, error, context| failed("request", &error.to_string(), &context),
+                    |_, error, _| failed("request", &error.to_string(), error.is_conflict()),
                     context,
                 );
             request_loop.for_each(|_| async {}).await;
@@ -403,11 +403,19 @@ async fn timed<E: std::error::Error>(
     result
 }
 
+fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
+}
+
 /// What is tried again at once is mostly a version that moved on; what is tried again later is the API server
 /// being away.
-fn failed(controller: &'static str, error: &str, _: &Context) -> Action {
-    tracing::debug!(controller, error, "failed to reconcile; trying again");
-    Action::requeue(Duration::from_millis(500))
+fn failed(controller: &'static str, error: &str, conflict: bool) -> Action {
+    if conflict {
+        tracing::debug!(controller, error, "somebody else wrote first; trying again");
+        return Action::requeue(Duration::from_millis(500));
+    }
+    tracing::warn!(controller, error, "failed to reconcile; trying again");
+    Action::requeue(Duration::from_secs(5))
 }
 
 #[cfg(test)]

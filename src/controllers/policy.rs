@@ -40,6 +40,15 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether somebody else wrote the object first.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        let Self::Api { source, .. } = self;
+        super::is_conflict(source)
+    }
+}
+
 /// Why a policy may not do anything, whatever it says: tenancy and exemptions are the cluster's to decide.
 #[must_use]
 pub fn barred(context: &Context, namespace: &str, terms: &Terms) -> Option<(Reason, String)> {

@@ -39,6 +39,15 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether somebody else wrote the object first.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        let Self::Api { source, .. } = self;
+        super::is_conflict(source)
+    }
+}
+
 /// Who holds a grant, so that limits are judged by what is granted and not by what a cache shows.
 #[derive(Clone, Debug, Default)]
 pub struct Turns(Arc<Mutex<HashMap<String, Holder>>>);
@@ -296,15 +305,21 @@ pub fn views(context: &Context, namespace: &str) -> Vec<PolicyView> {
             let uid = policy.uid().unwrap_or_default();
             let generation = policy.metadata.generation.unwrap_or_default();
             let terms = Terms::parse(&policy.spec);
+            let barred =
+                terms.as_ref().ok().and_then(|terms| super::policy::barred(context, namespace, terms));
+            // What can no longer be understood still locks what it locked.
+            let found = if terms.is_ok() && barred.is_none() {
+                context.resolutions.get(&uid, generation)
+            } else {
+                context.resolutions.latest(&uid)
+            };
             PolicyView {
                 name: policy.name_any(),
                 generation,
                 deleting: policy.metadata.deletion_timestamp.is_some(),
-                barred: terms
-                    .as_ref()
-                    .ok()
-                    .and_then(|terms| super::policy::barred(context, namespace, terms)),
-                machines: context.resolutions.get(&uid, generation).map(|found| (*found.machines).clone()),
+                barred,
+                machines: found.map(|found| (*found.machines).clone()),
+                has_locked: policy.status.as_ref().is_some_and(|status| !status.targets.is_empty()),
                 terms,
                 uid,
             }

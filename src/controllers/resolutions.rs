@@ -40,6 +40,12 @@ impl Resolutions {
         all.get(policy_uid).filter(|resolution| resolution.generation == generation).cloned()
     }
 
+    /// What was last read for any generation of the policy.
+    #[must_use]
+    pub fn latest(&self, policy_uid: &str) -> Option<Resolution> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(policy_uid).cloned()
+    }
+
     /// Forgets a policy that is gone.
     pub fn forget(&self, policy_uid: &str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(policy_uid);

@@ -15,6 +15,14 @@ use crate::api::{JitAccessReview, JitAccessReviewStatus, Tolerant, Verdict};
 #[error("failed to write the status of the review: {0}")]
 pub struct Error(#[from] kube::Error);
 
+impl Error {
+    /// Whether somebody else wrote the object first.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        super::is_conflict(&self.0)
+    }
+}
+
 /// Answers one review.
 ///
 /// # Errors

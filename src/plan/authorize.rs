@@ -43,7 +43,10 @@ pub struct PolicyView {
     pub terms: Result<Terms, InvalidSpec>,
     /// Why it may not grant anything, whatever it says: tenancy, exemptions, overlap with others.
     pub barred: Option<(Reason, String)>,
-    /// The machines of each entry, with why one cannot be locked. None: not resolved yet.
+    /// Whether its status says that it has locked machines.
+    pub has_locked: bool,
+    /// The machines of each entry, with why one cannot be locked: as last read, where the policy can no longer be
+    /// understood. None: not read yet.
     pub machines: Option<BTreeMap<String, Vec<Resolved>>>,
 }
 
@@ -132,10 +135,14 @@ fn weigh(
     };
     let terms = usable(named)?;
     requester(spec, &ask, terms, now)?;
-    let machines = targets::machines(spec, named)?;
+    // A live grant is judged by its own machines: one that joined the scope since, or cannot be read, is none of
+    // its business.
+    let status = request.status.as_ref().filter(|status| status.granted_at.is_some());
+    let machines = targets::machines(spec, named, status.map(|status| status.machines.as_slice()))?;
     let mut covering: Vec<(&PolicyView, &Terms)> = vec![(named, terms)];
     for policy in policies.iter().filter(|policy| policy.uid != named.uid) {
-        if policy.machines.is_none() && !policy.deleting && policy.barred.is_none() && policy.terms.is_ok() {
+        let read_soon = policy.barred.is_none() && policy.terms.is_ok();
+        if policy.machines.is_none() && !policy.deleting && (read_soon || policy.has_locked) {
             return Err(Judgement::Unknown(
                 Reason::Progressing,
                 format!(

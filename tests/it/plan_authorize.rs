@@ -79,6 +79,7 @@ fn policy(name: &str, ports: Vec<PolicyPort>, machines: Vec<Machine>) -> PolicyV
         deleting: false,
         terms: Terms::parse(&spec),
         barred: None,
+        has_locked: false,
         machines: Some(
             machines
                 .into_iter()
@@ -227,6 +228,15 @@ fn what_is_missing_or_held_makes_it_wait() {
     assert!(matches!(judged(&change(|p| p.machines = None)), Judgement::Unknown(..)));
     let barred = change(|p| p.barred = Some((Reason::ScopeNotAllowed, "no".into())));
     assert!(matches!(judged(&barred), Judgement::Held(Reason::ScopeNotAllowed, _)));
+    // One that was edited to be invalid still has its say over what it locks.
+    let mut broken =
+        policy("broken", vec![port(22, &[], "3h")], vec![machine("web-1", &["10.0.0.4"], &["nic"])]);
+    broken.terms = Terms::parse(&JitPolicySpec::default());
+    assert!(matches!(judged(&[web(), broken.clone()]), Judgement::Held(Reason::InvalidSpec, _)));
+    broken.machines = None;
+    assert!(matches!(judged(&[web(), broken.clone()]), Judgement::Allowed(_)), "it never locked anything");
+    broken.has_locked = true;
+    assert!(matches!(judged(&[web(), broken]), Judgement::Unknown(..)));
     // A policy whose machines are not known yet may cover the port.
     let mut unknown = policy("other", vec![], vec![machine("db-1", &["10.0.0.5"], &["nic"])]);
     unknown.machines = None;

@@ -17,6 +17,10 @@ use crate::plan::terms::{Ask, AskedPort, Terms};
 
 /// The most addresses in one rule's destinations.
 const MAX_DESTINATIONS: usize = 256;
+/// The most policies that may cover one request, and addresses that one of its machines may have: what its status
+/// can hold.
+const MAX_POLICIES: usize = 16;
+const MAX_ADDRESSES: usize = 64;
 
 pub(super) fn plan(
     request: &JitAccessRequest,
@@ -30,6 +34,15 @@ pub(super) fn plan(
             Reason::TooLarge,
             format!("{} rules would be needed; one request may have at most {MAX_RULES}", rules.len()),
         ));
+    }
+    if covering.len() > MAX_POLICIES {
+        let message =
+            format!("{} policies cover what is asked for; at most {MAX_POLICIES} may", covering.len());
+        return Err(Judgement::Refused(Reason::TooLarge, message));
+    }
+    if let Some(machine) = machines.values().find(|machine| machine.addresses().count() > MAX_ADDRESSES) {
+        let message = format!("{} has more than {MAX_ADDRESSES} addresses", machine.id);
+        return Err(Judgement::Impossible(Reason::TooLarge, message));
     }
     let pinned: Vec<PinnedMachine> = machines.values().map(pin).collect();
     let policies: Vec<RequestedPolicy> = covering

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use super::{Judgement, MAX_MACHINES, PolicyView, Resolved};
 use crate::api::values::ArmId;
-use crate::api::{JitAccessRequestSpec, Reason, RequestTarget};
+use crate::api::{JitAccessRequestSpec, PinnedMachine, Reason, RequestTarget};
 use crate::plan::model::{Machine, Unsupported};
 
 /// The machines that a request names, by id.
 pub(super) fn machines(
     spec: &JitAccessRequestSpec,
     policy: &PolicyView,
+    pinned: Option<&[PinnedMachine]>,
 ) -> Result<BTreeMap<ArmId, Machine>, Judgement> {
     let Some(entries) = &policy.machines else {
         return Err(Judgement::Unknown(
@@ -19,7 +20,11 @@ pub(super) fn machines(
         ));
     };
     let mut chosen: BTreeMap<ArmId, Machine> = BTreeMap::new();
+    let granted = |id: &ArmId| {
+        pinned.is_none_or(|pinned| pinned.iter().any(|machine| machine.id.eq_ignore_ascii_case(id.as_str())))
+    };
     let mut take = |id: &ArmId, machine: &Result<Machine, Unsupported>| match machine {
+        _ if !granted(id) => Ok(()),
         Ok(machine) => {
             chosen.insert(id.clone(), machine.clone());
             Ok(())

@@ -301,7 +301,9 @@ fn union(old: &Rule, new: &Rule) -> Option<Rule> {
 fn is_covered(rule: &Rule, shut: &Shut<'_>) -> bool {
     let own = Cells::named_by(rule);
     let mut wanted = Cells::default();
-    shut.wanted.iter().for_each(|(_, cells)| wanted.add_all(cells));
+    // A lock below rules of others closes less than one above them.
+    let above = shut.wanted.iter().filter(|(lock, _)| lock.existing == ExistingRules::Override);
+    above.for_each(|(_, cells)| wanted.add_all(cells));
     !own.is_empty() && hosts(&rule.destinations).len() == rule.destinations.len() && wanted.contains(&own)
 }
 

@@ -38,6 +38,16 @@ pub(super) fn port(protocol: Protocol, range: PortRange) -> String {
     }
 }
 
+/// What status can hold of a message: the cloud's own words may be long.
+fn short(mut message: String) -> String {
+    const MOST: usize = 1000;
+    if message.len() > MOST {
+        message.truncate(message.floor_char_boundary(MOST));
+        message.push_str("...");
+    }
+    message
+}
+
 fn unsupported(name: &str, id: &ArmId, error: &Unsupported) -> Judged {
     Judged {
         state: TargetState::Unsupported,
@@ -47,7 +57,7 @@ fn unsupported(name: &str, id: &ArmId, error: &Unsupported) -> Judged {
             id: id.to_string(),
             state: TargetState::Unsupported.as_str().to_owned(),
             reason: Some(error.reason.as_str().to_owned()),
-            message: Some(error.message.clone()),
+            message: Some(short(error.message.clone())),
             ..TargetStatus::default()
         },
     }
@@ -74,7 +84,7 @@ fn judge(world: &World<'_>, name: &str, machine: &Machine, now: Timestamp) -> Ju
         status: TargetStatus {
             state: state.as_str().to_owned(),
             reason: Some(reason.as_str().to_owned()),
-            message: Some(message),
+            message: Some(short(message)),
             ..status.clone()
         },
     };

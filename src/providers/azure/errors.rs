@@ -79,7 +79,8 @@ const CODES: &[Code] = &[
     code("ResourceNotFound", NotFound),
     code("ResourceGroupNotFound", NotFound),
     code("ParentResourceNotFound", NotFound),
-    code("SubscriptionNotFound", NotFound),
+    // This credential does not see it; another may.
+    code("SubscriptionNotFound", NotPermitted),
     code("NotFound", NotFound),
 ];
 
@@ -99,11 +100,12 @@ const fn status(from: u16, to: u16, kind: CloudErrorKind) -> Status {
 const STATUSES: &[Status] = &[
     status(401, 401, Unauthenticated),
     status(403, 403, NotPermitted),
-    status(404, 404, NotFound),
+    // Gone is only what says so: a proxy's 404 must not pass for it.
+    status(404, 404, Retryable),
     Status { from: 408, to: 408, read: Retryable, write: Ambiguous },
     // A conflict with something that is under way.
     status(409, 409, Retryable),
-    status(410, 410, NotFound),
+    status(410, 410, Retryable),
     status(412, 412, Retryable),
     status(425, 425, Retryable),
     status(429, 429, Retryable),
@@ -225,7 +227,9 @@ mod tests {
             (403, "RequestDisallowedByPolicy", RefusedByPolicy, RefusedByPolicy),
             (403, "SomethingNew", NotPermitted, NotPermitted),
             (404, "ResourceNotFound", NotFound, NotFound),
-            (404, "SomethingNew", NotFound, NotFound),
+            (404, "SomethingNew", Retryable, Retryable),
+            (404, "SubscriptionNotFound", NotPermitted, NotPermitted),
+            (410, "SomethingNew", Retryable, Retryable),
             (408, "SomethingNew", Retryable, Ambiguous),
             (409, "ScopeLocked", ScopeLocked, ScopeLocked),
             (409, "AnotherOperationInProgress", Retryable, Retryable),
