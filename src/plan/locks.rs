@@ -75,10 +75,11 @@ pub fn wanted(
         for firewall in target.firewalls.iter().filter_map(|text| ArmId::parse(text).ok()).map(FirewallId) {
             let lock = locks.entry(firewall.clone()).or_insert_with(empty);
             let locked = current.get(&id).and_then(|behind| behind.get(&firewall));
+            // A machine that cannot be read now has not departed: what stands, stands.
+            let known = current.contains_key(&id) || departed.contains_key(&id);
+            lock.keep_others |= !known;
             for address in target.addresses.iter().filter_map(|text| text.parse::<IpAddr>().ok()) {
                 let still = locked.is_some_and(|addresses| addresses.contains(&address));
-                // A machine that cannot be read now has not departed: what stands, stands.
-                let known = current.contains_key(&id) || departed.contains_key(&id);
                 if known && !still && !stays {
                     lock.release.insert(address);
                 }
@@ -142,6 +143,8 @@ pub fn departure(target: &TargetStatus, terms: &Terms, found: Option<&Resolved>)
     }
     match found {
         Some((_, Err(error))) if error.reason == Reason::VirtualMachineNotFound => Some(Departed::Gone),
+        // That it cannot be read now says nothing of where it is.
+        Some((_, Err(error))) if error.reason != Reason::ClassicVirtualMachine => None,
         Some((id, _)) => {
             // An entry that names another machine now has taken the old one out.
             match terms.targets.get(&target.name) {

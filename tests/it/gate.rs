@@ -12,7 +12,7 @@ use portcullis::plan::lifecycle::Seen;
 use portcullis::plan::model::{Access, FirewallId, Observed, ResourceLock, Rule};
 use portcullis::plan::names::{Cluster, allow_name};
 use portcullis::providers::memory::{Memory, Write};
-use portcullis::providers::{Cloud, CloudError, Firewall, FirewallLimits, Written};
+use portcullis::providers::{Cloud, CloudError, CloudErrorKind, Firewall, FirewallLimits, Written};
 use portcullis::telemetry::Metrics;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -266,5 +266,71 @@ async fn a_gate_that_panics_starts_again_and_closes() {
     bench.pass(3).await;
     assert_eq!(bench.allows(), 1);
     bench.pass(65).await;
+    assert_eq!(bench.allows(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_of_another_cluster_is_neither_removed_nor_in_the_way() {
+    let bench = Bench::new();
+    let (uid, mut grant) = bench.grant(1, 300, |_| Duty::Close { sent: false });
+    grant.name = allow_name(&Cluster::new("an id of before", &[]), &uid, grant.deadline, 0);
+    bench.give(&[(uid, grant.clone())]);
+    bench.lock();
+    bench.pass(2).await;
+    let writes: Vec<String> = bench.memory.writes().iter().map(describe).collect();
+    assert_eq!(writes.len(), 1, "the lock and nothing else: {writes:?}");
+    assert!(writes[0].contains("-deny-"), "{writes:?}");
+    let Seen::Trying { message, .. } = bench.gates.seen(&nsg(), &grant.name) else {
+        panic!("nobody says why")
+    };
+    assert!(message.contains("previousClusterIds"), "{message}");
+}
+
+/// A firewall that one credential may not touch.
+struct Forbidden(Memory);
+
+#[async_trait::async_trait]
+impl Firewall for Forbidden {
+    async fn observe(&self, _: &FirewallId) -> Result<Observed, CloudError> {
+        Err(forbidden())
+    }
+
+    async fn put(&self, _: &FirewallId, _: &Rule, _: Duration) -> Result<Written, CloudError> {
+        Err(forbidden())
+    }
+
+    async fn delete(&self, _: &FirewallId, _: &str, _: Duration) -> Result<Written, CloudError> {
+        Err(forbidden())
+    }
+
+    fn limits(&self) -> FirewallLimits {
+        self.0.limits()
+    }
+}
+
+fn forbidden() -> CloudError {
+    CloudError {
+        kind: CloudErrorKind::NotPermitted,
+        operation: "generated".into(),
+        message: "403".into(),
+        code: None,
+        retry_after: None,
+        request_id: None,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_credential_may_not_close_another_closes() {
+    let bench = Bench::new();
+    let (uid, grant) = bench.grant(1, 600, OPEN);
+    bench.give(&[(uid.clone(), grant.clone())]);
+    bench.pass(3).await;
+    assert_eq!(bench.allows(), 1);
+    let forbidden = std::sync::Arc::new(Forbidden(bench.memory.clone()));
+    let cloud = Cloud { inventory: std::sync::Arc::new(bench.memory.clone()), firewall: forbidden };
+    let closing = Grant { duty: Duty::Close { sent: false }, ..grant };
+    // In the order of the names, the one that may not comes first.
+    bench.gates.set_grants(&uid, "another", &cloud, vec![(nsg(), closing)]);
+    bench.pass(30).await;
     assert_eq!(bench.allows(), 0);
 }

@@ -387,3 +387,47 @@ async fn a_review_is_answered_and_history_goes_in_time_but_for_what_others_keep(
     bench.is_gone("jitreq/one").await;
     bench.get("jitreq/kept", ".metadata.name").await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_is_hard_to_read_hides_no_other() {
+    let mut bench = Bench::new("poison").await;
+    bench.apply_policy("web", "").await;
+    bench.request("one", "203.0.113.7/32", "30s").await;
+    bench.request("two", "203.0.113.8/32", "1h").await;
+    for name in ["one", "two"] {
+        bench.reaches(&format!("jitreq/{name}"), ".status.state", "Active").await;
+    }
+    // The API server takes it; a timestamp of ours ends a day before.
+    let patch = r#"[{"op": "replace", "path": "/metadata/managedFields/0/time", "value": "9999-12-31T23:59:59Z"},
+                    {"op": "add", "path": "/metadata/labels", "value": {"x": "y"}}]"#;
+    bench
+        .developer
+        .run(&["-n", "poison", "patch", "jitreq", "two", "--type=json", "-p", patch])
+        .await
+        .unwrap();
+    let times = ["-n", "poison", "get", "jitreq", "two", "--show-managed-fields", "-o", "yaml"];
+    assert!(bench.admin.run(&times).await.unwrap().contains("9999-12-31"), "else the test proves nothing");
+    bench.crash();
+    tokio::time::sleep(Duration::from_secs(25)).await;
+    bench.reaches("jitreq/one", ".status.state", "Expired").await;
+    // And that object itself can be ended.
+    bench.developer.run(&["-n", "poison", "delete", "jitreq", "two", "--wait=false"]).await.unwrap();
+    bench.is_gone("jitreq/two").await;
+    assert!(bench.rules(Access::Allow).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_else_puts_a_finalizer_of_ours_on() {
+    let bench = Bench::new("finalizers").await;
+    bench.request("one", "203.0.113.7/32", "1h").await;
+    bench.reaches("jitreq/one", ".status.state", "Pending").await;
+    let patch = r#"{"metadata": {"finalizers": ["jit.portcullis.io/for-ever"]}}"#;
+    let refused = bench
+        .developer
+        .run(&["-n", "finalizers", "patch", "jitreq", "one", "--type=merge", "-p", patch])
+        .await;
+    let error = format!("{:#}", refused.unwrap_err());
+    assert!(error.contains("are the controller's"), "{error}");
+    bench.developer.run(&["-n", "finalizers", "delete", "jitreq", "one", "--wait=false"]).await.unwrap();
+    bench.is_gone("jitreq/one").await;
+}

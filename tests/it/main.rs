@@ -21,6 +21,7 @@ mod plan_changes;
 mod plan_exposure;
 mod plan_laws;
 mod plan_lifecycle;
+mod plan_locks;
 mod plan_world;
 mod provider_azure;
 mod provider_conformance;

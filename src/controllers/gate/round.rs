@@ -68,6 +68,8 @@ pub(super) struct Round<'a> {
     pub(super) failed: HashMap<String, CloudError>,
     pub(super) error: Option<CloudError>,
     closed: bool,
+    /// Whether the next round is to use another credential.
+    rotated: bool,
 }
 
 /// Works once through everything that is wanted.
@@ -95,6 +97,7 @@ pub(super) async fn round(inner: &Inner, gate: &Gate, memory: &mut Memory) -> Ou
         failed: HashMap::new(),
         error: None,
         closed: false,
+        rotated: false,
     };
     round.run(now).await
 }
@@ -344,8 +347,10 @@ impl Round<'_> {
     }
 
     fn fail(&mut self, rule: &str, error: CloudError) {
-        if matches!(error.kind, CloudErrorKind::NotPermitted | CloudErrorKind::Unauthenticated) {
-            // Another namespace's credential may reach the same firewall.
+        let refused = matches!(error.kind, CloudErrorKind::NotPermitted | CloudErrorKind::Unauthenticated);
+        if refused && !self.rotated {
+            // Another namespace's credential may reach the same firewall. Once a round: twice may lead back.
+            self.rotated = true;
             self.memory.credential = self.memory.credential.wrapping_add(1);
         }
         self.failed.insert(rule.to_owned(), error.clone());
