@@ -188,7 +188,10 @@ async fn enforce(
             .into_iter()
             .map(|(firewall, lock)| {
                 let known = context.gates.report(&firewall).unwrap_or_default();
-                let locked = known.locked.get(&uid) == lock.as_ref();
+                let locked = match (known.locked.get(&uid), &lock) {
+                    (Some(standing), Some(lock)) => lock.stands_with(standing),
+                    (standing, lock) => standing.is_none() && lock.is_none(),
+                };
                 done &= locked || known.gone;
                 let seen = FirewallReport {
                     locked,

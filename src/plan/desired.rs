@@ -63,6 +63,16 @@ pub struct Lock {
     pub keep_others: bool,
 }
 
+impl Lock {
+    /// Whether this lock stands where `standing` does: the same, but for addresses that were released by then
+    /// and that nobody asks about any more.
+    #[must_use]
+    pub fn stands_with(&self, standing: &Self) -> bool {
+        self.release.is_subset(&standing.release)
+            && *self == Self { release: self.release.clone(), ..standing.clone() }
+    }
+}
+
 /// The addresses of one machine behind one firewall, and what is locked there.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LockedMachine {

@@ -25,6 +25,7 @@ pub(super) fn judge_all(
             Ok(machine) => judge(world, name, machine, now),
             Err(error) => unsupported(name, id, error),
         })
+        .map(|judged| remember(world, judged))
         .collect();
     judged.extend(unlocking(world, machines));
     judged
@@ -188,6 +189,40 @@ const fn effective(verdict: &Lockdown) -> Option<bool> {
     }
 }
 
+/// Whether what the policy wants of a firewall is not read back yet.
+fn waits(world: &World<'_>, firewall: &str) -> bool {
+    let id = ArmId::parse(firewall).ok().map(FirewallId);
+    id.and_then(|id| world.firewalls.get(&id)).is_some_and(|report| !report.locked && !report.gone)
+}
+
+/// Keeps in status what the machine had before: addresses and firewalls that are still to be unlocked, and those
+/// of a machine that cannot be read, because what stands there stays. What status forgets is never unlocked.
+fn remember(world: &World<'_>, mut judged: Judged) -> Judged {
+    let before = world.policy.status.as_ref().map(|status| status.targets.as_slice()).unwrap_or_default();
+    let now = &mut judged.status;
+    let gone = now.reason.as_deref() == Some(Reason::VirtualMachineNotFound.as_str());
+    let unread = judged.state == TargetState::Unsupported && now.firewalls.is_empty() && !gone;
+    for old in before.iter().filter(|old| old.id.eq_ignore_ascii_case(&now.id) && old.name == now.name) {
+        let kept: Vec<&String> =
+            old.firewalls.iter().filter(|firewall| unread || waits(world, firewall)).collect();
+        if kept.is_empty() {
+            continue;
+        }
+        let new = |known: &[String], text: &str| !known.iter().any(|one| one.eq_ignore_ascii_case(text));
+        for address in &old.addresses {
+            if now.addresses.len() < 64 && new(&now.addresses, address) {
+                now.addresses.push(address.clone());
+            }
+        }
+        for firewall in kept {
+            if now.firewalls.len() < 16 && new(&now.firewalls, firewall) {
+                now.firewalls.push(firewall.clone());
+            }
+        }
+    }
+    judged
+}
+
 /// Machines that status speaks of, that are no longer selected, and whose unlocking is not read back yet:
 /// status may not forget them before.
 fn unlocking(world: &World<'_>, machines: &BTreeMap<String, Vec<Resolved>>) -> Vec<Judged> {
@@ -197,9 +232,7 @@ fn unlocking(world: &World<'_>, machines: &BTreeMap<String, Vec<Resolved>>) -> V
         .filter(|target| {
             let selected =
                 machines.values().flatten().any(|(id, _)| id.as_str().eq_ignore_ascii_case(&target.id));
-            let waits = target.firewalls.iter().filter_map(|text| ArmId::parse(text).ok()).any(|id| {
-                world.firewalls.get(&FirewallId(id)).is_some_and(|report| !report.locked && !report.gone)
-            });
+            let waits = target.firewalls.iter().any(|firewall| waits(world, firewall));
             !selected && waits && world.terms.mode == Mode::Enforce && !world.dry_run
         })
         .map(|target| {
