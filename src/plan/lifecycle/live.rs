@@ -63,9 +63,10 @@ pub(super) fn active(world: &World<'_>, now: Timestamp) -> Step {
 pub(super) fn closing(world: &World<'_>, now: Timestamp) -> Step {
     let mut draft = Draft::new(world, now);
     let seen = look(&mut draft);
+    let (why, reason) = why(&draft);
     if seen.absent < draft.status.rules.len() {
-        if let Some((_, message)) = seen.trying.or(seen.refused) {
-            draft.set(ConditionType::Active, false, Reason::Closing, &format!("not closed yet: {message}"));
+        if let Some((_, message)) = seen.trying {
+            draft.set(ConditionType::Active, false, reason, &format!("{why}{NOT_YET}{message}"));
         }
         return draft.stay(None);
     }
@@ -79,19 +80,24 @@ pub(super) fn closing(world: &World<'_>, now: Timestamp) -> Step {
     let closed = draft.status.rules.iter().filter_map(|rule| rule.observed_at.as_ref()).map(|at| at.0).max();
     let closed = closed.unwrap_or(now);
     draft.status.closed_at = Some(time(closed));
-    let message = format!("closed: every rule was read back as gone at {}", super::whole_second(closed));
+    let at = super::whole_second(closed);
+    let message = format!("{why}; closed: every rule was read back as gone at {at}");
     let done = matches!(outcome, State::Expired | State::Ended | State::Revoked);
-    let reason = find_condition(&draft.status.conditions, ConditionType::Active)
-        .and_then(|condition| Reason::parse(&condition.reason))
-        .unwrap_or(Reason::Closed);
-    draft.set(
-        ConditionType::Active,
-        false,
-        if reason == Reason::Closing { Reason::Closed } else { reason },
-        &message,
-    );
+    draft.set(ConditionType::Active, false, reason, &message);
     draft.set(ConditionType::Succeeded, done, if done { Reason::Closed } else { reason }, &message);
     draft.go(outcome, reason, &message)
+}
+
+/// What parts the reason of an end from what keeps it from being done.
+const NOT_YET: &str = "; not closed yet: ";
+
+/// Why the grant ended: it stands in the condition from then on, whatever else is to be said.
+fn why(draft: &Draft<'_>) -> (String, Reason) {
+    let active = find_condition(&draft.status.conditions, ConditionType::Active);
+    let message = active.map_or("", |condition| condition.message.as_str());
+    let why = message.split(NOT_YET).next().unwrap_or_default();
+    let reason = active.and_then(|condition| Reason::parse(&condition.reason)).unwrap_or(Reason::Closed);
+    (why.to_owned(), reason)
 }
 
 /// Nothing is left to do but to let go.
