@@ -1,20 +1,40 @@
 //! What is told as Kubernetes Events: transitions only, never a repetition.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 
 /// Tells people about objects.
 #[derive(Clone)]
 pub struct Herald {
-    recorder: Recorder,
+    client: Client,
+    reporter: Reporter,
+    /// One for each note. A recorder counts what has the same reason as a repetition and keeps the first note,
+    /// though the second may name another rule.
+    recorders: Arc<Mutex<HashMap<String, Recorder>>>,
 }
+
+/// The most notes that repetitions are counted of.
+const MAX_NOTES: usize = 256;
 
 impl Herald {
     /// A herald that writes through this client.
     #[must_use]
     pub fn new(client: Client) -> Self {
         let instance = std::env::var("POD_NAME").ok();
-        Self { recorder: Recorder::new(client, Reporter { controller: "portcullis".into(), instance }) }
+        let reporter = Reporter { controller: "portcullis".into(), instance };
+        Self { client, reporter, recorders: Arc::default() }
+    }
+
+    fn recorder(&self, note: &str) -> Recorder {
+        let mut recorders = self.recorders.lock().unwrap_or_else(PoisonError::into_inner);
+        if recorders.len() >= MAX_NOTES && !recorders.contains_key(note) {
+            recorders.clear();
+        }
+        let new = || Recorder::new(self.client.clone(), self.reporter.clone());
+        recorders.entry(note.to_owned()).or_insert_with(new).clone()
     }
 
     /// Tells of something that went as it should.
@@ -51,10 +71,11 @@ impl Herald {
         if note.len() > 1000 {
             note.truncate(note.floor_char_boundary(1000));
         }
+        let recorder = self.recorder(&note);
         let event =
             Event { type_, reason: reason.into(), note: Some(note), action: action.into(), secondary: None };
         // An Event that is lost loses nothing: conditions say the same.
-        if let Err(error) = self.recorder.publish(&event, &object.object_ref(&())).await {
+        if let Err(error) = recorder.publish(&event, &object.object_ref(&())).await {
             tracing::debug!(%error, reason, "failed to publish an event");
         }
     }
