@@ -403,11 +403,13 @@ impl Site {
         told.unwrap_or_else(|error| panic!("{error:#}: {:#?}", heard.lock().unwrap()));
     }
 
-    /// Writes of anybody but this test's own control door to a path, a regular expression.
-    pub(crate) async fn writes(&self, path: &str) -> Vec<Value> {
-        let path = format!("activity?mutating=true&path={path}");
-        let answer = self.ground.play.stage.simulator.control(Method::GET, &path, None).await.unwrap();
-        answer.as_array().unwrap_or(&Vec::new()).clone()
+    /// The PUTs to paths like this, answered or refused, in their order.
+    pub(crate) async fn tries(&self, path: &str) -> Vec<Value> {
+        let log = self.ground.play.stage.simulator.control(Method::GET, "activity?method=PUT", None).await;
+        let pattern = regex::RegexBuilder::new(path).case_insensitive(true).build().unwrap();
+        let mut entries = log.unwrap()["value"].as_array().unwrap().clone();
+        entries.retain(|entry| pattern.is_match(entry["path"].as_str().unwrap()));
+        entries
     }
 
     /// Rounds of drift check and inventory, so that what would be undone is undone by then.

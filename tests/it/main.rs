@@ -32,4 +32,5 @@ mod provider_topology;
 mod sigkill;
 mod walk;
 mod worlds;
+mod worlds_cloud;
 mod worlds_drift;

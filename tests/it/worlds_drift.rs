@@ -12,6 +12,9 @@ async fn deny(site: &Site) -> (String, Value) {
     (deny["name"].as_str().unwrap().to_owned(), deny)
 }
 
+/// What somebody does to the properties of a rule.
+type Edit = fn(&mut Value);
+
 fn child(site: &Site, rule: &str) -> String {
     format!("{}/securityRules/{rule}", site.nsg("net"))
 }
@@ -28,7 +31,7 @@ fn a_deny_that_others_delete_edit_or_move_is_put_back_and_an_event_names_it() {
         site.event("Drift", &format!("rule {name} of {} was removed", site.nsg("net"))).await;
 
         let (name, _) = deny(&site).await;
-        let edits: [(&str, fn(&mut Value)); 3] = [
+        let edits: [(&str, Edit); 3] = [
             ("access", |rule| rule["access"] = json!("Allow")),
             ("priority", |rule| rule["priority"] = json!(4000)),
             ("port", |rule| {
