@@ -6,6 +6,7 @@
 //! - [`tenancy`]: which namespace may reach which machines, with which credential.
 //! - [`gate`]: one serial worker per firewall.
 //! - [`policy`], [`request`], [`review`]: one reconcile loop per kind.
+//! - [`retry`]: what becomes of a reconcile that could not write.
 //! - [`sweep`]: allows of ours that are nobody's.
 //! - [`history`]: settled requests, deleted in time.
 //! - [`events`]: what is told as Kubernetes Events.
@@ -36,6 +37,7 @@ pub mod history;
 pub mod policy;
 pub mod request;
 pub mod resolutions;
+pub mod retry;
 pub mod review;
 pub mod sweep;
 pub mod tenancy;
@@ -235,7 +237,7 @@ pub async fn run(
         .graceful_shutdown_on(shutdown.clone().cancelled_owned())
         .run(
             |policy, context| timed("policy", policy::reconcile(policy, Arc::clone(&context)), context),
-            |_, error, _| failed("policy", &error.to_string(), error.is_conflict()),
+            |_, error, _| retry::later("policy", error),
             Arc::clone(&context),
         )
         .for_each(|_| async {});
@@ -250,7 +252,7 @@ pub async fn run(
         .graceful_shutdown_on(shutdown.clone().cancelled_owned())
         .run(
             |review, context| timed("review", review::reconcile(review, Arc::clone(&context)), context),
-            |_, error, _| failed("review", &error.to_string(), error.is_conflict()),
+            |_, error, _| retry::later("review", error),
             Arc::clone(&context),
         )
         .for_each(|_| async {});
@@ -271,7 +273,7 @@ pub async fn run(
                             context,
                         )
                     },
-                    |_, error, _| failed("request", &error.to_string(), error.is_conflict()),
+                    |_, error, _| retry::later("request", error),
                     context,
                 );
             request_loop.for_each(|_| async {}).await;
@@ -401,21 +403,6 @@ async fn timed<E: std::error::Error>(
     let outcome = if result.is_ok() { ReconcileResult::Success } else { ReconcileResult::Error };
     context.metrics.reconcile(controller, outcome, started.elapsed());
     result
-}
-
-fn is_conflict(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 409)
-}
-
-/// What is tried again at once is mostly a version that moved on; what is tried again later is the API server
-/// being away.
-fn failed(controller: &'static str, error: &str, conflict: bool) -> Action {
-    if conflict {
-        tracing::debug!(controller, error, "somebody else wrote first; trying again");
-        return Action::requeue(Duration::from_millis(500));
-    }
-    tracing::warn!(controller, error, "failed to reconcile; trying again");
-    Action::requeue(Duration::from_secs(5))
 }
 
 #[cfg(test)]

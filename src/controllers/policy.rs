@@ -10,6 +10,7 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use super::Context;
+use super::retry::WriteError;
 use super::tenancy::Tenant;
 use crate::api::values::ArmId;
 use crate::api::{DeletionPolicy, FINALIZER, JitPolicy, JitPolicyStatus, Mode, Reason, Tolerant};
@@ -26,28 +27,6 @@ pub use machines::Machines;
 
 /// While something is being written or read back.
 const SOON: Duration = Duration::from_secs(5);
-
-/// Why a reconcile did not come to its end.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The API server refused or could not be reached.
-    #[error("failed to {operation}: {source}")]
-    Api {
-        /// What was asked.
-        operation: &'static str,
-        /// Its answer.
-        source: kube::Error,
-    },
-}
-
-impl Error {
-    /// Whether somebody else wrote the object first.
-    #[must_use]
-    pub fn is_conflict(&self) -> bool {
-        let Self::Api { source, .. } = self;
-        super::is_conflict(source)
-    }
-}
 
 /// Why a policy may not do anything, whatever it says: tenancy and exemptions are the cluster's to decide.
 #[must_use]
@@ -105,7 +84,7 @@ fn covers(allowed: &Peer, peer: &Peer) -> bool {
 ///
 /// # Errors
 /// When the API server refused a write or could not be reached; nothing is lost, it is tried again.
-pub async fn reconcile(policy: Arc<JitPolicy>, context: Arc<Context>) -> Result<Action, Error> {
+pub async fn reconcile(policy: Arc<JitPolicy>, context: Arc<Context>) -> Result<Action, WriteError> {
     let namespace = policy.namespace().unwrap_or_default();
     let terms = Terms::parse(&policy.spec);
     let reach = context.settings.tenancy.tenant(&namespace).and_then(|tenant| {
@@ -142,7 +121,7 @@ async fn enforce(
     terms: &Terms,
     tenant: &Tenant,
     cloud: &Cloud,
-) -> Result<Action, Error> {
+) -> Result<Action, WriteError> {
     let uid = policy.uid().unwrap_or_default();
     let before = policy.status.clone().unwrap_or_default();
     let interval = if super::request::has_live_grants(context, &uid) {
@@ -229,7 +208,7 @@ async fn leave(
     context: &Context,
     terms: Option<&Terms>,
     reach: Option<(Tenant, Cloud)>,
-) -> Result<Action, Error> {
+) -> Result<Action, WriteError> {
     let uid = policy.uid().unwrap_or_default();
     if !policy.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
         context.resolutions.forget(&uid);
@@ -264,7 +243,11 @@ async fn leave(
     Ok(Action::await_change())
 }
 
-async fn set_finalizers(policy: &JitPolicy, context: &Context, finalizers: Vec<String>) -> Result<(), Error> {
+async fn set_finalizers(
+    policy: &JitPolicy,
+    context: &Context,
+    finalizers: Vec<String>,
+) -> Result<(), WriteError> {
     let api: Api<Tolerant<JitPolicy>> =
         Api::namespaced(context.client.clone(), &policy.namespace().unwrap_or_default());
     let patch = json!({"metadata": {
@@ -275,11 +258,11 @@ async fn set_finalizers(policy: &JitPolicy, context: &Context, finalizers: Vec<S
     match api.patch(&policy.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(source) => Err(Error::Api { operation: "write the finalizer of the policy", source }),
+        Err(source) => Err(WriteError { operation: "write the finalizer of the policy", source }),
     }
 }
 
-async fn write(policy: &JitPolicy, context: &Context, status: JitPolicyStatus) -> Result<(), Error> {
+async fn write(policy: &JitPolicy, context: &Context, status: JitPolicyStatus) -> Result<(), WriteError> {
     if policy.status.as_ref() == Some(&status) {
         return Ok(());
     }
@@ -290,7 +273,7 @@ async fn write(policy: &JitPolicy, context: &Context, status: JitPolicyStatus) -
     match api.replace_status(&policy.name_any(), &PostParams::default(), &Tolerant(wanted)).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(source) => Err(Error::Api { operation: "write the status of the policy", source }),
+        Err(source) => Err(WriteError { operation: "write the status of the policy", source }),
     }
 }
 

@@ -11,6 +11,7 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use super::Context;
+use super::retry::WriteError;
 use crate::api::values::ArmId;
 use crate::api::{FINALIZER, JitAccessRequest, Reason, RuleStatus, State, Tolerant};
 use crate::plan::authorize::{Judgement, PolicyView, judge};
@@ -25,28 +26,6 @@ mod passage;
 const LONGEST_REST: Duration = Duration::from_secs(30);
 /// The moves that one reconcile makes at most.
 const MOVES: usize = 16;
-
-/// Why a reconcile did not come to its end.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The API server refused or could not be reached.
-    #[error("failed to {operation}: {source}")]
-    Api {
-        /// What was asked.
-        operation: &'static str,
-        /// Its answer.
-        source: kube::Error,
-    },
-}
-
-impl Error {
-    /// Whether somebody else wrote the object first.
-    #[must_use]
-    pub fn is_conflict(&self) -> bool {
-        let Self::Api { source, .. } = self;
-        super::is_conflict(source)
-    }
-}
 
 /// Who holds a grant, so that limits are judged by what is granted and not by what a cache shows.
 #[derive(Clone, Debug, Default)]
@@ -127,7 +106,7 @@ fn holder(request: &JitAccessRequest) -> Holder {
 pub async fn reconcile_when_ready(
     request: Arc<JitAccessRequest>,
     context: Arc<Context>,
-) -> Result<Action, Error> {
+) -> Result<Action, WriteError> {
     context.policies_filled.wait().await;
     // And for the requests: limits are judged by all that live.
     context.requests_filled.wait().await;
@@ -156,7 +135,7 @@ pub fn live_grants(context: &Context, namespace: &str) -> Vec<Grant> {
 ///
 /// # Errors
 /// When the API server refused a write or could not be reached; nothing is lost, it is tried again.
-pub async fn reconcile(request: Arc<JitAccessRequest>, context: Arc<Context>) -> Result<Action, Error> {
+pub async fn reconcile(request: Arc<JitAccessRequest>, context: Arc<Context>) -> Result<Action, WriteError> {
     let namespace = request.namespace().unwrap_or_default();
     let api: Api<Tolerant<JitAccessRequest>> = Api::namespaced(context.client.clone(), &namespace);
     let mut request = (*request).clone();
@@ -220,7 +199,7 @@ async fn act(
     api: &Api<Tolerant<JitAccessRequest>>,
     request: &JitAccessRequest,
     next: &Step,
-) -> Result<Acted, Error> {
+) -> Result<Acted, WriteError> {
     let name = request.name_any();
     let finalizers = match next.finalizer {
         Finalizer::Leave => None,
@@ -246,7 +225,7 @@ async fn act(
         return match api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
             Ok(written) => Ok(Acted::Wrote(Box::new(written.0))),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(Acted::Gone),
-            Err(source) => Err(Error::Api { operation: "write the finalizer of the request", source }),
+            Err(source) => Err(WriteError { operation: "write the finalizer of the request", source }),
         };
     }
     if request.status.as_ref() == Some(&next.status) {
@@ -258,7 +237,7 @@ async fn act(
     match api.replace_status(&name, &PostParams::default(), &Tolerant(wanted)).await {
         Ok(written) => Ok(Acted::Wrote(Box::new(written.0))),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(Acted::Gone),
-        Err(source) => Err(Error::Api { operation: "write the status of the request", source }),
+        Err(source) => Err(WriteError { operation: "write the status of the request", source }),
     }
 }
 

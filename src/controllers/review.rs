@@ -8,26 +8,14 @@ use kube::runtime::controller::Action;
 use kube::{Api, ResourceExt};
 
 use super::Context;
+use super::retry::WriteError;
 use crate::api::{JitAccessReview, JitAccessReviewStatus, Tolerant, Verdict};
-
-/// Why a reconcile did not come to its end.
-#[derive(Debug, thiserror::Error)]
-#[error("failed to write the status of the review: {0}")]
-pub struct Error(#[from] kube::Error);
-
-impl Error {
-    /// Whether somebody else wrote the object first.
-    #[must_use]
-    pub fn is_conflict(&self) -> bool {
-        super::is_conflict(&self.0)
-    }
-}
 
 /// Answers one review.
 ///
 /// # Errors
 /// When the API server refused the write or could not be reached; it is tried again.
-pub async fn reconcile(review: Arc<JitAccessReview>, context: Arc<Context>) -> Result<Action, Error> {
+pub async fn reconcile(review: Arc<JitAccessReview>, context: Arc<Context>) -> Result<Action, WriteError> {
     let status = answer(&review);
     if review.status.as_ref() == Some(&status) || review.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
@@ -39,7 +27,7 @@ pub async fn reconcile(review: Arc<JitAccessReview>, context: Arc<Context>) -> R
     match api.replace_status(&review.name_any(), &PostParams::default(), &Tolerant(wanted)).await {
         Ok(_) => Ok(Action::requeue(Duration::from_secs(3600))),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(Action::await_change()),
-        Err(error) => Err(error.into()),
+        Err(source) => Err(WriteError { operation: "write the status of the review", source }),
     }
 }
 
