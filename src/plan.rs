@@ -5,6 +5,7 @@
 //!
 //! What specs say:
 //! - [`terms`]: what a policy and a request say, parsed once.
+//! - [`admission`]: whether the API server's word can be taken for who asks and who reviews.
 //! - [`authorize`]: whether a request is within its policies' terms, and which rules it would get.
 //! - [`lifecycle`]: the life of a request, one move at a time.
 //! - [`locks`]: which locks a policy wants on which firewalls.
@@ -19,6 +20,7 @@
 //! - [`priority`]: stable places for rules of ours around those of others.
 //! - [`sources`], [`packets`]: exact sets of addresses, ports and packets.
 
+pub mod admission;
 pub mod authorize;
 pub mod changes;
 pub mod desired;
