@@ -10,6 +10,8 @@ export CARGO_TARGET_DIR ?= $(PORTCULLIS_CACHE)/target
 export PORTCULLIS_ROOT := $(CURDIR)
 PLAYGROUND := $(CARGO_TARGET_DIR)/debug/playground
 PYTHON ?= python3
+# More than cores: the longest tests wait for deadlines most of the time.
+TEST_THREADS ?= 6
 
 .PHONY: help demo up down test build controlplane crds docs lint fmt prerequisites
 
@@ -29,7 +31,7 @@ down: ## End exactly what `make up` started
 
 test: build controlplane ## Run every test (cold at most 25 minutes on 2 cores, warm at most 8)
 	@begun=$$SECONDS; status=0; \
-	cargo test --workspace --all-targets --no-fail-fast || status=$$?; \
+	cargo test --workspace --all-targets --no-fail-fast -- --test-threads=$(TEST_THREADS) || status=$$?; \
 	echo "driving the simulator with the Azure SDK for Python and the az CLI (their set-up takes 2 minutes the first time)"; \
 	AZURE_SIMULATOR=$(CARGO_TARGET_DIR)/debug/azure-simulator tests/clients/run.sh || status=$$?; \
 	if [ $$status -eq 0 ]; then echo "every test passed in $$((SECONDS - begun)) s"; else exit $$status; fi

@@ -1,6 +1,8 @@
 //! What people see of the kinds through kubectl: columns, short names, categories, selectors, explanations.
 
-use portcullis_harness::{ControlPlane, User};
+use std::time::Duration;
+
+use portcullis_harness::{ControlPlane, User, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -176,6 +178,12 @@ fn unsettled_requests_and_the_reviews_of_one_are_selected_by_the_server() {
 fn kubectl_explain_has_every_level() {
     cluster::with_kinds(|plane| async move {
         let kubectl = plane.kubectl(User::Admin).unwrap();
+        // The server publishes the descriptions of a kind some time after it has established it.
+        eventually("the kinds are described", Duration::from_secs(60), || {
+            kubectl.run(&["explain", "jitrev"])
+        })
+        .await
+        .unwrap();
         for (path, wanted) in [
             ("jitpolicy", "Closes management ports of virtual machines"),
             ("jitpolicy.spec.enforcement.azure.via", "Which firewalls on the path are enforced"),
