@@ -105,6 +105,8 @@ reasons! {
     NoFirewall,
     /// The machine has no private address.
     NoAddress,
+    /// A firewall on the way filters another network with the same address: a rule would open both.
+    AddressNotUnique,
     /// The operating system is not known and the policy names no ports.
     NoPorts,
     /// The cloud refuses the credential what this takes; the message names the action.

@@ -62,7 +62,7 @@ pub struct Config {
 pub struct Namespace {
     /// Its name.
     pub name: String,
-    /// Subscriptions and resource groups.
+    /// Subscriptions, resource groups and virtual machines.
     pub scopes: Vec<ArmId>,
     /// Name of the credential to act with there.
     pub credential: String,
@@ -275,8 +275,14 @@ impl Judge {
             self.require(fits, path.clone(), format!("{id:?} {form}"));
             self.require(
                 !seen.contains(&id.as_str()),
-                path,
+                path.clone(),
                 format!("{id:?} is named before: name each id once"),
+            );
+            // What deploy/base says until somebody chooses: two clusters that kept it would close each other's rules.
+            self.require(
+                !id.starts_with("REPLACE-ME"),
+                path,
+                "is still the placeholder: choose a name that no other cluster has, such as prod-weu-1",
             );
             seen.push(id);
         }
@@ -362,15 +368,18 @@ impl Judge {
             self.require(
                 !namespace.scopes.is_empty(),
                 format!("{path}.scopes"),
-                "must name at least one subscription or resource group",
+                "must name at least one subscription, resource group or virtual machine",
             );
             let mut scopes = Vec::new();
             for (index, text) in namespace.scopes.iter().enumerate() {
                 let path = format!("{path}.scopes[{index}]");
                 match ArmId::parse(text) {
-                    Ok(id) if id.resource_type().is_some() => self.complain(
+                    Ok(id) if id.resource_type().is_some() && !id.is_virtual_machine() => self.complain(
                         path,
-                        format!("{text:?} is one resource: it must be the id of a subscription or a resource group"),
+                        format!(
+                            "{text:?} is no scope: it must be the id of a subscription, a resource group or a \
+                             virtual machine"
+                        ),
                     ),
                     Ok(id) => {
                         self.overlap(&path, &namespace.name, &id, &taken);

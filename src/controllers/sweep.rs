@@ -17,7 +17,7 @@ use crate::api::{JitAccessRequest, Tolerant};
 use crate::plan::lifecycle::{duties, state};
 use crate::plan::model::{Access, FirewallId, Observed};
 use crate::plan::names::{Mark, parse};
-use crate::providers::CloudError;
+use crate::providers::{Cloud, CloudError, CloudErrorKind};
 use crate::telemetry::{Check, Health, SweepResult};
 
 /// Why a sweep is not complete.
@@ -81,7 +81,7 @@ pub async fn sweep(context: &Context) -> Result<Found, Error> {
     let mut read: Vec<(String, Observed)> = Vec::new();
     for (scope, credential) in context.settings.tenancy.scopes() {
         let Some(cloud) = context.clouds.get(credential) else { continue };
-        match cloud.inventory.firewalls(scope).await {
+        match firewalls(cloud, scope).await {
             Ok(firewalls) => {
                 read.extend(firewalls.into_iter().map(|observed| (credential.to_owned(), observed)));
             }
@@ -132,6 +132,24 @@ pub async fn sweep(context: &Context) -> Result<Found, Error> {
     let firewalls = read.len();
     let orphans = close(context, &read, |key, _| !named.contains(key));
     failure.map_or(Ok(Found { firewalls, orphans }), Err)
+}
+
+/// Every firewall of a scope; where the scope is one machine, those on the way to it.
+async fn firewalls(cloud: &Cloud, scope: &ArmId) -> Result<Vec<Observed>, CloudError> {
+    if !scope.is_virtual_machine() {
+        return cloud.inventory.firewalls(scope).await;
+    }
+    // A machine that is gone or cannot be locked has no way to it that could be known.
+    let Ok(machine) = cloud.inventory.machine(scope).await? else { return Ok(Vec::new()) };
+    let mut read = Vec::new();
+    for firewall in machine.firewalls() {
+        match cloud.firewall.observe(&firewall).await {
+            Ok(observed) => read.push(observed),
+            Err(error) if error.kind == CloudErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(read)
 }
 
 /// Has those allows of ours closed that `ended` says are to be; how many.

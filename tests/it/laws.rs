@@ -15,6 +15,19 @@ const REQUESTER: &str = "203.0.113.7";
 const STRANGER: &str = "198.51.100.23";
 
 impl Play {
+    /// Takes a request away whole, finalizer and all, with the rights of the controller itself.
+    pub(crate) async fn tear_out(&self, request: &str) {
+        let (account_namespace, account) = install::CONTROLLER;
+        let kubeconfig =
+            self.stage.plane.service_account_kubeconfig(account_namespace, account).await.unwrap();
+        let patch = r#"{"metadata":{"finalizers":null}}"#;
+        let own = self.stage.plane.kubectl_with(&kubeconfig);
+        own.run(&["-n", install::NAMESPACE, "patch", "jitreq", request, "--type=merge", "-p", patch])
+            .await
+            .unwrap();
+        self.admin.run(&["-n", install::NAMESPACE, "delete", "jitreq", request]).await.unwrap();
+    }
+
     /// A controller that sweeps and looks as often as the configuration allows.
     async fn quick_controller(&self) -> Controller {
         let mut setup = self.stage.setup().await.unwrap();
@@ -155,14 +168,7 @@ async fn taking_the_objects_away_takes_nothing_but_time() {
     install::grant_access(&play.stage.plane, install::NAMESPACE).await.unwrap();
     play.grant("again", "1h").await;
     controller.kill();
-    let (account_namespace, account) = install::CONTROLLER;
-    let kubeconfig = play.stage.plane.service_account_kubeconfig(account_namespace, account).await.unwrap();
-    let patch = r#"{"metadata":{"finalizers":null}}"#;
-    let own = play.stage.plane.kubectl_with(&kubeconfig);
-    own.run(&["-n", install::NAMESPACE, "patch", "jitreq", "again", "--type=merge", "-p", patch])
-        .await
-        .unwrap();
-    play.admin.run(&["-n", install::NAMESPACE, "delete", "jitreq", "again"]).await.unwrap();
+    play.tear_out("again").await;
     assert!(play.passes(REQUESTER, "web-1", 22).await, "else the test proves nothing");
     controller.restart().await.unwrap();
     play.until_closed(REQUESTER, Duration::from_secs(30)).await;

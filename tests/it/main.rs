@@ -30,6 +30,7 @@ mod provider_memory;
 mod provider_simulator;
 mod provider_topology;
 mod sigkill;
+mod tenancy;
 mod walk;
 mod worlds;
 mod worlds_cloud;

@@ -318,6 +318,21 @@ fn net() -> impl Strategy<Value = Ipv4Net> {
     })
 }
 
+#[test]
+fn an_address_that_is_not_the_machines_alone_is_never_opened() {
+    let mut policies = [web()];
+    for (_, machine) in policies[0].machines.as_mut().unwrap().get_mut("web-1").unwrap() {
+        let address = &mut machine.as_mut().unwrap().nics[0].addresses[0];
+        address.network.twin = Some("subnet filters theirs as well".into());
+    }
+    match judge(&request(|_| {}), &policies, now()) {
+        Judgement::Impossible(Reason::AddressNotUnique, message) => {
+            assert!(message.contains("10.0.0.4") && message.contains("theirs"), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 

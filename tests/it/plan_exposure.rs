@@ -33,6 +33,7 @@ fn machine(path: &[&str], virtual_network: &[&str], admin: Vec<AdminRule>) -> Ma
         network: NetworkView {
             virtual_network: virtual_network.iter().map(|text| net(text)).collect(),
             admin_rules: Some(admin),
+            twin: None,
         },
     };
     let nic = ArmId::parse(&format!("{GROUP}/providers/Microsoft.Network/networkInterfaces/nic")).unwrap();

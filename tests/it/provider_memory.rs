@@ -41,6 +41,7 @@ impl MemoryWorld {
                     network: NetworkView {
                         virtual_network: vec!["10.0.0.0/16".parse().unwrap()],
                         admin_rules: None,
+                        twin: None,
                     },
                 }],
             }],

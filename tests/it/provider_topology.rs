@@ -144,7 +144,14 @@ impl World {
             &network("routeTables", "routes"),
             json!({"properties": {"routes": [{"properties": {"addressPrefix": "172.16.0.0/12"}}]}}),
         );
+        self.put(
+            &network("networkSecurityGroups", "subnet-nsg"),
+            json!({"properties": {"subnets": [{"id": format!("{vnet}/subnets/web")}]}}),
+        );
         for n in 1..=machines {
+            let own = network("networkSecurityGroups", &format!("nsg-{n}"));
+            let attached = network("networkInterfaces", &format!("NIC-{n}"));
+            self.put(&own, json!({"properties": {"networkInterfaces": [reference(&attached)]}}));
             let nic = network("networkInterfaces", &format!("nic-{n}"));
             let public = network("publicIPAddresses", &format!("ip-{n}"));
             self.put(&public, json!({"properties": {"ipAddress": format!("198.51.100.{n}")}}));
@@ -281,6 +288,66 @@ async fn a_world_that_changes_as_it_is_read_is_asked_again() {
 }
 
 #[tokio::test]
+async fn an_address_that_a_shared_group_cannot_tell_apart_is_said_to_have_a_twin() {
+    let twin = |machine: Machine| machine.nics[0].addresses[0].network.twin.clone();
+    let world = World::start(1).await;
+    assert_eq!(twin(world.machine().await.unwrap()), None);
+    let other = network("virtualNetworks", "other");
+    let subnet = json!({"id": format!("{other}/subnets/theirs")});
+    let put = |prefixes: Value| {
+        let subnet = json!({"id": subnet["id"], "properties": prefixes});
+        world.put(&other, json!({"properties": {"subnets": [subnet]}}));
+    };
+    world.store.edit(&network("networkSecurityGroups", "subnet-nsg"), |group| {
+        group["properties"]["subnets"].as_array_mut().unwrap().push(subnet.clone());
+    });
+    put(json!({"addressPrefix": "10.1.0.0/24"}));
+    assert_eq!(twin(world.machine().await.unwrap()), None, "their addresses are others");
+    // In its own network a second subnet can have no equal addresses, whatever is written.
+    for same in [
+        json!({"addressPrefix": "10.0.0.0/24"}),
+        json!({"addressPrefixes": ["10.1.0.0/24", "10.0.0.4/32"]}),
+        json!({"addressPrefix": "garbage"}),
+        json!({}),
+    ] {
+        put(same.clone());
+        let twin = twin(world.machine().await.unwrap()).unwrap_or_else(|| panic!("{same}"));
+        assert!(twin.contains("subnet-nsg") && twin.contains("subnets/theirs"), "{twin}");
+    }
+    world.store.forbid(&other);
+    let why = twin(world.machine().await.unwrap()).unwrap();
+    assert!(
+        why.contains("Some/thing/read") && why.contains("subnet-nsg"),
+        "what may not be read counts: {why}"
+    );
+    world.store.remove(&other);
+    assert_eq!(twin(world.machine().await.unwrap()), None, "gone");
+
+    // The same by a group that two interfaces share.
+    let stranger = network("networkInterfaces", "stranger");
+    world.store.edit(&network("networkSecurityGroups", "nsg-1"), |group| {
+        let nics = group["properties"]["networkInterfaces"].as_array_mut().unwrap();
+        nics.push(json!({"id": stranger.as_str()}));
+    });
+    for (address, network, wanted) in
+        [("10.0.0.4", "other", true), ("10.0.0.5", "other", false), ("10.0.0.4", "net", false)]
+    {
+        let subnet = json!({"id": format!("{}/subnets/x", network_id(network))});
+        world.put(
+            &stranger,
+            json!({"properties": {"ipConfigurations": [
+                {"properties": {"privateIPAddress": address, "subnet": subnet}},
+            ]}}),
+        );
+        assert_eq!(twin(world.machine().await.unwrap()).is_some(), wanted, "{address} in {network}");
+    }
+}
+
+fn network_id(name: &str) -> ArmId {
+    network("virtualNetworks", name)
+}
+
+#[tokio::test]
 async fn a_scope_costs_lists_and_not_a_request_for_each_machine() {
     let world = World::start(60).await;
     world.store.edit(&vm("web-7"), |vm| vm["tags"] = json!({"role": "db"}));
@@ -292,8 +359,8 @@ async fn a_scope_costs_lists_and_not_a_request_for_each_machine() {
     assert!(
         found.iter().all(|(_, machine)| machine.as_ref().is_err_and(|it| it.reason == Reason::NotPermitted))
     );
-    // Token, machines, interfaces, network, its admin rules, public addresses, route table.
-    assert_eq!(world.requests().await, 7);
+    // Token, machines, interfaces, network, its admin rules, public addresses, route table, groups.
+    assert_eq!(world.requests().await, 8);
     let subscription = group().ancestor(2).unwrap();
     world.put(&network("routeTables", "routes"), json!({"properties": {}}));
     let found = world.cloud.inventory.machines(&subscription, &BTreeMap::new()).await.unwrap();

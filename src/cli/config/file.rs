@@ -75,7 +75,7 @@ pub struct File {
 pub struct NamespaceFile {
     /// Its name.
     pub name: String,
-    /// Ids of subscriptions and resource groups. Those of two namespaces must not overlap.
+    /// Ids of subscriptions, resource groups and virtual machines. Those of two namespaces must not overlap.
     pub scopes: Vec<String>,
     /// Name of the credential to act with there.
     pub credential: String,

@@ -72,6 +72,7 @@ fn every_mistake_names_its_field_and_what_would_be_right() {
         ("clusterId: ''".to_owned(), vec!["clusterId: ", "from 1 to 63"]),
         (format!("clusterId: {id64}"), vec!["clusterId: ", "from 1 to 63"]),
         ("clusterId: a b".to_owned(), vec!["clusterId: ", "letters, digits"]),
+        ("clusterId: REPLACE-ME-with-a-name".to_owned(), vec!["clusterId: ", "placeholder", "prod-weu-1"]),
         (with("previousClusterIds: [a/b]"), vec!["previousClusterIds[0]: ", "letters, digits"]),
         (with("previousClusterIds: [prod-weu-1]"), vec!["previousClusterIds[0]: ", "once"]),
         (with("clusterID: x"), vec!["unknown field `clusterID`", "clusterId"]),

@@ -108,6 +108,14 @@ fn rules(ask: &Ask, machines: &BTreeMap<ArmId, Machine>) -> Result<Vec<PlannedRu
                     format!("no network security group filters traffic to {} of {}", address.ip, machine.id),
                 ));
             }
+            if let Some(twin) = &address.network.twin {
+                let message = format!(
+                    "a rule for {} of {} could open another machine: {twin}; give each network a network security \
+                     group of its own",
+                    address.ip, machine.id
+                );
+                return Err(Judgement::Impossible(Reason::AddressNotUnique, message));
+            }
             for firewall in &address.path {
                 behind.entry((firewall.clone(), address.ip.is_ipv4())).or_default().insert(address.ip);
             }

@@ -97,6 +97,9 @@ pub struct NetworkView {
     /// Rules of a Virtual Network Manager, judged before the firewalls, by priority; none where they could not
     /// be read.
     pub admin_rules: Option<Vec<AdminRule>>,
+    /// What else has this address behind a firewall on the way, or may have: a rule there would open both. In
+    /// words; none where the address is this machine's alone.
+    pub twin: Option<String>,
 }
 
 /// A rule of a Virtual Network Manager.

@@ -24,6 +24,7 @@ use crate::providers::{CloudError, CloudErrorKind, Inventory, has_tags};
 
 mod admin;
 mod assemble;
+mod twins;
 
 use assemble::Found;
 
@@ -62,6 +63,12 @@ const PUBLICS: Kind = Kind {
     action: "Microsoft.Network/publicIPAddresses/read",
 };
 
+const GROUPS: Kind = Kind {
+    name: "network security group",
+    collection: "Microsoft.Network/networkSecurityGroups",
+    action: "Microsoft.Network/networkSecurityGroups/read",
+};
+
 /// The inventory.
 pub(super) struct Topology {
     arm: Arc<Arm>,
@@ -74,6 +81,7 @@ struct World {
     networks: HashMap<ArmId, Found>,
     routes: HashMap<ArmId, Found>,
     publics: HashMap<ArmId, Found>,
+    groups: HashMap<ArmId, Found>,
     /// By network.
     admin_rules: HashMap<ArmId, Option<Vec<crate::plan::model::AdminRule>>>,
 }
@@ -110,8 +118,9 @@ impl Topology {
             self.admin_rules(network_ids),
         );
         let (networks, publics) = (networks?, publics?);
-        let mut route_ids = BTreeSet::new();
+        let (mut route_ids, mut group_ids) = (BTreeSet::new(), BTreeSet::new());
         for nic in here(&nics) {
+            group_ids.extend(wire::reference(operation, nic, assemble::GROUP)?);
             for part in assemble::ip_configurations(nic) {
                 let Some(subnet) = wire::reference(operation, part, "/properties/subnet/id")? else {
                     continue;
@@ -121,11 +130,24 @@ impl Topology {
                     && let Some(subnet) = assemble::subnet_in(network, &subnet)
                 {
                     route_ids.extend(wire::reference(operation, subnet, "/properties/routeTable/id")?);
+                    group_ids.extend(wire::reference(operation, subnet, assemble::GROUP)?);
                 }
             }
         }
-        let routes = self.fetch(operation, &ROUTES, scope, route_ids).await?;
-        Ok(World { nics, networks, routes, publics, admin_rules })
+        let (routes, groups) = tokio::join!(
+            self.fetch(operation, &ROUTES, scope, route_ids),
+            self.fetch(operation, &GROUPS, scope, group_ids),
+        );
+        let (routes, groups) = (routes?, groups?);
+        let mut world = World { nics, networks, routes, publics, groups, admin_rules };
+        let (other_nics, other_networks) = twins::unread(operation, &world)?;
+        let (other_nics, other_networks) = tokio::join!(
+            self.fetch(operation, &NICS, scope, other_nics),
+            self.fetch(operation, &NETWORKS, scope, other_networks),
+        );
+        world.nics.extend(other_nics?);
+        world.networks.extend(other_networks?);
+        Ok(world)
     }
 
     /// Reads resources by id: by a list of the scope where many of them are there, else one by one.

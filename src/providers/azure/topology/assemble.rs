@@ -6,12 +6,15 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::{HOST, Kind, NETWORKS, NICS, ROUTES, World, ordered, unsupported};
+use super::{HOST, Kind, NETWORKS, NICS, ROUTES, World, ordered, twins, unsupported};
 use crate::api::Reason;
 use crate::api::values::ArmId;
 use crate::plan::model::{Address, FirewallId, Machine, NetworkView, Nic, Os, Unsupported};
 use crate::providers::azure::wire::{garbled, items, reference, text};
 use crate::providers::{CloudError, CloudErrorKind};
+
+/// Where an interface and a subnet name their group.
+pub(super) const GROUP: &str = "/properties/networkSecurityGroup/id";
 
 /// A resource that was asked for.
 pub(super) enum Found {
@@ -115,7 +118,7 @@ fn address(operation: &str, nic: &Value, part: &Value, world: &World) -> Result<
     // Inbound, the subnet's group is judged before the interface's.
     let mut path = Vec::new();
     for holder in [subnet, nic] {
-        let group = reference(operation, holder, "/properties/networkSecurityGroup/id")?.map(FirewallId);
+        let group = reference(operation, holder, GROUP)?.map(FirewallId);
         path.extend(group.filter(|group| !path.contains(group)));
     }
     let mut groups = Vec::new();
@@ -133,6 +136,7 @@ fn address(operation: &str, nic: &Value, part: &Value, world: &World) -> Result<
         },
         None => None,
     };
+    let twin = twins::twin(operation, ip, &network_id, &path, world)?;
     Ok(Some(Address {
         ip,
         public,
@@ -141,6 +145,7 @@ fn address(operation: &str, nic: &Value, part: &Value, world: &World) -> Result<
         network: NetworkView {
             virtual_network: virtual_network(network, table),
             admin_rules: world.admin_rules.get(&network_id).cloned().flatten(),
+            twin,
         },
     }))
 }
@@ -293,6 +298,7 @@ mod tests {
                 networks: nothing(),
                 routes: nothing(),
                 publics: nothing(),
+                groups: nothing(),
                 admin_rules: std::collections::HashMap::new(),
             };
             let _ = machine("read", &id, &machine_like, &world);
