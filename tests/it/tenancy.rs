@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use portcullis_harness::{Controller, eventually};
-use serde_json::json;
+use portcullis_harness::{Controller, World, eventually, install};
+use reqwest::Method;
+use serde_json::{Value, json};
 
 use crate::walk::Play;
 
@@ -83,4 +84,65 @@ async fn a_namespace_with_one_machine_as_its_scope_reaches_that_machine_alone() 
     })
     .await
     .unwrap();
+}
+
+/// Two Azure tenants, each with an identity of its own that the other refuses, and machines with equal addresses.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_cluster_serves_two_tenants_and_neither_reaches_the_others_machines() {
+    const TENANT: &str = "22222222-aaaa-bbbb-cccc-000000000002";
+    const CLIENT: &str = "22222222-aaaa-bbbb-cccc-00000000000c";
+    const SUBSCRIPTION: &str = "22222222-aaaa-bbbb-cccc-0000000000ff";
+    const THEIRS: &str = "team-data";
+    let play = Play::new().await;
+    let simulator = &play.stage.simulator;
+    let add =
+        async |what: &str, body: Value| simulator.control(Method::POST, what, Some(&body)).await.unwrap();
+    // Built before it is given away: only the other tenant's application reaches it from then on.
+    add("subscriptions", json!({"subscriptionId": SUBSCRIPTION})).await;
+    let theirs = World::create_in(simulator, SUBSCRIPTION).await.unwrap();
+    add("subscriptions", json!({"subscriptionId": SUBSCRIPTION, "tenant": TENANT})).await;
+    add("principals", json!({"clientId": CLIENT, "tenant": TENANT, "secrets": ["theirs"]})).await;
+    let their_web = theirs.machine("web-1").unwrap();
+    assert!(simulator.get(&their_web.id).await.is_err(), "else the credentials prove nothing");
+
+    let mut setup = play.stage.setup().await.unwrap();
+    let secret = setup.folder.join("theirs");
+    std::fs::write(&secret, "theirs").unwrap();
+    let list =
+        |config: &mut Value, field: &str, more: Value| config[field].as_array_mut().unwrap().push(more);
+    let identity = json!({"tenantId": TENANT, "clientId": CLIENT, "secretFile": secret});
+    list(&mut setup.config, "credentials", json!({"name": "theirs", "clientSecret": identity}));
+    let scopes = json!([format!("/subscriptions/{SUBSCRIPTION}")]);
+    list(&mut setup.config, "namespaces", json!({"name": THEIRS, "scopes": scopes, "credential": "theirs"}));
+    install::grant_access(&play.stage.plane, THEIRS).await.unwrap();
+    let _controller = Controller::start(setup).await.unwrap();
+
+    let policy = |namespace: &str, id: &str| {
+        json!({
+            "apiVersion": "jit.portcullis.io/v1alpha1", "kind": "JitPolicy",
+            "metadata": {"name": "web-1", "namespace": namespace},
+            "spec": {"targets": [{"name": "web-1", "azureVirtualMachine": {"id": id}}]},
+        })
+    };
+    let open = async |world: &World| {
+        let address = world.machine("web-1").unwrap().public_address.clone().unwrap();
+        simulator.probe(REQUESTER, &address, 22, "Tcp").await.unwrap().allowed
+    };
+    // Each may ask for the other's machine, in whatever case, and gets neither lock nor grant.
+    let stolen = their_web.id.to_uppercase().replace("/SUBSCRIPTIONS", "/subscriptions");
+    play.admin.apply(&policy(install::NAMESPACE, &stolen).to_string()).await.unwrap();
+    assert_eq!(play.condition("jitpol/web-1", "Stalled", "True").await, "ScopeNotAllowed");
+    assert!(open(&theirs).await, "not even locked");
+
+    for (namespace, world) in [(install::NAMESPACE, &play.stage.world), (THEIRS, &theirs)] {
+        let own = &world.machine("web-1").unwrap().id;
+        play.admin.apply(&policy(namespace, own).to_string()).await.unwrap();
+        let wait = ["-n", namespace, "wait", "jitpol/web-1", "--for=condition=Ready", "--timeout=45s"];
+        play.admin.run(&wait).await.unwrap();
+    }
+    assert!(!open(&theirs).await && !open(&play.stage.world).await);
+    play.request("ours", "web-1", "web-1", 22, REQUESTER, "10m").await;
+    play.reaches("jitreq/ours", "/status/state", "Active").await;
+    assert!(open(&play.stage.world).await);
+    assert!(!open(&theirs).await, "their machine has the same private address and is another");
 }

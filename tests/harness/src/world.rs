@@ -61,8 +61,15 @@ impl World {
     /// # Errors
     /// When a request is refused.
     pub async fn create(simulator: &Simulator) -> anyhow::Result<Self> {
-        let subscription = simulator.announcement().subscription_id.clone();
-        let mut world = Self { subscription, machines: Vec::new() };
+        Self::create_in(simulator, &simulator.announcement().subscription_id).await
+    }
+
+    /// Makes the same world in another subscription, which the simulator's own application must reach.
+    ///
+    /// # Errors
+    /// When a request is refused.
+    pub async fn create_in(simulator: &Simulator, subscription: &str) -> anyhow::Result<Self> {
+        let mut world = Self { subscription: subscription.to_owned(), machines: Vec::new() };
         for group in ["web", "fleet"] {
             simulator.put(&world.group(group), &json!({"location": LOCATION})).await?;
         }
