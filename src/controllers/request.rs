@@ -78,10 +78,12 @@ pub async fn reconcile(request: Arc<JitAccessRequest>, context: Arc<Context>) ->
         let now = context.clock.now();
         let policies = views(&context, &namespace);
         let judgement = judge(&request, &policies, now);
-        let no_room = match (&judgement, state(&request)) {
-            (Judgement::Allowed(plan), State::Approved) => context.turns.take(&request, &plan.limits),
+        // Held until what becomes of it is written.
+        let turn = match (&judgement, state(&request)) {
+            (Judgement::Allowed(plan), State::Approved) => Some(context.turns.take(&request, &plan.limits)),
             _ => None,
         };
+        let no_room = turn.as_ref().and_then(|turn| turn.as_ref().err()).cloned();
         let seen = |rule: &RuleStatus| seen(&context, rule);
         let world = World {
             request: &request,

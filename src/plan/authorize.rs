@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -47,7 +48,7 @@ pub struct PolicyView {
     pub has_locked: bool,
     /// The machines of each entry, with why one cannot be locked: as last read, where the policy can no longer be
     /// understood. None: not read yet.
-    pub machines: Option<BTreeMap<String, Vec<Resolved>>>,
+    pub machines: Option<Arc<BTreeMap<String, Vec<Resolved>>>>,
 }
 
 /// A machine that a policy's entry selects.

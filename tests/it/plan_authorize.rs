@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
 use jiff::{SignedDuration, Timestamp};
@@ -80,12 +81,12 @@ fn policy(name: &str, ports: Vec<PolicyPort>, machines: Vec<Machine>) -> PolicyV
         terms: Terms::parse(&spec),
         barred: None,
         has_locked: false,
-        machines: Some(
+        machines: Some(Arc::new(
             machines
                 .into_iter()
                 .map(|machine| (machine.id.name().to_owned(), vec![(machine.id.clone(), Ok(machine))]))
                 .collect(),
-        ),
+        )),
     }
 }
 
@@ -257,7 +258,7 @@ fn a_machine_that_cannot_be_reached_or_locked_makes_it_impossible() {
     ));
     let mut gone = web();
     let why = Unsupported { reason: Reason::VirtualMachineNotFound, message: "gone".into() };
-    gone.machines = Some(BTreeMap::from([("web-1".to_owned(), vec![(vm("web-1"), Err(why))])]));
+    gone.machines = Some(Arc::new(BTreeMap::from([("web-1".to_owned(), vec![(vm("web-1"), Err(why))])])));
     assert!(matches!(
         judge(&request(|_| {}), &[gone], now()),
         Judgement::Impossible(Reason::VirtualMachineNotFound, _)
@@ -321,7 +322,8 @@ fn net() -> impl Strategy<Value = Ipv4Net> {
 #[test]
 fn an_address_that_is_not_the_machines_alone_is_never_opened() {
     let mut policies = [web()];
-    for (_, machine) in policies[0].machines.as_mut().unwrap().get_mut("web-1").unwrap() {
+    let machines = Arc::make_mut(policies[0].machines.as_mut().unwrap());
+    for (_, machine) in machines.get_mut("web-1").unwrap() {
         let address = &mut machine.as_mut().unwrap().nics[0].addresses[0];
         address.network.twin = Some("subnet filters theirs as well".into());
     }

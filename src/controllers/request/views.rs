@@ -33,7 +33,7 @@ pub fn views(context: &Context, namespace: &str) -> Vec<PolicyView> {
                 generation,
                 deleting: policy.metadata.deletion_timestamp.is_some(),
                 barred,
-                machines: found.map(|found| (*found.machines).clone()),
+                machines: found.map(|found| found.machines),
                 has_locked: policy.status.as_ref().is_some_and(|status| !status.targets.is_empty()),
                 terms,
                 uid,
