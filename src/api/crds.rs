@@ -1,7 +1,7 @@
 //! The custom resource definitions, as `portcullis crds` prints them and `crds/` holds them.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+    CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
 use kube::CustomResourceExt;
 use serde_yaml_ng::Value;
@@ -17,6 +17,7 @@ pub fn all() -> Vec<CustomResourceDefinition> {
             for version in &mut crd.spec.versions {
                 if let Some(schema) = version.schema.as_mut().and_then(|it| it.open_api_v3_schema.as_mut()) {
                     tidy(schema, Defaults::Kept);
+                    never_observed(schema);
                 }
             }
             crd
@@ -79,6 +80,15 @@ fn tidy(schema: &mut JSONSchemaProps, defaults: Defaults) {
     }
     if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
         tidy(values, Defaults::Dropped);
+    }
+}
+
+/// An object that no controller has looked at says so: without an observed generation, tools that wait for objects
+/// (kstatus, as in Flux) would take it for done.
+fn never_observed(schema: &mut JSONSchemaProps) {
+    let status = schema.properties.as_mut().and_then(|properties| properties.get_mut("status"));
+    if let Some(status) = status {
+        status.default = Some(JSON(serde_json::json!({"observedGeneration": -1})));
     }
 }
 
