@@ -14,7 +14,7 @@ use anyhow::{Context, bail, ensure};
 /// The programs without which there is no control plane.
 const REQUIRED: [&str; 3] = ["etcd", "kube-apiserver", "kubectl"];
 /// The oldest Go that the published modules compile with.
-const OLDEST_GO: (u32, u32) = (1, 26);
+pub(crate) const OLDEST_GO: (u32, u32) = (1, 26);
 
 /// The folder with the control plane's programs.
 #[derive(Debug, Clone)]
@@ -80,12 +80,21 @@ impl Assets {
 }
 
 /// The folder for what is built once a machine: `PORTCULLIS_CACHE`, else `portcullis` in the user's cache folder.
-fn cache() -> anyhow::Result<PathBuf> {
+pub(crate) fn cache() -> anyhow::Result<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     set("PORTCULLIS_CACHE")
         .or_else(|| set("XDG_CACHE_HOME").map(|folder| folder.join("portcullis")))
         .or_else(|| set("HOME").map(|folder| folder.join(".cache/portcullis")))
         .context("none of PORTCULLIS_CACHE, XDG_CACHE_HOME and HOME is set: there is no place to build into")
+}
+
+/// A short name for the contents of files.
+pub(crate) fn digest(files: &[PathBuf]) -> anyhow::Result<String> {
+    let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
+    for file in files {
+        hash.update(&fs::read(file).with_context(|| format!("failed to read {}", file.display()))?);
+    }
+    Ok(hash.finish().as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// What decides about the outcome of a build.
@@ -104,18 +113,16 @@ impl Source {
             files.push(entry?.path().join("main.go"));
         }
         files.sort();
-        let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
         let mut version = None;
         for file in &files {
             let text =
                 fs::read_to_string(file).with_context(|| format!("failed to read {}", file.display()))?;
-            hash.update(text.as_bytes());
             version = version.or_else(|| {
                 text.lines()
                     .find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes ").map(str::to_owned))
             });
         }
-        let digest = hash.finish().as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        let digest = digest(&files)?;
         Ok(Self { version: version.context("go.mod does not require k8s.io/kubernetes")?, digest })
     }
 }
@@ -182,7 +189,7 @@ fn build(
 }
 
 /// Major and minor version of the Go that would build `module`: an older one may fetch a newer one by itself.
-fn go_version(module: &Path) -> anyhow::Result<(u32, u32)> {
+pub(crate) fn go_version(module: &Path) -> anyhow::Result<(u32, u32)> {
     let output = Command::new("go").arg("version").current_dir(module).output().map_err(|error| {
         anyhow::anyhow!(
             "cannot run go ({error}): install Go {}.{} or later from https://go.dev/dl, or set KUBEBUILDER_ASSETS to a \

@@ -194,7 +194,30 @@ impl ControlPlane {
     /// # Errors
     /// When they do not come up again.
     pub async fn crash_and_restart(&mut self) -> anyhow::Result<()> {
-        start::restart(self).await
+        start::restart(self, |_| Ok(())).await
+    }
+
+    /// Keeps a copy of all that etcd holds now. Everything is down for as long as that takes.
+    ///
+    /// # Errors
+    /// When the copy cannot be made, or they do not come up again.
+    pub async fn back_up(&mut self) -> anyhow::Result<Backup> {
+        let folder = self.folder.join(format!("backup-{:08x}", rand::random::<u32>()));
+        let backup = Backup { folder };
+        start::restart(self, |data| copy_folder(data, &backup.folder)).await?;
+        Ok(backup)
+    }
+
+    /// Puts a copy back, as an administrator restores a cluster: what was written since then never happened.
+    ///
+    /// # Errors
+    /// When the copy cannot be put back, or they do not come up again.
+    pub async fn restore(&mut self, backup: &Backup) -> anyhow::Result<()> {
+        start::restart(self, |data| {
+            std::fs::remove_dir_all(data)?;
+            copy_folder(&backup.folder, data)
+        })
+        .await
     }
 
     /// Lets the processes live on. The folder stays.
@@ -204,6 +227,30 @@ impl ControlPlane {
     pub fn release(self) -> anyhow::Result<()> {
         self.processes.into_iter().try_for_each(Process::release)
     }
+}
+
+/// What etcd held at some moment. It goes with the control plane's folder.
+#[derive(Debug, Clone)]
+pub struct Backup {
+    folder: PathBuf,
+}
+
+fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    // etcd wants its folders to itself.
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(to)
+        .with_context(|| format!("failed to create {}", to.display()))?;
+    for entry in std::fs::read_dir(from)? {
+        let (entry, to) = entry.map(|entry| (entry.path(), to.join(entry.file_name())))?;
+        if entry.is_dir() {
+            copy_folder(&entry, &to)?;
+        } else {
+            std::fs::copy(&entry, &to).with_context(|| format!("failed to copy {}", entry.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes a file that only its owner can read.

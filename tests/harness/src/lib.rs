@@ -7,6 +7,7 @@
 //! - [`process`]: children that end with the test, also when it is killed
 //! - [`control_plane`]: etcd, API server and optionally controller manager, with several real users
 //! - [`install`]: what `deploy/` ships, applied and waited for
+//! - [`judge`]: what Flux and Argo CD would say of an object
 //! - [`scratch`]: temporary folders that do not stay behind
 //! - [`simulator`]: the Azure simulator and its control door
 //! - [`world`]: virtual machines to protect, made by ARM requests
@@ -18,6 +19,7 @@ pub mod assets;
 pub mod control_plane;
 pub mod controller;
 pub mod install;
+pub mod judge;
 mod ports;
 pub mod process;
 pub mod scratch;
@@ -30,6 +32,7 @@ use std::path::PathBuf;
 
 pub use control_plane::{ControlPlane, Kubectl, Options, User};
 pub use controller::Controller;
+pub use judge::Judge;
 pub use process::Lifetime;
 pub use simulator::Simulator;
 pub use stage::Stage;

@@ -118,12 +118,17 @@ async fn attempt(assets: &Assets, options: &Options) -> anyhow::Result<ControlPl
     Ok(running)
 }
 
-pub(super) async fn restart(running: &mut ControlPlane) -> anyhow::Result<()> {
+/// `meanwhile` hears where etcd's data are, while nobody uses them.
+pub(super) async fn restart(
+    running: &mut ControlPlane,
+    meanwhile: impl FnOnce(&Path) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     // Dropping kills: the controller manager (last) first, etcd last.
     while let Some(mut process) = running.processes.pop() {
         process.kill();
     }
     let plan = running.plan.clone();
+    meanwhile(&data(&plan))?;
     running.processes.push(start_etcd(&plan)?);
     running.processes.push(start_apiserver(&plan)?);
     let token = running.token(User::Admin).to_owned();
@@ -146,10 +151,14 @@ fn spawn(plan: &Plan, name: &str, arguments: &[String]) -> anyhow::Result<Proces
     )
 }
 
+fn data(plan: &Plan) -> PathBuf {
+    plan.folder.join("etcd")
+}
+
 fn start_etcd(plan: &Plan) -> anyhow::Result<Process> {
     let client = format!("http://127.0.0.1:{}", plan.etcd);
     let peer = format!("http://127.0.0.1:{}", plan.peer);
-    let data = plan.folder.join("etcd");
+    let data = data(plan);
     spawn(
         plan,
         "etcd",
