@@ -16,10 +16,10 @@ use crate::ground::{
 use crate::walk::Play;
 
 /// Faults are cleared all at once, so one test at a time has any.
-static FAULTS: Mutex<()> = Mutex::const_new(());
+pub(crate) static FAULTS: Mutex<()> = Mutex::const_new(());
 
 /// The site's own part of the cloud, as the beginning of a pattern.
-fn here(site: &Site, rest: &str) -> String {
+pub(crate) fn here(site: &Site, rest: &str) -> String {
     format!("{}{rest}", site.group())
 }
 
