@@ -1,9 +1,10 @@
 //! The API: what people write and what the controller answers.
 //!
 //! The lowest room: it may use nothing of the others. Three kinds in the group `jit.portcullis.io`, version
-//! `v1alpha1`; the values their fields hold; the conditions and reasons of their status; and the custom
-//! resource definitions generated from them.
+//! `v1alpha1`; the values their fields hold; the conditions and reasons of their status; the custom
+//! resource definitions generated from them; and the admission policies that guard them.
 
+pub mod admission;
 mod conditions;
 pub mod crds;
 mod policy;

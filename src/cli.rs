@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod admission;
 pub mod config;
 mod config_check;
 mod crds;
@@ -29,6 +30,8 @@ enum Command {
     Run(run::Arguments),
     /// Print the custom resource definitions, or write them as files.
     Crds(crds::Arguments),
+    /// Print the admission policies, or write them to a file.
+    Admission(admission::Arguments),
     /// Look at a configuration file.
     Config(config_check::Arguments),
     /// Bring the generated parts of the documentation up to date.
@@ -46,6 +49,7 @@ pub fn main(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Crds(arguments) => crds::run(&arguments, &mut std::io::stdout().lock()),
+        Command::Admission(arguments) => admission::run(&arguments, &mut std::io::stdout().lock()),
         Command::Docs(arguments) => docs::run(&arguments, &mut std::io::stdout().lock()),
         Command::Config(arguments) => config_check::run(&arguments, &mut std::io::stdout().lock()),
     };

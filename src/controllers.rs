@@ -3,6 +3,7 @@
 //! May use everything below it. What is decided here is only when to look and what to write first; what to
 //! write is decided in [`crate::plan`].
 //!
+//! - [`admission`]: whether the admission policies are in force.
 //! - [`tenancy`]: which namespace may reach which machines, with which credential.
 //! - [`gate`]: one serial worker per firewall.
 //! - [`policy`], [`request`], [`review`]: one reconcile loop per kind.
@@ -31,6 +32,7 @@ use crate::plan::names::{Cluster, uid12};
 use crate::providers::Cloud;
 use crate::telemetry::{Check, DriftKind, Health, Metrics, ReconcileResult};
 
+pub mod admission;
 pub mod events;
 pub mod gate;
 pub mod history;
@@ -74,6 +76,8 @@ pub struct Settings {
     pub concurrency: u16,
     /// Plan and report, write nothing to the cloud.
     pub dry_run: bool,
+    /// How it is known that admission is in force.
+    pub admission: admission::Settings,
 }
 
 /// Whether a cache has been filled once.
@@ -124,6 +128,8 @@ pub struct Context {
     pub policies_filled: Filled,
     /// Whether the requests are known.
     pub requests_filled: Filled,
+    /// Whether admission is in force.
+    pub admission: admission::Proof,
     /// Who may be granted next.
     pub turns: request::Turns,
     /// Has a policy looked at again.
@@ -183,6 +189,7 @@ pub async fn run(
         requests: requests.clone(),
         policies_filled: Filled::default(),
         requests_filled: Filled::default(),
+        admission: admission::Proof::default(),
         turns: request::Turns::default(),
         wake_policies,
         wake_requests,
@@ -301,6 +308,7 @@ pub async fn run(
         () = review_loop => Some("reviews"),
         () = spread(Arc::clone(&context), news) => Some("news"),
         () = sweeping => Some("sweep"),
+        () = admission::run(&context) => Some("admission"),
     };
     let asked = shutdown.is_cancelled();
     shutdown.cancel();
@@ -381,6 +389,16 @@ impl Context {
             .filter(|policy| policy.uid().is_some_and(|uid| uids.contains(uid.as_str())))
         {
             let _ = self.wake_policies.send(ObjectRef::from_obj(&**policy));
+        }
+    }
+
+    /// Has everything looked at again.
+    fn wake_all(&self) {
+        for policy in self.policies.state() {
+            let _ = self.wake_policies.send(ObjectRef::from_obj(&*policy));
+        }
+        for request in self.requests.state() {
+            let _ = self.wake_requests.send(ObjectRef::from_obj(&*request));
         }
     }
 

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::api::ExemptSource;
 use crate::api::values::{ArmId, Cidr, Span};
+use crate::api::{ExemptSource, admission};
 use crate::providers::azure::{CloudConfig, CredentialConfig};
 
 mod file;
@@ -51,6 +51,8 @@ pub struct Config {
     pub dry_run: bool,
     /// The user name under which this program writes to the API server.
     pub controller_user: String,
+    /// How long the admission policies have to have been in force before what is created counts.
+    pub admission_margin: Duration,
     /// Where `/metrics` is served.
     pub metrics_address: SocketAddr,
     /// Where `/healthz` and `/readyz` are served.
@@ -150,11 +152,9 @@ impl Config {
         judge.range("honourDeniesBelow", file.honour_denies_below, 100, 4097);
         judge.range("maxAllowsPerFirewall", file.max_allows_per_firewall, 1, 900);
         judge.range("concurrency", file.concurrency, 1, 256);
-        judge.require(
-            !file.controller_user.is_empty(),
-            "controllerUser",
-            "must be the user name of this program, such as system:serviceaccount:portcullis-system:portcullis",
-        );
+        if let Err(error) = admission::text(&file.controller_user) {
+            judge.complain("controllerUser", error.to_string());
+        }
         let metrics_address = judge.address("metricsAddress", &file.metrics_address);
         let health_address = judge.address("healthAddress", &file.health_address);
         judge.finish()?;
@@ -176,6 +176,7 @@ impl Config {
             concurrency: file.concurrency,
             dry_run: file.dry_run,
             controller_user: file.controller_user,
+            admission_margin: intervals.margin,
             metrics_address,
             health_address,
         })
@@ -189,6 +190,7 @@ struct Intervals {
     address: Duration,
     inventory: Duration,
     retention: Duration,
+    margin: Duration,
 }
 
 impl Intervals {
@@ -205,6 +207,13 @@ impl Intervals {
                 &file.request_retention,
                 Duration::from_secs(60),
                 Duration::from_secs(10 * 366 * 86_400),
+            ),
+            // Objects are dated in whole seconds: with less, one could be older than its date says.
+            margin: judge.duration(
+                "admissionMargin",
+                &file.admission_margin,
+                Duration::from_secs(1),
+                Duration::from_secs(600),
             ),
         }
     }

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::config::Config;
+use crate::api::admission::{CONTROLLER_USER, namespace_of};
 use crate::api::values::InvalidValue;
-use crate::controllers::Settings;
 use crate::controllers::tenancy::{Tenancy, Tenant};
+use crate::controllers::{Settings, admission};
 use crate::plan::model::Peer;
 use crate::plan::names::Cluster;
 
@@ -45,5 +46,20 @@ pub fn settings(config: &Config) -> anyhow::Result<Settings> {
         max_allows_per_firewall: config.max_allows_per_firewall,
         concurrency: config.concurrency,
         dry_run: config.dry_run,
+        admission: admission::Settings {
+            controller_user: config.controller_user.clone(),
+            namespace: own_namespace(&config.controller_user),
+            margin: config.admission_margin,
+        },
     })
+}
+
+/// Where the controller keeps what is its own: the namespace of its service account, which is also the pod's. Run as
+/// anybody else, what the pod says, or the namespace of `deploy/`.
+fn own_namespace(user: &str) -> String {
+    namespace_of(user)
+        .map(str::to_owned)
+        .or_else(|| std::env::var("POD_NAMESPACE").ok())
+        .or_else(|| namespace_of(CONTROLLER_USER).map(str::to_owned))
+        .unwrap_or_default()
 }

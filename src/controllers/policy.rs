@@ -141,6 +141,7 @@ async fn enforce(
         dry_run: context.settings.dry_run,
         cluster: &context.settings.cluster,
         grants: super::request::live_grants(context, &policy.namespace().unwrap_or_default()),
+        not_admitted: context.admission.broken(),
     };
     let mut done = true;
     if let Some(resolution) = read.resolution {

@@ -2,6 +2,8 @@
 
 use jiff::Timestamp;
 
+pub mod interval;
+
 /// Whether the admission policies are in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admission {

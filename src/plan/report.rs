@@ -64,6 +64,8 @@ pub struct World<'a> {
     pub cluster: &'a Cluster,
     /// Live grants: their packets pass on purpose.
     pub grants: Vec<Grant>,
+    /// Why admission is not in force. It locks all the same.
+    pub not_admitted: Option<String>,
 }
 
 /// Where a machine's lock stands.
@@ -239,7 +241,9 @@ fn conditions(
     let keep = world.terms.existing == ExistingRules::Keep;
     let stalled = match &trouble {
         Some((reason, message)) if for_people(*reason) => Some((*reason, message.clone())),
-        _ => None,
+        _ => world.not_admitted.as_ref().map(|why| {
+            (Reason::AdmissionNotEnforced, format!("locks, and grants nothing until this is mended: {why}"))
+        }),
     };
     let ready = match &trouble {
         Some((reason, message)) => make(ConditionType::Ready, false, *reason, message),

@@ -54,6 +54,7 @@ descriptions! {
     REFUSALS: "counter" "portcullis_refusals" ["reason"] "Requests and rules that were refused, by reason";
     SWEEPS: "counter" "portcullis_sweeps" ["result"] "Sweeps for overdue and orphaned rules, by result";
     SWEPT_RULES: "counter" "portcullis_swept_rules" [] "Rules that a sweep closed";
+    ADMISSION_IN_FORCE: "gauge" "portcullis_admission_in_force" [] "1 where requests and reviews that are created now count, 0 where the admission policies are not provably in force and nothing is opened";
     EVENTS: "counter" "portcullis_events" ["type"] "Events written, by type (Normal, Warning)";
 }
 
@@ -161,6 +162,7 @@ pub struct Metrics {
     refusals: Family<Labels<1>, Counter>,
     sweeps: Family<Sweep, Counter>,
     swept_rules: Counter,
+    admission_in_force: Gauge,
     events: Family<Labels<1>, Counter>,
 }
 
@@ -199,6 +201,7 @@ impl Metrics {
             refusals: add(&mut registry, REFUSALS, Family::default()),
             sweeps: add(&mut registry, SWEEPS, Family::default()),
             swept_rules: add(&mut registry, SWEPT_RULES, Counter::default()),
+            admission_in_force: add(&mut registry, ADMISSION_IN_FORCE, Gauge::default()),
             events: add(&mut registry, EVENTS, Family::default()),
             registry: Arc::new(registry),
         }
@@ -263,6 +266,11 @@ impl Metrics {
         self.swept_rules.inc_by(closed);
     }
 
+    /// Whether what is created now counts.
+    pub fn admission_in_force(&self, counts: bool) {
+        self.admission_in_force.set(i64::from(counts));
+    }
+
     /// An Event was written; `kind` is `Normal` or `Warning`.
     pub fn event(&self, kind: &'static str) {
         self.events.get_or_create(&[("type", kind)]).inc();
@@ -314,6 +322,7 @@ mod tests {
         metrics.lockdown_effective("team-web", "web-admins", true);
         metrics.refusal(Reason::PortNotAllowed);
         metrics.sweep(SweepResult::Complete, 4);
+        metrics.admission_in_force(true);
         metrics.event("Warning");
         metrics
     }
@@ -334,6 +343,7 @@ mod tests {
             r#"portcullis_refusals_total{reason="PortNotAllowed"} 1"#,
             r#"portcullis_sweeps_total{result="complete"} 1"#,
             "portcullis_swept_rules_total 4",
+            "portcullis_admission_in_force 1",
             r#"portcullis_events_total{type="Warning"} 1"#,
             concat!(r#"portcullis_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),
         ] {

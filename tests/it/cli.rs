@@ -98,6 +98,7 @@ fn setup(plane: &ControlPlane) -> Setup {
         lifetime: Lifetime::Leashed,
         probes,
         metrics,
+        awaits_admission: false,
     }
 }
 

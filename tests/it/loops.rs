@@ -98,6 +98,11 @@ impl Bench {
             max_allows_per_firewall: 200,
             concurrency: 8,
             dry_run: false,
+            admission: controllers::admission::Settings {
+                controller_user: portcullis::api::admission::CONTROLLER_USER.to_owned(),
+                namespace: install::CONTROLLER.0.to_owned(),
+                margin: Duration::from_secs(1),
+            },
         };
         let memory = cloud.clone();
         let start = move |shutdown: CancellationToken| {
@@ -111,12 +116,14 @@ impl Bench {
             })
         };
         let shutdown = CancellationToken::new();
+        let task = Some(start(shutdown.clone()));
+        install::counted(&plane).await.unwrap();
         Self {
             namespace: namespace.to_owned(),
             cloud,
             admin: plane.kubectl(User::Admin).unwrap(),
             developer: plane.kubectl(User::Developer).unwrap(),
-            task: Some(start(shutdown.clone())),
+            task,
             shutdown,
             start: Box::new(start),
             plane,

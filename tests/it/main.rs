@@ -5,6 +5,7 @@
     reason = "a test that cannot go on should fail where it stands"
 )]
 
+mod admission;
 mod api_bad_input;
 mod api_columns;
 mod api_crds;

@@ -61,6 +61,10 @@ pub struct File {
     /// The user name under which this program writes to the API server.
     #[serde(default = "service_account")]
     pub controller_user: String,
+    /// How long the admission policies have to have been in force before what is created counts: API servers
+    /// follow a change with a delay, and their clocks differ.
+    #[serde(default = "thirty_seconds")]
+    pub admission_margin: String,
     /// Where `/metrics` is served.
     #[serde(default = "metrics_address")]
     pub metrics_address: String,
@@ -101,6 +105,10 @@ fn five_minutes() -> String {
     "5m".to_owned()
 }
 
+fn thirty_seconds() -> String {
+    "30s".to_owned()
+}
+
 fn one_minute() -> String {
     "60s".to_owned()
 }
@@ -122,7 +130,7 @@ const fn sixteen() -> u16 {
 }
 
 fn service_account() -> String {
-    "system:serviceaccount:portcullis-system:portcullis".to_owned()
+    crate::api::admission::CONTROLLER_USER.to_owned()
 }
 
 fn metrics_address() -> String {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
+use anyhow::Context;
 use serde_json::{Value, json};
 
 use crate::control_plane::{ControlPlane, write_private};
@@ -32,6 +33,8 @@ pub struct Setup {
     pub probes: String,
     /// Where it answers `/metrics`.
     pub metrics: String,
+    /// Does a start wait until requests count? Not where admission is not installed.
+    pub awaits_admission: bool,
 }
 
 impl Setup {
@@ -63,6 +66,8 @@ impl Setup {
                 "scopes": [format!("/subscriptions/{}", cloud.subscription_id)],
                 "credential": "default",
             }],
+            // There is one API server, with one clock.
+            "admissionMargin": "1s",
             "healthAddress": probes,
             "metricsAddress": metrics,
         });
@@ -74,6 +79,7 @@ impl Setup {
             lifetime: Lifetime::Leashed,
             probes,
             metrics,
+            awaits_admission: true,
         })
     }
 }
@@ -86,13 +92,13 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Starts it and returns when it says that it is ready.
+    /// Starts it and returns when it says that it is ready, and that requests count.
     ///
     /// # Errors
     /// When the program is not built, ends at once, or is not ready within a minute.
     pub async fn start(setup: Setup) -> anyhow::Result<Self> {
         let mut controller = Self::start_unready(setup)?;
-        controller.wait_ready(Duration::from_secs(60)).await?;
+        controller.wait_up().await?;
         Ok(controller)
     }
 
@@ -199,7 +205,28 @@ impl Controller {
     /// As [`Controller::start`].
     pub async fn restart(&mut self) -> anyhow::Result<()> {
         self.restart_unready()?;
-        self.wait_ready(Duration::from_secs(60)).await
+        self.wait_up().await
+    }
+
+    async fn wait_up(&mut self) -> anyhow::Result<()> {
+        self.wait_ready(Duration::from_secs(60)).await?;
+        if self.setup.awaits_admission { self.wait_admission(Duration::from_secs(60)).await } else { Ok(()) }
+    }
+
+    /// Waits until it says that what is created now counts.
+    ///
+    /// # Errors
+    /// When it does not within `timeout`; the message holds the end of its log.
+    pub async fn wait_admission(&self, timeout: Duration) -> anyhow::Result<()> {
+        let said = eventually("requests count", timeout, || async {
+            let metrics = self.metrics().await?;
+            anyhow::ensure!(
+                metrics.lines().any(|line| line == "portcullis_admission_in_force 1"),
+                "admission is not in force"
+            );
+            Ok::<_, anyhow::Error>(())
+        });
+        said.await.with_context(|| self.process.log_tail())
     }
 
     /// Starts it again and returns at once. A running one is killed first.

@@ -37,6 +37,21 @@ pub async fn install(plane: &ControlPlane) -> anyhow::Result<()> {
     eventually("admission is in force", Duration::from_secs(60), || admission_is_in_force(plane)).await
 }
 
+/// Waits until a controller with `admissionMargin: 1s` has begun to count what is created.
+///
+/// # Errors
+/// When it has not written down within a minute that admission is in force.
+pub async fn counted(plane: &ControlPlane) -> anyhow::Result<()> {
+    let path = format!("/api/v1/namespaces/{}/configmaps/portcullis-admission", CONTROLLER.0);
+    eventually("admission is known to be in force", Duration::from_secs(60), || {
+        plane.request(reqwest::Method::GET, &path, None)
+    })
+    .await?;
+    // The margin, and what whole seconds may hide.
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    Ok(())
+}
+
 /// A control plane that the tests of one program share, with controller manager and everything installed. Each test
 /// works in a namespace of its own ([`grant_access`]). It ends with the program.
 ///
@@ -123,7 +138,7 @@ async fn admission_is_in_force(plane: &ControlPlane) -> anyhow::Result<()> {
     )?;
 
     let spec = json!({
-        "requestRef": {"name": "none", "uid": "none"}, "policyRef": {"name": "none"}, "verdict": "Ended",
+        "requestRef": {"name": "none", "uid": "00000000-1111-2222-3333-444444444444"}, "policyRef": {"name": "none"}, "verdict": "Ended",
     });
     let stamped = dry_run(plane, "jitaccessreviews", "JitAccessReview", &spec).await?;
     ensure!(

@@ -55,7 +55,7 @@ fn review(name: &str, policy: &str, verdict: &str) -> Value {
         "apiVersion": "jit.portcullis.io/v1alpha1", "kind": "JitAccessReview",
         "metadata": {"name": name},
         "spec": {
-            "requestRef": {"name": "some-request", "uid": "some-uid"}, "policyRef": {"name": policy},
+            "requestRef": {"name": "some-request", "uid": "00000000-1111-2222-3333-444444444444"}, "policyRef": {"name": policy},
             "planHash": "0".repeat(64), "verdict": verdict,
         },
     })
@@ -88,7 +88,12 @@ async fn every_sample_is_accepted_from_the_user_it_is_for() -> anyhow::Result<()
     let argocd = plane.kubectl_with(&plane.service_account_kubeconfig(ARGOCD.0, ARGOCD.1).await?);
     for file in samples()? {
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let path = file.to_string_lossy().into_owned();
+        // Dates of samples are far from now, and a window may not be.
+        let soon =
+            |hours: i64| (jiff::Timestamp::now() + jiff::SignedDuration::from_hours(hours)).to_string();
+        let text = std::fs::read_to_string(&file)?
+            .replace("2031-01-31T01:00:00Z", &soon(1))
+            .replace("2031-01-31T03:00:00Z", &soon(3));
         let (kubectl, verb) = match name.as_str() {
             "rbac.yaml" => (plane.kubectl(User::Admin)?, "apply"),
             "request-by-pipeline.yaml" => (argocd.clone(), "apply"),
@@ -98,7 +103,7 @@ async fn every_sample_is_accepted_from_the_user_it_is_for() -> anyhow::Result<()
             name if name.starts_with("request") => (plane.kubectl(User::Developer)?, "apply"),
             name => anyhow::bail!("nobody knows whom the sample {name} is for"),
         };
-        let accepted = kubectl.output(&[verb, "-f", &path, "--validate=strict"], None).await?;
+        let accepted = kubectl.output(&[verb, "-f", "-", "--validate=strict"], Some(&text)).await?;
         assert_eq!(accepted.code, 0, "{name}: {}", accepted.stderr);
     }
     // What the comments of the samples say of identity is true.
