@@ -30,7 +30,7 @@ pub(crate) fn route(world: &mut World, call: &Call) -> Option<Reply> {
     let path = call.path.trim_matches('/').to_lowercase();
     let parts: Vec<&str> = path.split('/').collect();
     match (call.method.as_str(), parts.as_slice()) {
-        ("GET", ["metadata", "endpoints"]) => Some(metadata::endpoints(world, call)),
+        ("GET", ["metadata", "endpoints"]) => Some(metadata::endpoints(call)),
         ("GET", ["metadata", "identity", "oauth2", "token"]) => Some(token::managed_identity(world, call)),
         ("GET", ["common", "discovery", "instance"]) => Some(metadata::instance_discovery(call)),
         ("GET", [tenant, ".well-known", "openid-configuration"])

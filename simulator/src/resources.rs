@@ -64,6 +64,16 @@ pub(crate) fn located(id: &ResourceId) -> bool {
 /// Are writes long-running operations?
 pub(crate) fn long_running(id: &ResourceId) -> bool {
     matches!(id.namespace.as_str(), "Microsoft.Network" | "Microsoft.Compute")
+        && id.kind() != "compute/availabilitysets"
+}
+
+/// What a PUT answers that creates. Clients refuse a status that the type does not have.
+pub(crate) fn created_status(id: &ResourceId) -> u16 {
+    match id.kind().as_str() {
+        "compute/availabilitysets" => 200,
+        "compute/disks" | "compute/snapshots" => 202,
+        _ => 201,
+    }
 }
 
 /// Does PATCH merge, rather than take tags alone?

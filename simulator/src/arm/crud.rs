@@ -206,7 +206,7 @@ fn commit(
     created: bool,
     prepared: Prepared,
 ) -> Result<Reply, ArmError> {
-    let status = if created { 201 } else { 200 };
+    let status = if created { resources::created_status(id) } else { 200 };
     let background = resources::long_running(id);
     let state = if background { State::Updating } else { State::Succeeded };
     let mut touched = vec![id.key.clone(), id.root().key];

@@ -2,13 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::{
-    http::{Call, Reply},
-    world::World,
-};
+use crate::http::{Call, Reply};
 
 /// The cloud's endpoints, in the shape of the api-version: a list up to 2020, one object since.
-pub(crate) fn endpoints(world: &World, call: &Call) -> Reply {
+pub(crate) fn endpoints(call: &Call) -> Reply {
     let base = call.base.as_str();
     let version = call.query("api-version").unwrap_or("2022-09-01");
     if version.starts_with("2015") {
@@ -18,16 +15,17 @@ pub(crate) fn endpoints(world: &World, call: &Call) -> Reply {
             "authentication": {"loginEndpoint": format!("{base}/"), "audiences": [format!("{base}/")]},
         }));
     }
-    let cloud = cloud(world, base);
+    let cloud = cloud(base);
     if version < "2021" { Reply::ok(json!([cloud])) } else { Reply::ok(cloud) }
 }
 
-fn cloud(world: &World, base: &str) -> Value {
+/// Clients take any other tenant than `common` for an Azure Stack, and refuse it.
+fn cloud(base: &str) -> Value {
     let at = |path: &str| format!("{base}/{path}");
     json!({
         "name": "Simulated", "portal": at("portal"), "resourceManager": format!("{base}/"),
         "authentication": {
-            "loginEndpoint": format!("{base}/"), "identityProvider": "AAD", "tenant": world.principals.tenant,
+            "loginEndpoint": format!("{base}/"), "identityProvider": "AAD", "tenant": "common",
             "audiences": [base, "https://management.core.windows.net/", "https://management.azure.com/"],
         },
         "graph": format!("{base}/"), "graphAudience": format!("{base}/"),

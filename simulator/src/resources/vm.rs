@@ -24,13 +24,19 @@ pub(crate) fn prepare(
 ) -> Result<Prepared, ArmError> {
     let mut prepared = Prepared::default();
     let location = body["location"].clone();
+    identity(world, old, &mut body);
     let properties = &mut body["properties"];
+    user_data(old, properties);
     let machine_id = old.map(|o| o.properties()["vmId"].clone()).filter(|v| !v.is_null());
     properties["vmId"] = machine_id.unwrap_or_else(|| json!(uuid::Uuid::new_v4().to_string()));
     let created = old.map(|o| o.properties()["timeCreated"].clone()).filter(|v| !v.is_null());
     properties["timeCreated"] = created.unwrap_or_else(|| json!(world.now().to_string()));
     if let Some(map) = properties.as_object_mut() {
         map.remove("instanceView");
+        // Clients send it empty, and would find it in every answer as something to take away.
+        map.retain(|name, value| {
+            name != "additionalCapabilities" || value.as_object().is_some_and(|m| !m.is_empty())
+        });
     }
     let nics = properties["networkProfile"]["networkInterfaces"].as_array().cloned().unwrap_or_default();
     if nics.is_empty() {
@@ -91,6 +97,35 @@ pub(crate) fn prepare(
     }
     prepared.body = body;
     Ok(prepared)
+}
+
+/// A PUT without `identity` leaves it as it is; the type `None` takes it away.
+fn identity(world: &World, old: Option<&Arc<Resource>>, body: &mut Value) {
+    let before = old.map_or(Value::Null, |o| o.body()["identity"].clone());
+    let Some(map) = body.as_object_mut() else { return };
+    if map.get("identity").is_none_or(Value::is_null) {
+        map.insert("identity".into(), before.clone());
+    }
+    let kind = map["identity"]["type"].as_str().unwrap_or("None").to_lowercase();
+    if kind == "none" {
+        map.remove("identity");
+    } else if kind.contains("systemassigned") {
+        let known = before["principalId"].as_str().map(str::to_owned);
+        let principal = known.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+        map["identity"]["principalId"] = json!(principal);
+        map["identity"]["tenantId"] = json!(world.principals.tenant);
+    }
+}
+
+/// A PUT without `userData` leaves it as it is; an empty text takes it away.
+fn user_data(old: Option<&Arc<Resource>>, properties: &mut Value) {
+    let before = old.map_or(Value::Null, |o| o.properties()["userData"].clone());
+    default_to(properties, "userData", before);
+    if matches!(properties["userData"].as_str(), None | Some(""))
+        && let Some(map) = properties.as_object_mut()
+    {
+        map.remove("userData");
+    }
 }
 
 /// The disk says it, or the profile, or the image.

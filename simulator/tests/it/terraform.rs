@@ -55,6 +55,9 @@ async fn the_provider_configures_itself() {
     let base = client.simulator.tls_url.clone().unwrap();
     let metadata = format!("{base}/metadata/endpoints?api-version=2022-09-01");
     let metadata = answer(tls.get(metadata).send().await.unwrap()).await.body;
+    // Anything else, and the provider takes it for an Azure Stack and refuses.
+    assert_eq!(metadata["authentication"]["identityProvider"], "AAD");
+    assert_eq!(metadata["authentication"]["tenant"], "common");
     let login =
         metadata["authentication"]["loginEndpoint"].as_str().unwrap().trim_end_matches('/').to_owned();
     let manager = metadata["resourceManager"].as_str().unwrap().to_owned();
@@ -66,7 +69,7 @@ async fn the_provider_configures_itself() {
             ("client_secret", &options.client_secret),
             ("scope", &format!("{}/.default", resource.trim_end_matches('/'))),
         ];
-        let url = format!("{login}/{}/oauth2/v2.0/token", options.tenant_id);
+        let url = format!("{login}//{}/oauth2/v2.0/token", options.tenant_id);
         let issued = answer(tls.post(url).form(&form).send().await.unwrap()).await;
         assert_eq!(issued.status, 200, "{}", issued.body);
         token = issued.body["access_token"].as_str().unwrap().to_owned();
@@ -139,7 +142,10 @@ async fn a_world_is_applied_read_back_without_a_difference_and_destroyed() {
     create(&client, &nic, NETWORK, &interface).await;
 
     let vm = format!("{group}/providers/Microsoft.Compute/virtualMachines/vm");
-    let machine = json!({"location": place, "properties": {
+    let machine = json!({"location": place, "name": "vm", "tags": {},
+        "identity": {"type": "None", "userAssignedIdentities": null}, "properties": {
+        "additionalCapabilities": {}, "applicationProfile": {"galleryApplications": []}, "priority": "Regular",
+        "diagnosticsProfile": {"bootDiagnostics": {"enabled": false, "storageUri": ""}}, "extensionsTimeBudget": "PT1H30M",
         "hardwareProfile": {"vmSize": "Standard_B2s"},
         "storageProfile": {"imageReference": {"publisher": "Canonical", "offer": "ubuntu-24_04-lts", "sku": "server", "version": "latest"},
             "osDisk": {"caching": "ReadWrite", "createOption": "FromImage", "managedDisk": {"storageAccountType": "Standard_LRS"}, "osType": "Linux"}, "dataDisks": []},
@@ -151,6 +157,7 @@ async fn a_world_is_applied_read_back_without_a_difference_and_destroyed() {
         read["properties"].get("additionalCapabilities").is_none(),
         "an empty one is a difference in the next plan"
     );
+    assert!(read.get("identity").is_none(), "the type None is no identity");
     let disk =
         read["properties"]["storageProfile"]["osDisk"]["managedDisk"]["id"].as_str().unwrap().to_owned();
     assert_eq!(client.get(&at(&disk, "2023-04-02")).await.status, 200);
@@ -184,4 +191,113 @@ async fn a_world_is_applied_read_back_without_a_difference_and_destroyed() {
     assert_eq!(deleted.status, 202);
     poll(&client, &deleted).await;
     assert_eq!(client.get(&at(&group, "2023-07-01")).await.status, 404);
+}
+
+/// A group, a network, a subnet and an interface, for what stands behind them.
+async fn interface(client: &Client) -> String {
+    client.put(&at(&client.group("tf"), "2023-07-01"), &json!({"location": "westeurope"})).await;
+    let vnet = client.network("tf", "virtualNetworks/v");
+    let body = json!({"location": "westeurope", "properties": {"addressSpace": {"addressPrefixes": ["10.0.0.0/16"]},
+        "subnets": [{"name": "s", "properties": {"addressPrefixes": ["10.0.1.0/24"]}}]}});
+    create(client, &vnet, NETWORK, &body).await;
+    let nic = client.network("tf", "networkInterfaces/nic");
+    let body = json!({"location": "westeurope", "properties": {"ipConfigurations": [{"name": "internal", "properties": {
+        "privateIPAllocationMethod": "Dynamic", "subnet": {"id": format!("{vnet}/subnets/s")}}}]}});
+    create(client, &nic, NETWORK, &body).await;
+    nic
+}
+
+/// The provider fails at a status that the type's specification does not have.
+#[tokio::test]
+async fn disks_are_accepted_and_availability_sets_are_there_at_once() {
+    let client = Client::new().await;
+    client.put(&at(&client.group("tf"), "2023-07-01"), &json!({"location": "westeurope"})).await;
+    let compute = format!("{}/providers/Microsoft.Compute", client.group("tf"));
+
+    let set = at(&format!("{compute}/availabilitySets/set"), COMPUTE);
+    let body = json!({"location": "westeurope", "name": "set", "sku": {"name": "Aligned"},
+        "properties": {"platformFaultDomainCount": 3, "platformUpdateDomainCount": 5}});
+    for _ in 0..2 {
+        let put = client.put(&set, &body).await;
+        assert_eq!((put.status, put.header("azure-asyncoperation")), (200, ""), "{}", put.body);
+    }
+    assert_eq!(client.get(&set).await.status, 200);
+
+    let disk = at(&format!("{compute}/disks/data"), "2023-04-02");
+    let body = json!({"location": "westeurope", "name": "data", "sku": {"name": "Standard_LRS"},
+        "properties": {"creationData": {"createOption": "Empty"}, "diskSizeGB": 16}});
+    let put = client.put(&disk, &body).await;
+    assert_eq!(put.status, 202, "{}", put.body);
+    poll(&client, &put).await;
+    assert_eq!(client.get(&disk).await.body["properties"]["provisioningState"], "Succeeded");
+    assert_eq!(client.put(&disk, &body).await.status, 200);
+    assert_eq!(client.delete(&set).await.status, 200);
+}
+
+/// `azurerm_virtual_machine_data_disk_attachment` sends the machine back as it read it: without the user data, which
+/// a plain read does not show, and without the identity.
+#[tokio::test]
+async fn attaching_a_disk_takes_neither_identity_nor_user_data_away() {
+    let client = Client::new().await;
+    let nic = interface(&client).await;
+    let vm = format!("{}/providers/Microsoft.Compute/virtualMachines/win", client.group("tf"));
+    let machine = json!({"location": "westeurope", "name": "win", "identity": {"type": "SystemAssigned", "userAssignedIdentities": null},
+        "properties": {"hardwareProfile": {"vmSize": "Standard_B2s"}, "userData": "d29ybGQ=",
+            "storageProfile": {"dataDisks": [], "osDisk": {"createOption": "FromImage", "osType": "Windows"}},
+            "networkProfile": {"networkInterfaces": [{"id": nic, "properties": {"primary": true}}]}}});
+    let created = create(&client, &vm, COMPUTE, &machine).await;
+    let principal = created["identity"]["principalId"].as_str().unwrap().to_owned();
+    assert_eq!(created["identity"]["tenantId"], client.simulator.options.tenant_id.as_str());
+
+    let with_data = at(&format!("{vm}?$expand=userData"), COMPUTE);
+    let mut read = client.get(&at(&vm, COMPUTE)).await.body;
+    assert!(read["properties"].get("userData").is_none());
+    read.as_object_mut().unwrap().remove("identity");
+    read["properties"]["storageProfile"]["dataDisks"] =
+        json!([{"lun": 10, "name": "data", "createOption": "Empty", "diskSizeGB": 16}]);
+    poll(&client, &client.put(&at(&vm, COMPUTE), &read).await).await;
+    let after = client.get(&with_data).await.body;
+    assert_eq!(after["properties"]["userData"], "d29ybGQ=");
+    assert_eq!(after["identity"]["principalId"], principal.as_str());
+    assert_eq!(after["properties"]["storageProfile"]["dataDisks"][0]["lun"], 10);
+
+    // Taken away when it is said.
+    read["identity"] = json!({"type": "None"});
+    read["properties"]["userData"] = json!("");
+    poll(&client, &client.put(&at(&vm, COMPUTE), &read).await).await;
+    let after = client.get(&with_data).await.body;
+    assert!(after["properties"].get("userData").is_none() && after.get("identity").is_none(), "{after}");
+}
+
+/// A changed tag makes the provider send the whole group as it read it, read-only fields and foreign rules included.
+#[tokio::test]
+async fn a_group_sent_back_as_it_was_read_keeps_the_rules_of_others() {
+    let client = Client::new().await;
+    client.put(&at(&client.group("tf"), "2023-07-01"), &json!({"location": "westeurope"})).await;
+    let nsg = client.network("tf", "networkSecurityGroups/n");
+    let rule = |name: &str, priority: u16| {
+        json!({"name": name, "properties": {"protocol": "Tcp", "sourcePortRange": "*", "destinationPortRange": "",
+            "destinationPortRanges": ["22"], "sourceAddressPrefix": "", "sourceAddressPrefixes": ["203.0.113.7"],
+            "destinationAddressPrefix": "*", "access": "Allow", "priority": priority, "direction": "Inbound"}})
+    };
+    let body = json!({"location": "westeurope", "name": "n", "tags": {}, "properties": {"securityRules": [rule("own", 200)]}});
+    create(&client, &nsg, NETWORK, &body).await;
+    create(&client, &format!("{nsg}/securityRules/foreign"), NETWORK, &rule("foreign", 100)).await;
+
+    let mut read = client.get(&at(&nsg, NETWORK)).await.body;
+    let rules = read["properties"]["securityRules"].clone();
+    read["tags"] = json!({"a": "b"});
+    poll(&client, &client.put(&at(&nsg, NETWORK), &read).await).await;
+    let after = client.get(&at(&nsg, NETWORK)).await.body;
+    assert_eq!(after["tags"]["a"], "b");
+    let shown = |rules: &Value| -> Vec<(String, Value)> {
+        let each = rules.as_array().unwrap().iter();
+        each.map(|r| (r["name"].as_str().unwrap().to_owned(), r["properties"].clone())).collect()
+    };
+    assert_eq!(shown(&after["properties"]["securityRules"]), shown(&rules));
+
+    // Inline rules are the whole truth: what the document does not name goes.
+    poll(&client, &client.put(&at(&nsg, NETWORK), &body).await).await;
+    let after = client.get(&at(&nsg, NETWORK)).await.body;
+    assert_eq!(shown(&after["properties"]["securityRules"]).len(), 1);
 }
