@@ -29,6 +29,7 @@ use crate::api::{JitAccessRequest, JitAccessReview, JitPolicy, Tolerant};
 use crate::clock::Clock;
 use crate::plan::model::Peer;
 use crate::plan::names::{Cluster, uid12};
+use crate::plan::people::Pipelines;
 use crate::providers::Cloud;
 use crate::telemetry::{Check, DriftKind, Health, Metrics, ReconcileResult};
 
@@ -56,6 +57,8 @@ pub struct Settings {
     pub cluster: Cluster,
     /// Which namespace may reach which machines.
     pub tenancy: Tenancy,
+    /// Users that are programs, beside every service account.
+    pub pipelines: Pipelines,
     /// Sources that a policy may exempt.
     pub allowed_exempt_sources: Vec<Peer>,
     /// How often a firewall is read when nothing happens.
@@ -124,18 +127,26 @@ pub struct Context {
     pub policies: Store<JitPolicy>,
     /// Requests, as last watched.
     pub requests: Store<JitAccessRequest>,
+    /// Reviews that are not settled, as last watched.
+    pub reviews: review::Reviews,
     /// Whether the policies are known.
     pub policies_filled: Filled,
     /// Whether the requests are known.
     pub requests_filled: Filled,
     /// Whether admission is in force.
     pub admission: admission::Proof,
+    /// Whether the reviews are known.
+    pub reviews_filled: Filled,
+    /// Who may approve, as the API server said lately.
+    pub rights: request::Rights,
     /// Who may be granted next.
     pub turns: request::Turns,
     /// Has a policy looked at again.
     pub wake_policies: mpsc::UnboundedSender<ObjectRef<JitPolicy>>,
     /// Has a request looked at again.
     pub wake_requests: mpsc::UnboundedSender<ObjectRef<JitAccessRequest>>,
+    /// Has a review looked at again.
+    pub wake_reviews: mpsc::UnboundedSender<ObjectRef<JitAccessReview>>,
     /// Tells people.
     pub herald: Herald,
     /// Counts.
@@ -178,6 +189,7 @@ pub async fn run(
     let (requests, request_writer) = reflector::store::<JitAccessRequest>();
     let (wake_policies, policy_triggers) = mpsc::unbounded_channel();
     let (wake_requests, request_triggers) = mpsc::unbounded_channel();
+    let (wake_reviews, review_triggers) = mpsc::unbounded_channel();
     let context = Arc::new(Context {
         herald: Herald::new(client.clone()),
         client: client.clone(),
@@ -187,12 +199,16 @@ pub async fn run(
         resolutions: Resolutions::default(),
         policies: policies.clone(),
         requests: requests.clone(),
+        reviews: review::Reviews::default(),
         policies_filled: Filled::default(),
         requests_filled: Filled::default(),
         admission: admission::Proof::default(),
+        reviews_filled: Filled::default(),
+        rights: request::Rights::default(),
         turns: request::Turns::default(),
         wake_policies,
         wake_requests,
+        wake_reviews,
         metrics,
         clock,
     });
@@ -230,6 +246,7 @@ pub async fn run(
                     // Gone, or settled: either way nothing of it may stand.
                     Ok(watcher::Event::Delete(request)) => {
                         context.gates.end(&request.uid().unwrap_or_default());
+                        context.wake_reviews_of(request);
                     }
                     Ok(watcher::Event::Init | watcher::Event::InitDone) | Err(_) => {}
                 }
@@ -249,13 +266,21 @@ pub async fn run(
         )
         .for_each(|_| async {});
     let (reviews, review_writer) = reflector::store::<JitAccessReview>();
-    let review_stream = watcher(Api::<Tolerant<JitAccessReview>>::all(client), unsettled)
-        .map_ok(untold)
-        .default_backoff()
-        .reflect(review_writer)
-        .touched_objects();
+    let review_stream = {
+        let context = Arc::clone(&context);
+        watcher(Api::<Tolerant<JitAccessReview>>::all(client), unsettled)
+            .map_ok(untold)
+            .default_backoff()
+            .reflect(review_writer)
+            .inspect(move |event| {
+                context.reviews.see(event);
+                context.reviews_filled.see(event);
+            })
+            .touched_objects()
+    };
     let review_loop = Controller::for_stream(review_stream, reviews)
         .with_config(config.clone())
+        .reconcile_on(UnboundedReceiverStream::new(review_triggers))
         .graceful_shutdown_on(shutdown.clone().cancelled_owned())
         .run(
             |review, context| timed("review", review::reconcile(review, Arc::clone(&context)), context),
@@ -399,6 +424,13 @@ impl Context {
         }
         for request in self.requests.state() {
             let _ = self.wake_requests.send(ObjectRef::from_obj(&*request));
+        }
+    }
+
+    /// Has the reviews of a request looked at again: with the request they are settled.
+    fn wake_reviews_of(&self, request: &JitAccessRequest) {
+        for review in self.reviews.of(request) {
+            let _ = self.wake_reviews.send(ObjectRef::from_obj(&*review));
         }
     }
 

@@ -6,6 +6,8 @@
 //! What specs say:
 //! - [`terms`]: what a policy and a request say, parsed once.
 //! - [`admission`]: whether the API server's word can be taken for who asks and who reviews.
+//! - [`people`]: who counts as whom.
+//! - [`reviews`]: whose review of a request counts.
 //! - [`authorize`]: whether a request is within its policies' terms, and which rules it would get.
 //! - [`lifecycle`]: the life of a request, one move at a time.
 //! - [`locks`]: which locks a policy wants on which firewalls.
@@ -30,7 +32,9 @@ pub mod locks;
 pub mod model;
 pub mod names;
 pub mod packets;
+pub mod people;
 pub mod priority;
 pub mod report;
+pub mod reviews;
 pub mod sources;
 pub mod terms;

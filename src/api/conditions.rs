@@ -141,12 +141,16 @@ reasons! {
     Suspended,
     /// The policy asks for approvals.
     WaitingForApproval,
-    /// This version counts no approvals, so a policy that asks for them grants nothing.
-    ApprovalNotSupported,
     /// The policy asks for no approval.
     AutomaticApproval,
     /// Enough people approved.
     QuorumReached,
+    /// What would be opened is no longer what was approved.
+    PlanChanged,
+    /// An approver denied the request.
+    ReviewDenied,
+    /// An approver revoked the grant.
+    ReviewRevoked,
     /// The port is not among those of the policy.
     PortNotAllowed,
     /// The source is not within those of the policy.

@@ -1,6 +1,6 @@
 //! `JitAccessReview`: somebody's word on a request.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -101,4 +101,7 @@ pub struct JitAccessReviewStatus {
     /// True when nothing more will be said.
     #[serde(default)]
     pub settled: bool,
+    /// Since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled_at: Option<Time>,
 }

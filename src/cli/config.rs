@@ -31,6 +31,8 @@ pub struct Config {
     pub namespaces: Vec<Namespace>,
     /// What policies may exempt from their locks.
     pub allowed_exempt_sources: Vec<ExemptSource>,
+    /// Users that count as pipelines, beside every service account.
+    pub pipeline_users: Vec<String>,
     /// How often each firewall is looked at when nothing else calls for it.
     pub drift_interval: Duration,
     /// How often overdue and orphaned rules are looked for.
@@ -143,12 +145,13 @@ impl Config {
         let cloud_endpoint = judge.cloud(&file);
         let namespaces = judge.namespaces(&file);
         let allowed_exempt_sources = judge.exempt_sources(&file);
-        // Fails closed: who counted on it would have pipelines that count as people.
-        judge.require(
-            file.pipeline_users.is_empty(),
-            "pipelineUsers",
-            "is not enforced by this version: leave it out, and let pipelines sign in as service accounts",
-        );
+        for (index, user) in file.pipeline_users.iter().enumerate() {
+            judge.require(
+                !user.trim().is_empty(),
+                format!("pipelineUsers[{index}]"),
+                "must be the name of a user, as the API server knows it",
+            );
+        }
         judge.range("honourDeniesBelow", file.honour_denies_below, 100, 4097);
         judge.range("maxAllowsPerFirewall", file.max_allows_per_firewall, 1, 900);
         judge.range("concurrency", file.concurrency, 1, 256);
@@ -166,6 +169,7 @@ impl Config {
             credentials: file.credentials,
             namespaces,
             allowed_exempt_sources,
+            pipeline_users: file.pipeline_users,
             drift_interval: intervals.drift,
             sweep_interval: intervals.sweep,
             address_interval: intervals.address,

@@ -9,6 +9,7 @@ use crate::controllers::tenancy::{Tenancy, Tenant};
 use crate::controllers::{Settings, admission};
 use crate::plan::model::Peer;
 use crate::plan::names::Cluster;
+use crate::plan::people::Pipelines;
 
 /// What the controllers need of the configuration.
 ///
@@ -36,6 +37,7 @@ pub fn settings(config: &Config) -> anyhow::Result<Settings> {
     Ok(Settings {
         cluster: Cluster::new(&config.cluster_id, &config.previous_cluster_ids),
         tenancy: Tenancy::new(tenants)?,
+        pipelines: Pipelines::new(&config.pipeline_users),
         allowed_exempt_sources: exempt?,
         drift_interval: config.drift_interval,
         inventory_interval: config.inventory_interval,

@@ -16,12 +16,16 @@ use crate::plan::desired::{Duty, Grant};
 use crate::plan::lifecycle::{Finalizer, Seen, Step, World, duties, state, step};
 use crate::plan::model::FirewallId;
 
+mod counting;
 mod passage;
+mod rights;
 mod tell;
 mod turns;
 mod views;
 mod write;
 
+use counting::{Counted, count};
+pub use rights::Rights;
 use tell::tell;
 pub use turns::Turns;
 pub use views::views;
@@ -44,6 +48,10 @@ pub async fn reconcile_when_ready(
     context.policies_filled.wait().await;
     // And for the requests: limits are judged by all that live.
     context.requests_filled.wait().await;
+    // And for the reviews: a denial that is not known yet would come too late.
+    context.reviews_filled.wait().await;
+    // And for admission: what was not looked at yet would be said not to be in force.
+    context.admission.looked().await;
     reconcile(request, context).await
 }
 
@@ -65,38 +73,58 @@ pub fn live_grants(context: &Context, namespace: &str) -> Vec<Grant> {
     own.flat_map(|request| duties(request)).map(|(_, grant)| grant).collect()
 }
 
-/// Brings one request as far as it goes now.
+/// Brings one request as far as it goes now, and answers its reviews.
 ///
 /// # Errors
 /// When the API server refused a write or could not be reached; nothing is lost, it is tried again.
 pub async fn reconcile(request: Arc<JitAccessRequest>, context: Arc<Context>) -> Result<Action, WriteError> {
+    let mut counted = Counted::default();
+    let action = advance((*request).clone(), &context, &mut counted).await?;
+    counting::answer(&context, &counted).await?;
+    Ok(action)
+}
+
+async fn advance(
+    mut request: JitAccessRequest,
+    context: &Context,
+    counted: &mut Counted,
+) -> Result<Action, WriteError> {
     let namespace = request.namespace().unwrap_or_default();
     let api: Api<Tolerant<JitAccessRequest>> = Api::namespaced(context.client.clone(), &namespace);
-    let mut request = (*request).clone();
+    let mut fresh = false;
     for _ in 0..MOVES {
-        give_duties(&context, &request);
+        give_duties(context, &request);
         let now = context.clock.now();
-        let policies = views(&context, &namespace);
-        let judgement = judge(&request, &policies, now);
+        let policies = views(context, &namespace);
+        let judgement = judge(&request, &policies, &context.settings.pipelines, now);
+        let admission = if fresh { context.admission.confirmed().await } else { context.admission.now() };
+        *counted = count(context, &request, &judgement, &admission, fresh).await?;
         // Held until what becomes of it is written.
         let turn = match (&judgement, state(&request)) {
             (Judgement::Allowed(plan), State::Approved) => Some(context.turns.take(&request, &plan.limits)),
             _ => None,
         };
         let no_room = turn.as_ref().and_then(|turn| turn.as_ref().err()).cloned();
-        let seen = |rule: &RuleStatus| seen(&context, rule);
+        let seen = |rule: &RuleStatus| seen(context, rule);
         let world = World {
             request: &request,
             judgement: &judgement,
+            tally: &counted.tally,
+            admission: &admission,
             cluster: &context.settings.cluster,
             seen: &seen,
             no_room,
             stopped_by: match state(&request) {
-                State::Opening | State::Active => passage::stopped(&context, &request, &policies),
+                State::Opening | State::Active => passage::stopped(context, &request, &policies),
                 _ => None,
             },
         };
         let next = step(&world, now);
+        // At the grant everything that it rests on is asked again, and from then on in this pass.
+        if !fresh && is_grant(&next) {
+            fresh = true;
+            continue;
+        }
         let rest = rest(&next, now);
         match act(&api, &request, &next).await? {
             Acted::Nothing => return Ok(Action::requeue(rest)),
@@ -108,9 +136,9 @@ pub async fn reconcile(request: Arc<JitAccessRequest>, context: Arc<Context>) ->
                 let moved = state(&written) != state(&request);
                 request = *written;
                 // Before anybody is told: a slow Event must hold up no close.
-                give_duties(&context, &request);
+                give_duties(context, &request);
                 if let Some(transition) = &next.event {
-                    tell(&context, &request, transition);
+                    tell(context, &request, transition);
                 }
                 if request.status.as_ref().is_some_and(|status| status.settled) {
                     return Ok(Action::await_change());
@@ -149,6 +177,10 @@ pub(super) fn give_duties(context: &Context, request: &JitAccessRequest) {
             }
         }
     }
+}
+
+fn is_grant(next: &Step) -> bool {
+    next.event.as_ref().is_some_and(|event| event.from == State::Approved && event.to == State::Opening)
 }
 
 fn seen(context: &Context, rule: &RuleStatus) -> Seen {

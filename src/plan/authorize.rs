@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 
 use super::model::{FirewallId, Machine, Unsupported};
+use super::people::Pipelines;
 use super::terms::{Ask, InvalidSpec, Terms};
 use crate::api::values::{ArmId, PortRange, Protocol, Span};
 use crate::api::{
@@ -73,8 +74,8 @@ pub struct GrantPlan {
     pub pending_timeout: Duration,
     /// How long its approval may lie unused.
     pub use_within: Duration,
-    /// Approvals asked for: the most that any policy asks.
-    pub required: i32,
+    /// UIDs of the policies under which the requester's own approval counts.
+    pub self_approval: BTreeSet<String>,
     /// Live grants that one requester may hold under each policy, and altogether, by policy UID.
     pub limits: BTreeMap<String, (usize, usize)>,
 }
@@ -111,8 +112,13 @@ pub enum Judgement {
 
 /// Judges a request.
 #[must_use]
-pub fn judge(request: &JitAccessRequest, policies: &[PolicyView], now: Timestamp) -> Judgement {
-    match weigh(request, policies, now) {
+pub fn judge(
+    request: &JitAccessRequest,
+    policies: &[PolicyView],
+    pipelines: &Pipelines,
+    now: Timestamp,
+) -> Judgement {
+    match weigh(request, policies, pipelines, now) {
         Ok(plan) => Judgement::Allowed(Box::new(plan)),
         Err(no) => no,
     }
@@ -121,6 +127,7 @@ pub fn judge(request: &JitAccessRequest, policies: &[PolicyView], now: Timestamp
 fn weigh(
     request: &JitAccessRequest,
     policies: &[PolicyView],
+    pipelines: &Pipelines,
     now: Timestamp,
 ) -> Result<GrantPlan, Judgement> {
     let spec = &request.spec;
@@ -135,7 +142,7 @@ fn weigh(
         ));
     };
     let terms = usable(named)?;
-    requester(spec, &ask, terms, now)?;
+    requester(spec, &ask, terms, pipelines, now)?;
     // A live grant is judged by its own machines: one that joined the scope since, or cannot be read, is none of
     // its business.
     let status = request.status.as_ref().filter(|status| status.granted_at.is_some());
@@ -194,7 +201,13 @@ fn usable(policy: &PolicyView) -> Result<&Terms, Judgement> {
     Ok(terms)
 }
 
-fn requester(spec: &JitAccessRequestSpec, ask: &Ask, terms: &Terms, now: Timestamp) -> Result<(), Judgement> {
+fn requester(
+    spec: &JitAccessRequestSpec,
+    ask: &Ask,
+    terms: &Terms,
+    pipelines: &Pipelines,
+    now: Timestamp,
+) -> Result<(), Judgement> {
     let refused = |reason, message: String| Err(Judgement::Refused(reason, message));
     let Some(requester) = spec.requester.as_ref().filter(|user| !user.username.is_empty()) else {
         return refused(
@@ -202,7 +215,7 @@ fn requester(spec: &JitAccessRequestSpec, ask: &Ask, terms: &Terms, now: Timesta
             "spec.requester is missing: admission did not say who asks, so nothing can be granted".into(),
         );
     };
-    let delegated = spec.on_behalf_of.is_some() || requester.username.starts_with("system:serviceaccount:");
+    let delegated = spec.on_behalf_of.is_some() || pipelines.has(&requester.username);
     let Some(horizon) = now.checked_add(terms.horizon).ok() else {
         return Ok(());
     };
@@ -210,8 +223,8 @@ fn requester(spec: &JitAccessRequestSpec, ask: &Ask, terms: &Terms, now: Timesta
         None if delegated => {
             return refused(
                 Reason::RequesterNotAllowed,
-                "spec.notAfter is required when a service account asks or a request is on another's behalf, so that \
-                 applying it again later opens nothing"
+                "spec.notAfter is required when a pipeline (a service account, or a user that the configuration names) \
+                 asks or a request is on another's behalf, so that applying it again later opens nothing"
                     .into(),
             );
         }

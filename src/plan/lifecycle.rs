@@ -2,14 +2,17 @@
 //!
 //! | state | entered by | left by | the cloud holds |
 //! |---|---|---|---|
-//! | Pending | created | within the terms, no approval asked -> Approved; refused -> Denied; impossible -> Failed; deleted -> Ended; `pendingTimeout`, `notAfter` -> TimedOut | nothing |
-//! | Approved | Pending, Scheduled | `notBefore` ahead -> Scheduled; room under the limits, finalizer there: write-ahead -> Opening; `useWithin` -> TimedOut; plan changed -> Pending; else as Pending | nothing |
-//! | Scheduled | Approved | start -> Approved, judged again; else as Approved | nothing |
+//! | Pending | created; plan changed, held or too few approvals left before the grant | within the terms, enough approvals or none asked -> Approved; refused, denied -> Denied; impossible -> Failed; ended, deleted -> Ended; `pendingTimeout`, `notAfter` -> TimedOut; older than the admission interval -> Void | nothing |
+//! | Approved | Pending, Scheduled | `notBefore` ahead -> Scheduled; admission in force, room under the limits, finalizer there: write-ahead -> Opening; `useWithin` -> TimedOut; plan changed, held, too few approvals left -> Pending; else as Pending | nothing |
+//! | Scheduled | Approved | start -> Approved, judged again; plan changed -> Pending; else as Approved | nothing |
 //! | Opening | write-ahead | all read back -> Active; an error that stays, the write bound, the deadline, any end -> Closing | 0 to n allows |
-//! | Active | read-back | deadline, deleted, policy, machine, missing allow -> Closing | n allows |
+//! | Active | read-back | deadline, deleted, revoked, denied, ended, policy, machine, missing allow -> Closing | n allows |
 //! | Closing | its outcome recorded first | all read back as absent -> that outcome | n to 0 |
 //! | Expired, Ended, Revoked, Failed | Closing (Ended also from Pending, Failed also before any write) | finalizer off, then `settled`; if deleted, gone | nothing |
 //! | Denied, TimedOut, Void | above | the same | nothing |
+//!
+//! While admission is not in force, nothing is granted: what waits stays where it is, with `Stalled=True`, and can
+//! still end. Live grants go on.
 //!
 //! The function is total: any status, also one that no version of this program would write, leads to a state
 //! from which everything is closed. `now` is a parameter. One call makes at most one move; the caller writes
@@ -20,17 +23,20 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::admission::Admission;
 use super::authorize::{GrantPlan, Judgement};
 use super::desired::{Duty, Grant};
 use super::model::FirewallId;
 use super::names::Cluster;
-use super::terms::{Ask, PENDING_TIMEOUT};
+use super::reviews::{Tally, Word};
+use super::terms::{Ask, PENDING_TIMEOUT, USE_WITHIN};
 use crate::api::values::{ArmId, PortRange, Protocol};
 use crate::api::{
     ConditionType, FINALIZER, JitAccessRequest, JitAccessRequestStatus, Reason, RequestSummary, RuleState,
     RuleStatus, State, condition, find_condition, set_condition,
 };
 
+mod approval;
 mod live;
 mod pending;
 
@@ -47,6 +53,10 @@ pub struct World<'a> {
     pub request: &'a JitAccessRequest,
     /// What is to be thought of it now.
     pub judgement: &'a Judgement,
+    /// What its reviews come to, counted for this judgement.
+    pub tally: &'a Tally,
+    /// Whether the API server's word can be taken for who asks and who reviews.
+    pub admission: &'a Admission,
     /// Whose rules are ours.
     pub cluster: &'a Cluster,
     /// What its gates have seen of each rule, by firewall and name.
@@ -139,6 +149,12 @@ pub struct Transition {
 /// The next move of a request.
 #[must_use]
 pub fn step(world: &World<'_>, now: Timestamp) -> Step {
+    let mut next = moved(world, now);
+    heed_admission(&mut next, world, now);
+    next
+}
+
+fn moved(world: &World<'_>, now: Timestamp) -> Step {
     match state(world.request) {
         State::Pending => pending::pending(world, now),
         State::Approved => pending::approved(world, now),
@@ -153,6 +169,38 @@ pub fn step(world: &World<'_>, now: Timestamp) -> Step {
         | State::TimedOut
         | State::Failed
         | State::Void => live::last(world),
+    }
+}
+
+/// What waits for admission says so; what does not, or no longer, is not stalled.
+fn heed_admission(next: &mut Step, world: &World<'_>, now: Timestamp) {
+    let waits = match next.status.state.as_deref().and_then(State::parse) {
+        Some(State::Pending | State::Approved | State::Scheduled) => true,
+        Some(
+            State::Opening
+            | State::Active
+            | State::Closing
+            | State::Expired
+            | State::Ended
+            | State::Denied
+            | State::Revoked
+            | State::TimedOut
+            | State::Failed
+            | State::Void,
+        )
+        | None => false,
+    };
+    match world.admission {
+        Admission::NotInForce { why } if waits => {
+            let message = format!("nothing is granted while the admission policies are not in force: {why}");
+            let generation = world.request.metadata.generation;
+            let reason = Reason::AdmissionNotEnforced;
+            let stalled = condition(ConditionType::Stalled, true, reason, message, generation, now);
+            set_condition(&mut next.status.conditions, stalled);
+        }
+        Admission::NotInForce { .. } | Admission::InForce { .. } => {
+            next.status.conditions.retain(|condition| condition.type_ != ConditionType::Stalled.as_str());
+        }
     }
 }
 
@@ -260,10 +308,6 @@ impl<'a> Draft<'a> {
         self.world.request.metadata.deletion_timestamp.is_some()
     }
 
-    fn created(&self) -> Timestamp {
-        self.world.request.metadata.creation_timestamp.as_ref().map_or(self.now, |at| at.0)
-    }
-
     fn has_finalizer(&self) -> bool {
         self.world.request.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER)
     }
@@ -281,10 +325,6 @@ impl<'a> Draft<'a> {
     fn go(mut self, to: State, reason: Reason, message: &str) -> Step {
         let from = state(self.world.request);
         self.status.state = Some(to.as_str().to_owned());
-        // Requests are never stalled in a last state.
-        if to.is_last() {
-            self.status.conditions.retain(|condition| condition.type_ != ConditionType::Stalled.as_str());
-        }
         Step {
             status: self.status,
             finalizer: Finalizer::Leave,
@@ -342,8 +382,14 @@ fn planned(plan: &GrantPlan) -> Vec<RuleStatus> {
         .collect()
 }
 
+/// Whose word ended it, and in which words.
+fn said(word: &Word, what: &str) -> String {
+    let comment = word.comment.as_ref().map(|comment| format!(": {comment}")).unwrap_or_default();
+    format!("{} {what}{comment}", word.who)
+}
+
 /// `at` plus a length of time; the end of time where that is out of reach.
-fn plus(at: Timestamp, by: Duration) -> Timestamp {
+pub(super) fn plus(at: Timestamp, by: Duration) -> Timestamp {
     SignedDuration::try_from(by).ok().and_then(|by| at.checked_add(by).ok()).unwrap_or(Timestamp::MAX)
 }
 

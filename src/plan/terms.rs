@@ -20,6 +20,8 @@ const DEFAULT_USE_WITHIN: Duration = Duration::from_secs(24 * 3600);
 const DEFAULT_HORIZON: Duration = Duration::from_secs(168 * 3600);
 /// How long a request waits where no policy says.
 pub const PENDING_TIMEOUT: Duration = DEFAULT_PENDING_TIMEOUT;
+/// How long an approval may lie unused where no policy says.
+pub const USE_WITHIN: Duration = DEFAULT_USE_WITHIN;
 /// A pattern that compiles to more than this many bytes is refused: it is there to check a ticket number.
 const PATTERN_SIZE: usize = 1 << 18;
 
@@ -61,6 +63,8 @@ pub struct Terms {
     pub exempt: Vec<Peer>,
     /// Approvals asked for.
     pub required: i32,
+    /// Whether the requester's own approval counts.
+    pub self_approval: bool,
     /// How long a request waits for its approvals.
     pub pending_timeout: Duration,
     /// How long an approval may lie unused.
@@ -188,6 +192,7 @@ impl Terms {
             existing: spec.enforcement.existing_rules,
             exempt: exempt(spec)?,
             required: spec.approval.required,
+            self_approval: spec.approval.allow_self_approval,
             pending_timeout: span(
                 &spec.approval.pending_timeout,
                 "spec.approval.pendingTimeout",

@@ -9,6 +9,7 @@ use portcullis::controllers::tenancy::{Tenancy, Tenant};
 use portcullis::controllers::{self, Settings};
 use portcullis::plan::model::{Access, Address, FirewallId, Machine, NetworkView, Nic, Os, Peer, Rule};
 use portcullis::plan::names::Cluster;
+use portcullis::plan::people::Pipelines;
 use portcullis::providers::memory::Memory;
 use portcullis::telemetry::{Health, Metrics};
 use portcullis_harness::{ControlPlane, Kubectl, Options, User, eventually, install};
@@ -88,6 +89,7 @@ impl Bench {
         let settings = Settings {
             cluster: Cluster::new(namespace, &[]),
             tenancy,
+            pipelines: Pipelines::default(),
             allowed_exempt_sources: vec![Peer::Tag("AzureLoadBalancer".into())],
             drift_interval: Duration::from_secs(2),
             inventory_interval: Duration::from_secs(2),
@@ -378,9 +380,9 @@ async fn a_review_is_answered_and_history_goes_in_time_but_for_what_others_keep(
         uid.trim()
     );
     bench.developer.apply(&review).await.unwrap();
-    bench.reaches("jitrev/done", ".status.counted", "false").await;
+    bench.reaches("jitrev/done", ".status.counted", "true").await;
     let reason = bench.get("jitrev/done", ".status.reason").await.unwrap();
-    assert!(reason.contains("delete the request"), "{reason}");
+    assert!(reason.contains("ends the request"), "{reason}");
 
     let argo = "argocd.argoproj.io/tracking-id=app:jit/JitAccessRequest:history/kept";
     bench.admin.run(&["-n", "history", "annotate", "jitreq", "kept", argo]).await.unwrap();

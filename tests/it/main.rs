@@ -10,6 +10,7 @@ mod api_bad_input;
 mod api_columns;
 mod api_crds;
 mod api_values;
+mod approval;
 mod attacks;
 mod cli;
 mod cluster;

@@ -13,6 +13,7 @@ use portcullis::api::{
 };
 use portcullis::plan::authorize::{Judgement, PolicyView, judge};
 use portcullis::plan::model::{Address, FirewallId, Machine, NetworkView, Nic, Os, Unsupported};
+use portcullis::plan::people::Pipelines;
 use portcullis::plan::terms::Terms;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -115,7 +116,7 @@ fn now() -> Timestamp {
 }
 
 fn refusal(change: impl FnOnce(&mut Value), policies: &[PolicyView]) -> (Reason, String) {
-    match judge(&request(change), policies, now()) {
+    match judge(&request(change), policies, &Pipelines::default(), now()) {
         Judgement::Refused(reason, message) => (reason, message),
         other => panic!("not refused: {other:?}"),
     }
@@ -182,7 +183,9 @@ fn both_firewalls_of_the_path_get_a_rule_and_only_exact_cross_products_fold() {
             {"port": 5985, "sources": [{"cidr": "198.51.100.1/32"}]},
         ]);
     });
-    let Judgement::Allowed(plan) = judge(&request, &[view], now()) else { panic!("not allowed") };
+    let Judgement::Allowed(plan) = judge(&request, &[view], &Pipelines::default(), now()) else {
+        panic!("not allowed")
+    };
     assert_eq!(plan.rules.len(), 4, "two ports for two sources on two firewalls");
     for rule in &plan.rules {
         let wanted = if rule.ports == [PortRange::single(22)] { "203.0.113.7/32" } else { "198.51.100.1/32" };
@@ -201,7 +204,12 @@ fn every_policy_that_locks_the_port_has_to_agree() {
     let (reason, message) = refusal(|_| {}, &[web(), strict.clone()]);
     assert_eq!(reason, Reason::DurationTooLong);
     assert!(message.contains("strict"), "{message}");
-    let judged = judge(&request(|spec| spec["duration"] = json!("30m")), &[web(), strict.clone()], now());
+    let judged = judge(
+        &request(|spec| spec["duration"] = json!("30m")),
+        &[web(), strict.clone()],
+        &Pipelines::default(),
+        now(),
+    );
     let Judgement::Allowed(plan) = judged else { panic!("{judged:?}") };
     assert_eq!(plan.policies.len(), 2);
     // One that only audits, or locks another port, has no say.
@@ -209,12 +217,15 @@ fn every_policy_that_locks_the_port_has_to_agree() {
     audit.terms.as_mut().unwrap().mode = Mode::Audit;
     let other =
         policy("other", vec![port(3389, &[], "30m")], vec![machine("web-1", &["10.0.0.4"], &["subnet"])]);
-    assert!(matches!(judge(&request(|_| {}), &[web(), audit, other], now()), Judgement::Allowed(_)));
+    assert!(matches!(
+        judge(&request(|_| {}), &[web(), audit, other], &Pipelines::default(), now()),
+        Judgement::Allowed(_)
+    ));
 }
 
 #[test]
 fn what_is_missing_or_held_makes_it_wait() {
-    let judged = |policies: &[PolicyView]| judge(&request(|_| {}), policies, now());
+    let judged = |policies: &[PolicyView]| judge(&request(|_| {}), policies, &Pipelines::default(), now());
     assert!(matches!(judged(&[]), Judgement::Held(Reason::PolicyNotFound, _)));
     let change = |change: fn(&mut PolicyView)| {
         let mut view = web();
@@ -246,7 +257,9 @@ fn what_is_missing_or_held_makes_it_wait() {
 
 #[test]
 fn a_machine_that_cannot_be_reached_or_locked_makes_it_impossible() {
-    let with = |machine: Machine| judge(&request(|_| {}), &[policy("web", vec![], vec![machine])], now());
+    let with = |machine: Machine| {
+        judge(&request(|_| {}), &[policy("web", vec![], vec![machine])], &Pipelines::default(), now())
+    };
     assert!(matches!(with(machine("web-1", &[], &["nic"])), Judgement::Impossible(Reason::NoAddress, _)));
     assert!(matches!(
         with(machine("web-1", &["10.0.0.4"], &[])),
@@ -260,14 +273,19 @@ fn a_machine_that_cannot_be_reached_or_locked_makes_it_impossible() {
     let why = Unsupported { reason: Reason::VirtualMachineNotFound, message: "gone".into() };
     gone.machines = Some(Arc::new(BTreeMap::from([("web-1".to_owned(), vec![(vm("web-1"), Err(why))])])));
     assert!(matches!(
-        judge(&request(|_| {}), &[gone], now()),
+        judge(&request(|_| {}), &[gone], &Pipelines::default(), now()),
         Judgement::Impossible(Reason::VirtualMachineNotFound, _)
     ));
 }
 
 #[test]
 fn the_hash_changes_with_all_that_an_approval_is_an_approval_of() {
-    let hash = |request: &JitAccessRequest, policy: PolicyView| match judge(request, &[policy], now()) {
+    let hash = |request: &JitAccessRequest, policy: PolicyView| match judge(
+        request,
+        &[policy],
+        &Pipelines::default(),
+        now(),
+    ) {
         Judgement::Allowed(plan) => plan.hash,
         other => panic!("{other:?}"),
     };
@@ -308,8 +326,11 @@ fn a_hard_end_within_the_horizon_lets_a_pipeline_ask() {
             spec["notAfter"] = json!((now() + SignedDuration::from_hours(hours)).to_string());
         })
     };
-    assert!(matches!(judge(&ask(2), &[web()], now()), Judgement::Allowed(_)));
-    assert!(matches!(judge(&ask(24 * 30), &[web()], now()), Judgement::Refused(Reason::TooLarge, _)));
+    assert!(matches!(judge(&ask(2), &[web()], &Pipelines::default(), now()), Judgement::Allowed(_)));
+    assert!(matches!(
+        judge(&ask(24 * 30), &[web()], &Pipelines::default(), now()),
+        Judgement::Refused(Reason::TooLarge, _)
+    ));
 }
 
 fn net() -> impl Strategy<Value = Ipv4Net> {
@@ -327,7 +348,7 @@ fn an_address_that_is_not_the_machines_alone_is_never_opened() {
         let address = &mut machine.as_mut().unwrap().nics[0].addresses[0];
         address.network.twin = Some("subnet filters theirs as well".into());
     }
-    match judge(&request(|_| {}), &policies, now()) {
+    match judge(&request(|_| {}), &policies, &Pipelines::default(), now()) {
         Judgement::Impossible(Reason::AddressNotUnique, message) => {
             assert!(message.contains("10.0.0.4") && message.contains("theirs"), "{message}");
         }
@@ -350,7 +371,7 @@ proptest! {
                 asked.iter().map(|net| json!({"cidr": net.to_string()})).collect();
         });
         let expected = asked.iter().all(|net| net.hosts_all().all(|host| allowed.iter().any(|net| net.contains(&host))));
-        let judged = judge(&request, &[view], now());
+        let judged = judge(&request, &[view], &Pipelines::default(), now());
         match &judged {
             Judgement::Allowed(plan) => {
                 prop_assert!(expected);

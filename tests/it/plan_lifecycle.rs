@@ -2,19 +2,24 @@
 //! refusals, failures, deletions, lost writes, crashes and clock steps that a few hundred random steps find.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use portcullis::api::values::{ArmId, PortRange, Protocol};
 use portcullis::api::{
-    FINALIZER, JitAccessRequest, JitAccessRequestSpec, NameRef, PinnedMachine, Reason, RequestPort,
-    RequestTarget, RuleStatus, Source, State, UserInfo,
+    FINALIZER, JitAccessRequest, JitAccessRequestSpec, JitAccessReview, JitAccessReviewSpec, NameRef,
+    PinnedMachine, Reason, RequestPort, RequestRef, RequestTarget, RequestedPolicy, RuleStatus, Source,
+    State, UserInfo, Verdict,
 };
+use portcullis::plan::admission::Admission;
 use portcullis::plan::authorize::{GrantPlan, Judgement, PlannedRule};
 use portcullis::plan::desired::Duty;
 use portcullis::plan::lifecycle::{Finalizer, Seen, World, duties, state, step};
 use portcullis::plan::model::FirewallId;
 use portcullis::plan::names::{Cluster, Mark, parse_name};
+use portcullis::plan::people::Pipelines;
+use portcullis::plan::reviews::{Case, Right, Tally, tally};
 use proptest::prelude::*;
 
 const UID: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
@@ -72,7 +77,7 @@ fn plan(seconds: u64) -> GrantPlan {
         hash: "a".repeat(64),
         pending_timeout: std::time::Duration::from_secs(3600),
         use_within: std::time::Duration::from_secs(3600),
-        required: 0,
+        self_approval: BTreeSet::new(),
         limits: BTreeMap::new(),
     }
 }
@@ -155,11 +160,55 @@ fn judgement(kind: u8, seconds: u64) -> Judgement {
     }
 }
 
-/// One move, as the controller makes it. True: the object is gone.
+const IN_FORCE: Admission = Admission::InForce { since: Timestamp::MIN };
+
+/// The reviews counted; whoever is not called a stranger may approve.
+fn count(
+    request: &JitAccessRequest,
+    judged: &Judgement,
+    reviews: &[Arc<JitAccessReview>],
+    now: Timestamp,
+) -> Tally {
+    let plan = if let Judgement::Allowed(plan) = judged { Some(&**plan) } else { None };
+    let case = Case { request, plan, reviews, admission: &IN_FORCE, pipelines: &Pipelines::default(), now };
+    tally(case, &|user, _| if user.username == "stranger" { Right::NotAllowed } else { Right::Allowed })
+}
+
+/// Somebody's word on the request.
+fn review(number: u8, who: &str, verdict: Verdict, hash: &str) -> Arc<JitAccessReview> {
+    let mut review = JitAccessReview::new(
+        &format!("review-{number}"),
+        JitAccessReviewSpec {
+            request_ref: RequestRef { name: "one".into(), uid: UID.into() },
+            policy_ref: NameRef { name: "web".into() },
+            plan_hash: Some(hash.into()),
+            verdict,
+            comment: None,
+            reviewer: Some(UserInfo { username: who.into(), ..UserInfo::default() }),
+        },
+    );
+    review.metadata.uid = Some(format!("uid-of-review-{number}"));
+    review.metadata.creation_timestamp = Some(Time(start() + SignedDuration::from_secs(i64::from(number))));
+    Arc::new(review)
+}
+
+/// One move without reviews. True: the object is gone.
 fn reconcile(
     request: &mut JitAccessRequest,
     cloud: &mut Cloud,
     judged: &Judgement,
+    now: Timestamp,
+    lost: bool,
+) -> bool {
+    reviewed(request, cloud, judged, &[], now, lost)
+}
+
+/// One move, as the controller makes it. True: the object is gone.
+fn reviewed(
+    request: &mut JitAccessRequest,
+    cloud: &mut Cloud,
+    judged: &Judgement,
+    reviews: &[Arc<JitAccessReview>],
     now: Timestamp,
     lost: bool,
 ) -> bool {
@@ -169,8 +218,17 @@ fn reconcile(
         let firewall = FirewallId(ArmId::parse(&rule.firewall).unwrap());
         cloud.seen.get(&Cloud::key(&firewall, &rule.name)).cloned().unwrap_or_default()
     };
-    let world =
-        World { request, judgement: judged, cluster: &cluster, seen: &seen, no_room: None, stopped_by: None };
+    let (tally, admission) = (count(request, judged, reviews, now), IN_FORCE);
+    let world = World {
+        request,
+        judgement: judged,
+        tally: &tally,
+        admission: &admission,
+        cluster: &cluster,
+        seen: &seen,
+        no_room: None,
+        stopped_by: None,
+    };
     let next = step(&world, now);
     if lost {
         return false;
@@ -314,23 +372,79 @@ fn a_status_that_nobody_of_ours_wrote_is_closed() {
     assert!(duties(&request).iter().all(|(_, grant)| matches!(grant.duty, Duty::Close { .. })));
 }
 
-#[test]
-fn a_policy_that_asks_for_approvals_grants_nothing_and_says_so() {
-    let (mut request, mut cloud) = (request(3600), Cloud::default());
-    let judged = Judgement::Allowed(Box::new(GrantPlan { required: 1, ..plan(3600) }));
-    for _ in 0..5 {
-        reconcile(&mut request, &mut cloud, &judged, start(), false);
-        cloud.work(start(), false);
+/// A plan under a policy that asks for two approvals.
+fn two_of(seconds: u64) -> Judgement {
+    let policy = RequestedPolicy { name: "web".into(), uid: "web".into(), required: 2, ..Default::default() };
+    Judgement::Allowed(Box::new(GrantPlan { policies: vec![policy], ..plan(seconds) }))
+}
+
+/// Where a request under a policy that asks for two approvals comes to with these reviews.
+fn comes_to(words: &[(&str, Verdict)]) -> (State, JitAccessRequest) {
+    let (mut request, mut cloud, judged) = (request(3600), Cloud::default(), two_of(3600));
+    let hash = "a".repeat(64);
+    let reviews: Vec<_> =
+        (1..).zip(words).map(|(number, (who, verdict))| review(number, who, *verdict, &hash)).collect();
+    for _ in 0..8 {
+        reviewed(&mut request, &mut cloud, &judged, &reviews, start() + SignedDuration::from_secs(20), false);
+        cloud.work(start() + SignedDuration::from_secs(20), false);
     }
-    let status = request.status.clone().unwrap();
-    assert_eq!(status.state.as_deref(), Some("Pending"));
-    assert_eq!(
-        status.conditions.iter().find(|c| c.type_ == "Approved").unwrap().reason,
-        "ApprovalNotSupported"
-    );
+    assert!(state(&request).holds_rules() || cloud.standing.is_empty());
+    (state(&request), request)
+}
+
+#[test]
+fn a_request_opens_by_two_different_people_who_are_not_its_own_and_by_nobody_less() {
+    use Verdict::{Approved, Denied, Ended, Revoked};
+    for (words, wanted) in [
+        (vec![], State::Pending),
+        (vec![("bob", Approved)], State::Pending),
+        (vec![("bob", Approved), ("carol", Approved)], State::Active),
+        (vec![("bob", Approved), ("bob", Approved)], State::Pending),
+        (vec![("bob", Approved), ("BOB ", Approved)], State::Pending),
+        (vec![("bob", Approved), ("alice", Approved)], State::Pending),
+        (vec![("bob", Approved), ("stranger", Approved)], State::Pending),
+        (
+            vec![("system:serviceaccount:a:x", Approved), ("system:serviceaccount:b:y", Approved)],
+            State::Pending,
+        ),
+        (vec![("bob", Approved), ("system:serviceaccount:b:y", Approved)], State::Active),
+        (vec![("bob", Denied), ("carol", Approved), ("dave", Approved)], State::Denied),
+        (vec![("carol", Approved), ("dave", Approved), ("bob", Revoked)], State::Denied),
+        (vec![("stranger", Denied), ("carol", Approved), ("dave", Approved)], State::Active),
+        (vec![("carol", Approved), ("dave", Approved), ("alice", Ended)], State::Ended),
+        (vec![("carol", Approved), ("dave", Approved), ("stranger", Ended)], State::Active),
+    ] {
+        assert_eq!(comes_to(&words).0, wanted, "{words:?}");
+    }
+}
+
+#[test]
+fn who_approved_is_shown_and_what_is_missing_is_said() {
+    let (_, request) = comes_to(&[("bob", Verdict::Approved)]);
+    let status = request.status.unwrap();
     assert_eq!(status.rules.len(), 2, "the plan is shown before anybody approves");
-    assert!(cloud.standing.is_empty());
-    reconcile(&mut request, &mut cloud, &judged, start() + SignedDuration::from_secs(3600), false);
+    assert_eq!(
+        (status.policies[0].approved, status.policies[0].approved_by.as_slice()),
+        (1, &["bob".to_owned()][..])
+    );
+    let approved = status.conditions.iter().find(|c| c.type_ == "Approved").unwrap();
+    assert_eq!(approved.reason, "WaitingForApproval");
+    assert!(approved.message.contains("1 of 2 approvals under JitPolicy web (bob)"), "{}", approved.message);
+}
+
+#[test]
+fn a_live_grant_is_revoked_by_an_approver_and_waiting_too_long_ends() {
+    let (state_before, mut request) = comes_to(&[("bob", Verdict::Approved), ("carol", Verdict::Approved)]);
+    assert_eq!(state_before, State::Active);
+    let revoked = [review(30, "bob", Verdict::Denied, "")];
+    let now = start() + SignedDuration::from_secs(60);
+    reviewed(&mut request, &mut Cloud::default(), &two_of(3600), &revoked, now, false);
+    assert_eq!(state(&request), State::Closing);
+    assert_eq!(request.status.unwrap().outcome.as_deref(), Some("Revoked"));
+
+    let (_, mut request) = comes_to(&[("bob", Verdict::Approved)]);
+    let late = start() + SignedDuration::from_secs(3600);
+    reviewed(&mut request, &mut Cloud::default(), &two_of(3600), &[], late, false);
     assert_eq!(state(&request), State::TimedOut);
 }
 
@@ -362,8 +476,16 @@ fn a_grant_whose_packets_somebody_stops_says_so_and_stays_to_be_closed() {
     let active = |request: &JitAccessRequest, stopped_by: Option<String>| {
         let seen = |_: &RuleStatus| Seen::Present { at: start(), priority: 100, shadowed_by: None };
         let cluster = Cluster::new("test", &[]);
-        let world =
-            World { request, judgement: &judged, cluster: &cluster, seen: &seen, no_room: None, stopped_by };
+        let world = World {
+            request,
+            judgement: &judged,
+            tally: &Tally::default(),
+            admission: &IN_FORCE,
+            cluster: &cluster,
+            seen: &seen,
+            no_room: None,
+            stopped_by,
+        };
         let next = step(&world, start());
         let conditions = next.status.conditions.clone();
         let active = conditions.into_iter().find(|condition| condition.type_ == "Active").unwrap();

@@ -45,6 +45,12 @@ pub struct JitAccessRequestStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub machines: Vec<PinnedMachine>,
+    /// When the request came back to wait for approvals; left out: it has waited since its creation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending_since: Option<Time>,
+    /// When the last approval that was needed was given; where none is needed, when that was found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approved_at: Option<Time>,
     /// When the grant was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub granted_at: Option<Time>,
@@ -115,6 +121,7 @@ fn cell(entries: &[String]) -> String {
 
 /// A policy that covers a request.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct RequestedPolicy {
     /// Its name.
     #[schemars(length(max = 253))]
@@ -131,6 +138,10 @@ pub struct RequestedPolicy {
     /// Approvals that count.
     #[serde(default)]
     pub approved: i32,
+    /// Whose they are, as many as fit.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10), inner(length(max = 256)), extend("x-kubernetes-list-type" = "atomic"))]
+    pub approved_by: Vec<String>,
 }
 
 /// A machine as it was at the grant.

@@ -27,8 +27,8 @@ pub struct File {
     /// What policies may exempt from their locks.
     #[serde(default = "load_balancer")]
     pub allowed_exempt_sources: Vec<ExemptSourceFile>,
-    /// User names that count as pipelines, as every service account does: their requests need `notAfter`.
-    /// Refused where it names anybody: this version does not enforce it yet.
+    /// User names that count as pipelines, as every service account does: their requests need `notAfter`, and all
+    /// pipelines together count as one person in approvals.
     #[serde(default)]
     pub pipeline_users: Vec<String>,
     /// How often each firewall is looked at when nothing else calls for it.

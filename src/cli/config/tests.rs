@@ -86,7 +86,7 @@ fn every_mistake_names_its_field_and_what_would_be_right() {
         (with("inventoryInterval: 25h"), vec!["inventoryInterval: \"25h\"", "at most 24h"]),
         (with("requestRetention: 30d"), vec!["requestRetention: \"30d\"", "3h"]),
         (with("controllerUser: ''"), vec!["controllerUser: ", "system:serviceaccount"]),
-        (with("pipelineUsers: [bot]"), vec!["pipelineUsers: is not enforced", "service accounts"]),
+        (with("pipelineUsers: [bot, ' ']"), vec!["pipelineUsers[1]: must be the name of a user"]),
         (with("metricsAddress: ':8080'"), vec!["metricsAddress: \":8080\"", "0.0.0.0:8080"]),
         (with("healthAddress: localhost:8081"), vec!["healthAddress: \"localhost:8081\"", "[::1]:8080"]),
         (with("cloud: {name: Germany}"), vec!["cloud.name: unknown variant `Germany`", "USGovernment"]),
@@ -133,9 +133,9 @@ fn every_mistake_names_its_field_and_what_would_be_right() {
         ),
         (
             space(&format!(
-                "- {{name: web, credential: main, scopes: [{SUB}/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/v]}}"
+                "- {{name: web, credential: main, scopes: [{SUB}/resourceGroups/g/providers/Microsoft.Network/networkInterfaces/v]}}"
             )),
-            vec!["namespaces[0].scopes[0]: ", "a subscription or a resource group"],
+            vec!["namespaces[0].scopes[0]: ", "is no scope", "a virtual machine"],
         ),
         (
             space(&format!("- {{name: web, scopes: [{SUB}], credential: other}}")),

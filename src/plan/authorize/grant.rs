@@ -53,6 +53,7 @@ pub(super) fn plan(
             generation: policy.generation,
             required: terms.required,
             approved: 0,
+            approved_by: Vec::new(),
         })
         .collect();
     let hash = hash(request, ask, &policies, &pinned, &rules);
@@ -66,7 +67,11 @@ pub(super) fn plan(
         hash,
         pending_timeout: least(|terms| terms.pending_timeout),
         use_within: least(|terms| terms.use_within),
-        required: covering.iter().map(|(_, terms)| terms.required).max().unwrap_or_default(),
+        self_approval: covering
+            .iter()
+            .filter(|(_, terms)| terms.self_approval)
+            .map(|(policy, _)| policy.uid.clone())
+            .collect(),
         limits: covering
             .iter()
             .map(|(policy, terms)| (policy.uid.clone(), (terms.active_per_requester, terms.active)))

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{Draft, Finalizer, NEAR_DEADLINE, OPEN_BOUND, Seen, Step, World, plus, time};
+use super::{Draft, Finalizer, NEAR_DEADLINE, OPEN_BOUND, Seen, Step, World, plus, said, time};
 use crate::api::{ConditionType, Reason, RuleState, State, find_condition};
 use crate::plan::authorize::{GrantPlan, Judgement, PlannedRule};
 
@@ -203,6 +203,13 @@ fn end(draft: &Draft<'_>) -> Option<(State, Reason, String)> {
     }
     if draft.deleted() {
         return Some((State::Ended, Reason::Withdrawn, "the request was deleted".to_owned()));
+    }
+    let tally = draft.world.tally;
+    if let Some(word) = &tally.against {
+        return Some((State::Revoked, Reason::ReviewRevoked, said(word, "revoked it")));
+    }
+    if let Some(word) = &tally.ended {
+        return Some((State::Ended, Reason::Withdrawn, said(word, "ended it")));
     }
     match draft.world.judgement {
         Judgement::Unknown(..) => None,

@@ -1,27 +1,52 @@
 //! The states before a grant: Pending, Approved, Scheduled.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
-use super::{Draft, Finalizer, SHORTEST_GRANT, Step, World, planned, plus, time, whole_second};
+use super::approval::{count, waiting};
+use super::{Draft, Finalizer, SHORTEST_GRANT, Step, World, planned, plus, said, time, whole_second};
 use crate::api::values::Span;
-use crate::api::{ConditionType, Reason, RuleState, State, find_condition};
+use crate::api::{ConditionType, Reason, RuleState, State, Verdict};
+use crate::plan::admission::Admission;
 use crate::plan::authorize::{GrantPlan, Judgement};
 use crate::plan::names::allow_name;
+use crate::plan::reviews::waiting_since;
 use crate::plan::terms::Ask;
+
+/// When to ask again what the API server did not say.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// How much longer a request waits whose judgement is not known: after a start the machines are read first, and
+/// approvals that came in time are counted then.
+const LATE_JUDGEMENT: Duration = Duration::from_secs(300);
 
 /// Waits for its policy, for its terms to be judged, for approvals.
 pub(super) fn pending(world: &World<'_>, now: Timestamp) -> Step {
-    let draft = Draft::new(world, now);
-    let draft = match withdrawn(draft) {
+    let mut draft = match over(Draft::new(world, now)) {
         Ok(draft) => draft,
         Err(step) => return *step,
     };
+    let since = waiting_since(world.request, now);
     let timeout = match world.judgement {
         Judgement::Allowed(plan) => plan.pending_timeout,
         _ => super::PENDING_TIMEOUT,
     };
-    let give_up = plus(draft.created(), timeout);
-    if now >= give_up {
+    let give_up = plus(since, timeout);
+    if let Judgement::Allowed(plan) = world.judgement {
+        show(&mut draft, plan);
+        count(&mut draft.status, world.tally);
+        let admitted = matches!(world.admission, Admission::InForce { .. });
+        // Approvals that came in time count also where they are noticed late.
+        let in_time = world.tally.reached_at().is_some() || now < give_up;
+        if admitted && in_time && world.tally.doubt.is_none() && world.tally.is_reached() {
+            return approve(draft);
+        }
+    }
+    let patience = match world.judgement {
+        Judgement::Unknown(..) => plus(give_up, LATE_JUDGEMENT),
+        _ => give_up,
+    };
+    if now >= patience {
         let message =
             format!("waited {} and was not granted (spec.approval.pendingTimeout)", Span::of(timeout));
         return draft.end_unopened(State::TimedOut, Reason::TooLate, &message);
@@ -30,69 +55,91 @@ pub(super) fn pending(world: &World<'_>, now: Timestamp) -> Step {
         Judgement::Refused(reason, message) => draft.end_unopened(State::Denied, *reason, message),
         Judgement::Impossible(reason, message) => draft.end_unopened(State::Failed, *reason, message),
         Judgement::Held(reason, message) | Judgement::Unknown(reason, message) => {
-            wait(draft, *reason, message, Some(give_up))
+            wait(draft, *reason, message, patience)
         }
-        Judgement::Allowed(plan) if plan.required > 0 => {
-            let mut draft = draft;
-            show(&mut draft, plan);
-            let message = format!(
-                "{} approvals are asked for, and this version counts none: nothing is granted under this policy",
-                plan.required
-            );
-            wait(draft, Reason::ApprovalNotSupported, &message, Some(give_up))
-        }
-        Judgement::Allowed(plan) => {
-            let mut draft = draft;
-            show(&mut draft, plan);
-            let message = "the policy asks for no approval";
-            draft.set(ConditionType::Approved, true, Reason::AutomaticApproval, message);
-            draft.set(ConditionType::Active, false, Reason::NotOpened, "approved, not opened yet");
-            draft.go(State::Approved, Reason::AutomaticApproval, message)
+        Judgement::Allowed(_) => {
+            if let Admission::NotInForce { why } = world.admission {
+                return wait(draft, Reason::AdmissionNotEnforced, why, give_up);
+            }
+            let message = waiting(world);
+            let asks = world.tally.doubt.is_some() || world.tally.open_question().is_some();
+            let again = if asks { plus(now, ASK_AGAIN).min(give_up) } else { give_up };
+            wait(draft, Reason::WaitingForApproval, &message, again)
         }
     }
 }
 
+fn approve(mut draft: Draft<'_>) -> Step {
+    let at = draft.world.tally.reached_at();
+    let (reason, message) = match at {
+        Some(_) => (Reason::QuorumReached, super::approval::approved(draft.world.tally)),
+        None => (Reason::AutomaticApproval, "the policy asks for no approval".to_owned()),
+    };
+    draft.status.approved_at = Some(time(at.unwrap_or(draft.now)));
+    draft.set(ConditionType::Approved, true, reason, &message);
+    draft.set(ConditionType::Active, false, Reason::NotOpened, "approved, not opened yet");
+    draft.go(State::Approved, reason, &message)
+}
+
 /// Waits for its turn, then is written ahead.
 pub(super) fn approved(world: &World<'_>, now: Timestamp) -> Step {
-    let draft = Draft::new(world, now);
-    let draft = match withdrawn(draft) {
+    let draft = match over(Draft::new(world, now)) {
         Ok(draft) => draft,
         Err(step) => return *step,
     };
+    let ask = Ask::parse(&world.request.spec).ok();
+    let start = ask.as_ref().and_then(|ask| ask.not_before);
+    // From the last approval that was needed, by the reviews as they count now.
+    let approved_at = draft.status.approved_at.as_ref().map(|at| at.0);
+    let approved_at = world.tally.reached_at().or(approved_at).unwrap_or(now);
+    let usable_from = approved_at.max(start.unwrap_or(Timestamp::MIN));
     let plan = match world.judgement {
         Judgement::Allowed(plan) => plan,
         Judgement::Refused(reason, message) => return draft.end_unopened(State::Denied, *reason, message),
         Judgement::Impossible(reason, message) => return draft.end_unopened(State::Failed, *reason, message),
-        Judgement::Held(reason, message) | Judgement::Unknown(reason, message) => {
-            return back(draft, *reason, message);
+        Judgement::Held(reason, message) => return back(draft, *reason, message),
+        Judgement::Unknown(reason, message) => {
+            let unused = plus(usable_from, super::USE_WITHIN);
+            return if now >= unused {
+                unused_for(draft, super::USE_WITHIN)
+            } else {
+                hold(draft, *reason, message, unused)
+            };
         }
     };
-    if plan.required > 0 || draft.status.plan_hash.as_ref() != Some(&plan.hash) {
-        return back(draft, Reason::Progressing, "the plan changed since it was approved");
+    if let Some(what) = super::approval::changed(&draft.status, plan) {
+        return back(draft, Reason::PlanChanged, &what);
     }
-    let ask = Ask::parse(&world.request.spec).ok();
-    let start = ask.as_ref().and_then(|ask| ask.not_before).filter(|start| *start > now);
-    if let Some(start) = start {
-        let mut draft = draft;
+    let mut draft = draft;
+    show(&mut draft, plan);
+    count(&mut draft.status, world.tally);
+    draft.status.approved_at = Some(time(approved_at));
+    let unused = plus(usable_from, plan.use_within);
+    if now >= unused {
+        return unused_for(draft, plan.use_within);
+    }
+    let again = plus(now, ASK_AGAIN).min(unused);
+    if let Some(why) = &world.tally.doubt {
+        return hold(draft, Reason::WaitingForApproval, why, again);
+    }
+    if !world.tally.is_reached() && matches!(world.admission, Admission::InForce { .. }) {
+        if let Some(why) = world.tally.open_question() {
+            return hold(draft, Reason::WaitingForApproval, why, again);
+        }
+        return back(draft, Reason::WaitingForApproval, &waiting(world));
+    }
+    if let Some(start) = start.filter(|start| *start > now) {
         let message = format!("opens at {start} (spec.notBefore)");
         draft.set(ConditionType::Active, false, Reason::Scheduled, &message);
         let mut step = draft.go(State::Scheduled, Reason::Scheduled, &message);
         step.look_again = Some(start);
         return step;
     }
-    let usable_from = find_condition(&draft.status.conditions, ConditionType::Approved)
-        .map_or(now, |condition| condition.last_transition_time.0)
-        .max(ask.as_ref().and_then(|ask| ask.not_before).unwrap_or(Timestamp::MIN));
-    let unused = plus(usable_from, plan.use_within);
-    if now >= unused {
-        let message =
-            format!("the approval lay unused for {} (spec.approval.useWithin)", Span::of(plan.use_within));
-        return draft.end_unopened(State::TimedOut, Reason::TooLate, &message);
+    if let Admission::NotInForce { why } = world.admission {
+        return hold(draft, Reason::AdmissionNotEnforced, why, unused);
     }
     if let Some(why) = &world.no_room {
-        let mut draft = draft;
-        draft.set(ConditionType::Active, false, Reason::LimitReached, why);
-        return draft.stay(Some(unused));
+        return hold(draft, Reason::LimitReached, why, unused);
     }
     if !draft.has_finalizer() {
         // Nothing is opened that nobody would have to close.
@@ -105,42 +152,81 @@ pub(super) fn approved(world: &World<'_>, now: Timestamp) -> Step {
 
 /// Waits for its start, then is judged again.
 pub(super) fn scheduled(world: &World<'_>, now: Timestamp) -> Step {
-    let draft = Draft::new(world, now);
-    let draft = match withdrawn(draft) {
+    let draft = match over(Draft::new(world, now)) {
         Ok(draft) => draft,
         Err(step) => return *step,
     };
     let start = Ask::parse(&world.request.spec).ok().and_then(|ask| ask.not_before);
-    match (world.judgement, start) {
-        (Judgement::Refused(reason, message), _) => draft.end_unopened(State::Denied, *reason, message),
-        (Judgement::Impossible(reason, message), _) => draft.end_unopened(State::Failed, *reason, message),
-        (_, Some(start)) if start > now => draft.stay(Some(start)),
+    match world.judgement {
+        Judgement::Refused(reason, message) => return draft.end_unopened(State::Denied, *reason, message),
+        Judgement::Impossible(reason, message) => return draft.end_unopened(State::Failed, *reason, message),
+        // Said at once, so that there is time to approve what it is now.
+        Judgement::Allowed(plan) => {
+            if let Some(what) = super::approval::changed(&draft.status, plan) {
+                return back(draft, Reason::PlanChanged, &what);
+            }
+        }
+        Judgement::Held(..) | Judgement::Unknown(..) => {}
+    }
+    match start {
+        Some(start) if start > now => draft.stay(Some(start)),
         _ => draft.go(State::Approved, Reason::Progressing, "the start has come; judged again"),
     }
 }
 
 /// What ends every state before a grant.
-fn withdrawn(draft: Draft<'_>) -> Result<Draft<'_>, Box<Step>> {
+fn over(draft: Draft<'_>) -> Result<Draft<'_>, Box<Step>> {
+    let end =
+        |draft: Draft<'_>, to, reason, message: &str| Err(Box::new(draft.end_unopened(to, reason, message)));
+    let tally = draft.world.tally;
     if draft.deleted() {
-        let message = "the request was deleted before it was granted";
-        return Err(Box::new(draft.end_unopened(State::Ended, Reason::Withdrawn, message)));
+        return end(draft, State::Ended, Reason::Withdrawn, "the request was deleted before it was granted");
     }
-    match draft.not_after() {
-        Some(end) if plus(draft.now, SHORTEST_GRANT) > end => {
-            let message = format!("less than 30s are left until spec.notAfter, {end}");
-            Err(Box::new(draft.end_unopened(State::TimedOut, Reason::TooLate, &message)))
+    if let Some(word) = &tally.against {
+        let what = if word.verdict == Verdict::Revoked { "revoked it" } else { "denied it" };
+        return end(draft, State::Denied, Reason::ReviewDenied, &said(word, what));
+    }
+    if let Some(word) = &tally.ended {
+        return end(draft, State::Ended, Reason::Withdrawn, &said(word, "ended it"));
+    }
+    if let Some(not_after) = draft.not_after().filter(|at| plus(draft.now, SHORTEST_GRANT) > *at) {
+        let message = format!("less than 30s are left until spec.notAfter, {not_after}");
+        return end(draft, State::TimedOut, Reason::TooLate, &message);
+    }
+    let created = draft.world.request.metadata.creation_timestamp.as_ref().map(|at| at.0);
+    match draft.world.admission {
+        Admission::InForce { since } if !draft.world.admission.vouches_for(created) => {
+            let message = format!(
+                "not provably created while the admission policies were in force (since {since}): create the request again"
+            );
+            end(draft, State::Void, Reason::NotTrusted, &message)
         }
-        _ => Ok(draft),
+        Admission::InForce { .. } | Admission::NotInForce { .. } => Ok(draft),
     }
 }
 
-fn wait(mut draft: Draft<'_>, reason: Reason, message: &str, look_again: Option<Timestamp>) -> Step {
+fn unused_for(draft: Draft<'_>, within: Duration) -> Step {
+    let message = format!("the approval lay unused for {} (spec.approval.useWithin)", Span::of(within));
+    draft.end_unopened(State::TimedOut, Reason::TooLate, &message)
+}
+
+/// Waits, and is not approved.
+fn wait(mut draft: Draft<'_>, reason: Reason, message: &str, look_again: Timestamp) -> Step {
     draft.set(ConditionType::Approved, false, reason, message);
     draft.set(ConditionType::Active, false, reason, message);
-    draft.stay(look_again)
+    draft.stay(Some(look_again))
 }
 
+/// Waits, approved as it is.
+fn hold(mut draft: Draft<'_>, reason: Reason, message: &str, look_again: Timestamp) -> Step {
+    draft.set(ConditionType::Active, false, reason, message);
+    draft.stay(Some(look_again))
+}
+
+/// Back to where approvals are waited for; the wait begins anew.
 fn back(mut draft: Draft<'_>, reason: Reason, message: &str) -> Step {
+    draft.status.pending_since = Some(time(draft.now));
+    draft.status.approved_at = None;
     draft.set(ConditionType::Approved, false, reason, message);
     draft.set(ConditionType::Active, false, reason, message);
     draft.go(State::Pending, reason, message)
@@ -162,7 +248,6 @@ fn write_ahead(mut draft: Draft<'_>, plan: &GrantPlan) -> Step {
     if let Some(end) = draft.not_after() {
         deadline = deadline.min(whole_second(end));
     }
-    show(&mut draft, plan);
     let uid = draft.world.request.metadata.uid.clone().unwrap_or_default();
     for (number, rule) in (0..).zip(&mut draft.status.rules) {
         rule.name = allow_name(draft.world.cluster, &uid, deadline, number);

@@ -1,0 +1,80 @@
+//! The reviews of a request: counted for its next move, and answered.
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
+
+use crate::api::{JitAccessRequest, JitAccessReview, Tolerant};
+use crate::controllers::Context;
+use crate::controllers::retry::WriteError;
+use crate::controllers::review;
+use crate::plan::admission::Admission;
+use crate::plan::authorize::Judgement;
+use crate::plan::reviews::{Case, Tally, questions, tally};
+
+/// Answers written at once.
+const AT_ONCE: usize = 8;
+
+/// Reviews, and what they come to.
+#[derive(Default)]
+pub(super) struct Counted {
+    pub(super) reviews: Vec<Arc<JitAccessReview>>,
+    pub(super) tally: Tally,
+}
+
+/// Counts the reviews of a request. `fresh`: as the API server has them now, with every right asked anew; else as
+/// they were last watched, with rights as they were lately.
+pub(super) async fn count(
+    context: &Context,
+    request: &JitAccessRequest,
+    judgement: &Judgement,
+    admission: &Admission,
+    fresh: bool,
+) -> Result<Counted, WriteError> {
+    let reviews = if fresh { list(context, request).await? } else { context.reviews.of(request) };
+    let plan = match judgement {
+        Judgement::Allowed(plan) => Some(&**plan),
+        Judgement::Refused(..) | Judgement::Impossible(..) | Judgement::Held(..) | Judgement::Unknown(..) => {
+            None
+        }
+    };
+    let pipelines = &context.settings.pipelines;
+    let case = Case { request, plan, reviews: &reviews, admission, pipelines, now: context.clock.now() };
+    let namespace = request.namespace().unwrap_or_default();
+    let rights = context.rights.ask(&context.client, &namespace, &questions(case), fresh).await;
+    let tally = tally(case, &|user, policy| rights.of(user, policy));
+    Ok(Counted { reviews, tally })
+}
+
+/// The reviews of a request as the API server has them now.
+async fn list(
+    context: &Context,
+    request: &JitAccessRequest,
+) -> Result<Vec<Arc<JitAccessReview>>, WriteError> {
+    let namespace = request.namespace().unwrap_or_default();
+    let api: Api<Tolerant<JitAccessReview>> = Api::namespaced(context.client.clone(), &namespace);
+    let of_that_name = ListParams::default().fields(&format!("spec.requestRef.name={}", request.name_any()));
+    let list = api
+        .list(&of_that_name)
+        .await
+        .map_err(|source| WriteError { operation: "list the reviews of the request", source })?;
+    let reviews = list.items.into_iter().map(|review| review.0);
+    Ok(reviews.filter(|review| review::is_of(review, request)).map(Arc::new).collect())
+}
+
+/// Tells each reviewer what became of their review.
+pub(super) async fn answer(context: &Context, counted: &Counted) -> Result<(), WriteError> {
+    let now = context.clock.now();
+    let answers = counted.reviews.iter().filter_map(|review| {
+        let answer = counted.tally.answers.get(&review.uid()?)?;
+        crate::plan::reviews::status(review, answer, now).map(|status| (Arc::clone(review), status))
+    });
+    let answers: Vec<_> = answers.collect();
+    for some in answers.chunks(AT_ONCE) {
+        let writes = some.iter().map(|(review, status)| review::write(context, review, status.clone()));
+        join_all(writes).await.into_iter().collect::<Result<(), WriteError>>()?;
+    }
+    Ok(())
+}

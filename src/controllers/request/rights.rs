@@ -1,0 +1,168 @@
+//! Who may approve: asked of the API server, in the groups that admission stamped.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::future::join_all;
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec, SubjectAccessReviewStatus,
+};
+use kube::api::PostParams;
+use kube::{Api, Client};
+use tokio::time::Instant;
+
+use crate::api::{GROUP, UserInfo};
+use crate::plan::reviews::Right;
+
+/// How long an answer holds while a request waits. At the grant it is asked again.
+const HOLDS: Duration = Duration::from_secs(10);
+/// How long an answer is waited for: what has to be closed must not wait for it.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Questions asked at once.
+const AT_ONCE: usize = 8;
+/// The most answers that are remembered.
+const MOST: usize = 4096;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Question {
+    namespace: String,
+    policy: String,
+    username: String,
+    uid: Option<String>,
+    groups: Vec<String>,
+}
+
+/// What the API server said lately. Cheap to clone; clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Rights(Arc<Mutex<HashMap<Question, (Right, Instant)>>>);
+
+/// Answers to a few questions.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    namespace: String,
+    rights: HashMap<Question, Right>,
+}
+
+impl Answers {
+    /// The answer to a question that was asked.
+    pub(super) fn of(&self, user: &UserInfo, policy: &str) -> Right {
+        let question = Question::new(&self.namespace, user, policy);
+        self.rights.get(&question).cloned().unwrap_or_else(|| Right::Unknown("it was not asked".to_owned()))
+    }
+}
+
+impl Question {
+    fn new(namespace: &str, user: &UserInfo, policy: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            policy: policy.to_owned(),
+            username: user.username.clone(),
+            uid: user.uid.clone(),
+            groups: user.groups.clone(),
+        }
+    }
+}
+
+impl Rights {
+    /// Asks which users may `approve` which policies of a namespace. `fresh`: whatever was said before.
+    pub(super) async fn ask(
+        &self,
+        client: &Client,
+        namespace: &str,
+        questions: &[(UserInfo, String)],
+        fresh: bool,
+    ) -> Answers {
+        let mut answers = Answers { namespace: namespace.to_owned(), ..Answers::default() };
+        for some in questions.chunks(AT_ONCE) {
+            let some = some.iter().map(|(user, policy)| Question::new(namespace, user, policy));
+            answers.rights.extend(join_all(some.map(|question| self.ask_one(client, question, fresh))).await);
+        }
+        answers
+    }
+
+    fn known(&self, question: &Question) -> Option<Right> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(question).filter(|(_, at)| at.elapsed() < HOLDS).map(|(right, _)| right.clone())
+    }
+
+    async fn ask_one(&self, client: &Client, question: Question, fresh: bool) -> (Question, Right) {
+        if let Some(right) = self.known(&question).filter(|_| !fresh) {
+            return (question, right);
+        }
+        let api: Api<SubjectAccessReview> = Api::all(client.clone());
+        let review = review(&question);
+        let right = match tokio::time::timeout(PATIENCE, api.create(&PostParams::default(), &review)).await {
+            Ok(Ok(answer)) => read(answer.status),
+            Ok(Err(error)) => Right::Unknown(format!("the API server did not answer: {error}")),
+            Err(_) => Right::Unknown(format!("the API server did not answer within {}s", PATIENCE.as_secs())),
+        };
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MOST {
+            known.retain(|_, (_, at)| at.elapsed() < HOLDS);
+        }
+        match &right {
+            Right::Allowed | Right::NotAllowed if known.len() < MOST => {
+                known.insert(question.clone(), (right.clone(), Instant::now()));
+            }
+            Right::Allowed | Right::NotAllowed | Right::Unknown(_) => {
+                known.remove(&question);
+            }
+        }
+        drop(known);
+        (question, right)
+    }
+}
+
+fn review(question: &Question) -> SubjectAccessReview {
+    let Question { namespace, policy, username, uid, groups } = question.clone();
+    SubjectAccessReview {
+        spec: SubjectAccessReviewSpec {
+            user: Some(username),
+            uid,
+            groups: Some(groups),
+            resource_attributes: Some(ResourceAttributes {
+                group: Some(GROUP.to_owned()),
+                resource: Some("jitpolicies".to_owned()),
+                verb: Some("approve".to_owned()),
+                namespace: Some(namespace),
+                name: Some(policy),
+                ..ResourceAttributes::default()
+            }),
+            ..SubjectAccessReviewSpec::default()
+        },
+        ..SubjectAccessReview::default()
+    }
+}
+
+/// A "no" that came about by an error is no answer.
+fn read(status: Option<SubjectAccessReviewStatus>) -> Right {
+    let Some(status) = status else { return Right::Unknown("the API server said nothing".to_owned()) };
+    let denied = status.denied.unwrap_or(false);
+    match status.evaluation_error.filter(|error| !error.is_empty()) {
+        _ if status.allowed && !denied => Right::Allowed,
+        Some(error) if !denied => Right::Unknown(error),
+        Some(_) | None => Right::NotAllowed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_plain_yes_is_a_yes() {
+        let status = |allowed, denied, error: &str| SubjectAccessReviewStatus {
+            allowed,
+            denied: Some(denied),
+            evaluation_error: Some(error.to_owned()),
+            ..SubjectAccessReviewStatus::default()
+        };
+        assert_eq!(read(Some(status(true, false, ""))), Right::Allowed);
+        assert_eq!(read(Some(status(true, false, "a role is missing"))), Right::Allowed);
+        assert_eq!(read(Some(status(true, true, ""))), Right::NotAllowed);
+        assert_eq!(read(Some(status(false, false, ""))), Right::NotAllowed);
+        assert_eq!(read(Some(status(false, false, "webhook"))), Right::Unknown("webhook".into()));
+        assert!(matches!(read(None), Right::Unknown(_)));
+    }
+}

@@ -1,0 +1,141 @@
+//! Who counts as whom.
+//!
+//! Nobody may count twice, and nobody for their own request. So in doubt two users are taken for one person: where
+//! their names differ only in case or in space around them, or where they have the same uid. All pipelines (service
+//! accounts, and users that the configuration names) are one person, because whoever can run one can run another.
+
+use std::collections::BTreeSet;
+
+use crate::api::UserInfo;
+
+const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
+
+/// Users that are programs: every service account, and those that the configuration names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pipelines(BTreeSet<String>);
+
+impl Pipelines {
+    /// Service accounts and users of these names.
+    #[must_use]
+    pub fn new(users: &[String]) -> Self {
+        Self(users.iter().map(|user| fold(user)).collect())
+    }
+
+    /// Whether a user of this name is a program.
+    #[must_use]
+    pub fn has(&self, username: &str) -> bool {
+        let name = fold(username);
+        name.starts_with(SERVICE_ACCOUNT) || self.0.contains(&name)
+    }
+
+    /// What tells a person from others: two users that share one of these are taken for one person.
+    #[must_use]
+    pub fn traits(&self, user: &UserInfo) -> BTreeSet<Trait> {
+        if self.has(&user.username) {
+            return BTreeSet::from([Trait::Pipeline]);
+        }
+        let uid = user.uid.iter().filter(|uid| !uid.is_empty()).map(|uid| Trait::Uid(uid.clone()));
+        uid.chain([Trait::Name(fold(&user.username))]).collect()
+    }
+
+    /// Whether two users are taken for one person.
+    #[must_use]
+    pub fn same(&self, one: &UserInfo, other: &UserInfo) -> bool {
+        !self.traits(one).is_disjoint(&self.traits(other))
+    }
+
+    /// Whether a user may be the one that a request names in `onBehalfOf`: words that somebody chose. An
+    /// authenticator's prefix (`oidc:alice@contoso.com`) makes no difference, nor does a domain that only one of the
+    /// two has.
+    #[must_use]
+    pub fn may_be(&self, claim: &str, user: &UserInfo) -> bool {
+        if self.has(claim) && self.has(&user.username) {
+            return true;
+        }
+        let uid = user.uid.as_deref().is_some_and(|uid| !uid.is_empty() && uid == claim.trim());
+        let (claimed, name) = (fold(claim), fold(&user.username));
+        let (claimed, name) = (bare(&claimed), bare(&name));
+        let (left, right) = (local(claimed), local(name));
+        uid || claimed == name || ((claimed == left || name == right) && left == right)
+    }
+}
+
+/// Something by which a person is known.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trait {
+    /// Is a program.
+    Pipeline,
+    /// Has this name, without regard to case.
+    Name(String),
+    /// Has this uid.
+    Uid(String),
+}
+
+fn fold(name: &str) -> String {
+    name.trim().to_lowercase()
+}
+
+/// A name without its authenticator's prefix.
+fn bare(name: &str) -> &str {
+    let rest = name.rsplit([':', '#', '/', '\\']).next().unwrap_or_default();
+    if rest.is_empty() { name } else { rest }
+}
+
+/// A name without its domain.
+fn local(name: &str) -> &str {
+    name.split_once('@').map_or(name, |(local, _)| local)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(name: &str, uid: &str) -> UserInfo {
+        UserInfo { username: name.into(), uid: (!uid.is_empty()).then(|| uid.into()), ..UserInfo::default() }
+    }
+
+    fn pipelines() -> Pipelines {
+        Pipelines::new(&["ci@contoso.com".into()])
+    }
+
+    #[test]
+    fn in_doubt_two_users_are_one_person() {
+        let same = |one: (&str, &str), other: (&str, &str)| {
+            pipelines().same(&user(one.0, one.1), &user(other.0, other.1))
+        };
+        assert!(same(("alice", "1"), ("alice", "2")));
+        assert!(same(("alice", "1"), (" ALICE ", "")));
+        assert!(same(("alice", "1"), ("bob", "1")), "renamed");
+        assert!(!same(("alice", ""), ("bob", "")), "no uid is nobody's uid");
+        assert!(!same(("alice", "1"), ("bob", "2")));
+        assert!(same(("system:serviceaccount:a:x", "1"), ("system:serviceaccount:b:y", "2")));
+        assert!(same(("CI@contoso.com", "1"), ("system:serviceaccount:b:y", "2")));
+        assert!(!same(("ci@contoso.com", "1"), ("alice", "1")), "a program is nobody");
+    }
+
+    #[test]
+    fn who_is_named_is_recognised_by_any_of_their_names() {
+        let named = |claim: &str, name: &str| pipelines().may_be(claim, &user(name, "uid-7"));
+        for (claim, name) in [
+            ("alice@contoso.com", "alice@contoso.com"),
+            ("Alice@Contoso.com ", "alice@contoso.com"),
+            ("alice@contoso.com", "oidc:alice@contoso.com"),
+            ("alice@contoso.com", "https://login.example.com/x#alice@contoso.com"),
+            ("contoso\\alice", "alice@contoso.com"),
+            ("alice", "alice@contoso.com"),
+            ("alice@contoso.com", "alice"),
+            ("uid-7", "somebody"),
+            ("system:serviceaccount:a:x", "ci@contoso.com"),
+        ] {
+            assert!(named(claim, name), "{claim} is {name}");
+        }
+        for (claim, name) in [
+            ("alice@contoso.com", "alice@fabrikam.com"),
+            ("alice", "malice"),
+            ("bob", "alice@contoso.com"),
+            (":", "alice"),
+        ] {
+            assert!(!named(claim, name), "{claim} is not {name}");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What is said of reviews whose request is past them.
+
+use super::{Answer, is_open, never};
+use crate::api::{JitAccessRequest, JitAccessReview, State, Verdict};
+use crate::plan::lifecycle::state;
+
+/// What remains to be said of a review once its request was granted or is over; none while it is not.
+///
+/// What was answered in time stays as it was answered. A word against a live grant is not past.
+pub(super) fn of_the_past(request: &JitAccessRequest, review: &JitAccessReview) -> Option<Answer> {
+    let state = state(request);
+    let live = matches!(state, State::Opening | State::Active);
+    if is_open(request) || (live && review.spec.verdict != Verdict::Approved) {
+        return None;
+    }
+    let settled = request.status.as_ref().is_some_and(|status| status.settled);
+    let before = review.status.as_ref().filter(|_| is_answered(review));
+    let before = before.and_then(|status| status.counted.zip(status.reason.clone()));
+    Some(match before {
+        Some((counted, reason)) => Answer { counted, reason, settled },
+        // Granted by it, and not told yet.
+        None if counted_at_the_grant(request, review) => {
+            let name = &review.spec.policy_ref.name;
+            Answer { counted: true, reason: format!("counted under JitPolicy {name}"), settled }
+        }
+        None if live => never("the request was granted already"),
+        None if decided(request, review.spec.verdict) => {
+            Answer { counted: true, reason: effect(review.spec.verdict).to_owned(), settled }
+        }
+        None => {
+            let state = if state == State::Closing { outcome(request) } else { state };
+            never(format!("the request is over already ({})", state.as_str()))
+        }
+    })
+}
+
+/// Whether something was said of it before.
+pub(super) fn is_answered(review: &JitAccessReview) -> bool {
+    review.status.as_ref().is_some_and(|status| status.counted.is_some() && status.reason.is_some())
+}
+
+fn outcome(request: &JitAccessRequest) -> State {
+    let outcome = request.status.as_ref().and_then(|status| status.outcome.as_deref());
+    outcome.and_then(State::parse).unwrap_or(State::Closing)
+}
+
+fn counted_at_the_grant(request: &JitAccessRequest, review: &JitAccessReview) -> bool {
+    let status = request.status.as_ref();
+    review.spec.verdict == Verdict::Approved
+        && status
+            .is_some_and(|status| status.granted_at.is_some() && status.plan_hash == review.spec.plan_hash)
+        && status.into_iter().flat_map(|status| &status.policies).any(|policy| {
+            let by = review.spec.reviewer.as_ref().map(|reviewer| cut(&reviewer.username, 256));
+            policy.name == review.spec.policy_ref.name
+                && by.is_some_and(|by| policy.approved_by.contains(&by))
+        })
+}
+
+/// Whether the request is over by a word such as this.
+fn decided(request: &JitAccessRequest, verdict: Verdict) -> bool {
+    let over = match state(request) {
+        State::Closing => outcome(request),
+        other => other,
+    };
+    match verdict {
+        Verdict::Approved => false,
+        Verdict::Denied | Verdict::Revoked => matches!(over, State::Denied | State::Revoked),
+        Verdict::Ended => over == State::Ended,
+    }
+}
+
+/// What a word does to the request.
+pub(super) const fn effect(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Approved => "approves the request",
+        Verdict::Denied | Verdict::Revoked => "refuses the request for good, and closes what it opened",
+        Verdict::Ended => "ends the request, and closes what it opened",
+    }
+}
+
+/// What is said of a review whose request, by name and UID, is not there; `present`: one of its name is.
+#[must_use]
+pub fn without_request(review: &JitAccessReview, present: bool) -> Answer {
+    let (reason, counted) = match review.status.as_ref().and_then(|status| status.counted) {
+        Some(true) => (review.status.as_ref().and_then(|status| status.reason.clone()), true),
+        Some(false) | None => (None, false),
+    };
+    let name = &review.spec.request_ref.name;
+    let reason = reason.unwrap_or_else(|| {
+        if present {
+            format!("the JitAccessRequest {name} that is there now is another one: its UID differs from spec.requestRef.uid")
+        } else {
+            format!("there is no JitAccessRequest {name} with the UID that spec.requestRef gives")
+        }
+    });
+    Answer { counted, reason, settled: true }
+}
+
+/// A text of at most so many bytes.
+pub(crate) fn cut(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    format!("{}...", &text[..text.floor_char_boundary(most - 3)])
+}
