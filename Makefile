@@ -54,7 +54,7 @@ docs: build ## Bring the generated parts of docs/ up to date
 lint: ## clippy with warnings as errors, rustfmt, dependency rules where cargo-deny is installed
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	@if command -v cargo-deny >/dev/null; then cargo deny --offline check bans licenses sources; \
+	@if command -v cargo-deny >/dev/null; then cargo deny check bans licenses sources; \
 	else echo "cargo-deny is not installed: dependency rules were not checked"; fi
 
 fmt: ## Format

@@ -5,4 +5,4 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 : "${AZURE_SIMULATOR:?must name the built azure-simulator}"
 python=$("$here/setup.sh")
 cd "$here"
-PYTHONDONTWRITEBYTECODE=1 exec "$python" -m pytest -q -p no:cacheprovider "$@"
+PYTHONDONTWRITEBYTECODE=1 exec "$python" -m pytest -q -rs -p no:cacheprovider "$@"
