@@ -19,6 +19,23 @@ const ELSEWHERE: &str = "198.51.100.23";
 /// How long the port is asked to be open: the shortest that the API takes.
 const DURATION: &str = "30s";
 
+/// A review of exactly this object and this plan, as `kubectl jit approve` makes it.
+const REVIEW: &str = r#"kubectl get jitreq disk-full -o jsonpath='apiVersion: jit.portcullis.io/v1alpha1
+kind: JitAccessReview
+metadata:
+  generateName: disk-full-
+  namespace: team-web
+spec:
+  requestRef:
+    name: disk-full
+    uid: {.metadata.uid}
+  policyRef:
+    name: web-1
+  planHash: "{.status.planHash}"
+  verdict: Approved
+  comment: pairing on it
+' > review.yaml"#;
+
 struct Demo {
     narrator: Narrator,
     folder: PathBuf,
@@ -57,8 +74,11 @@ impl Demo {
         self.probe(REQUESTER, address, true).await?;
         self.probe(ELSEWHERE, address, true).await?;
 
-        self.chapter("A policy lowers the gate: SSH to web-1 is closed to everybody.");
-        self.file("policy.yaml", &without_comments(&Stage::sample("policy-one-machine.yaml")?))?;
+        self.chapter(
+            "A policy lowers the gate: SSH to web-1 is closed to everybody, and opens when a second person agrees.",
+        );
+        let policy = without_comments(&Stage::sample("policy-one-machine.yaml")?);
+        self.file("policy.yaml", &format!("{policy}  approval: {{required: 1}}\n"))?;
         self.shell("cat policy.yaml").await?;
         self.shell("kubectl --context policy-admin apply -f policy.yaml").await?;
         self.shell("kubectl wait jitpolicy/web-1 --for=condition=Ready --timeout=60s").await?;
@@ -66,19 +86,37 @@ impl Demo {
         self.probe(REQUESTER, address, false).await?;
         self.probe(ELSEWHERE, address, false).await?;
 
-        self.chapter("A developer asks for SSH, for one address and 30 seconds. Nobody has to approve under this policy.");
+        self.chapter(
+            "A developer asks for SSH, for one address and 30 seconds, and waits for somebody to agree.",
+        );
         let request = without_comments(&Stage::sample("request.yaml")?)
             .replace("duration: 30m", &format!("duration: {DURATION}"));
         ensure!(request.contains(DURATION), "the sample request has no duration of 30m");
         self.file("request.yaml", &request)?;
         self.shell("cat request.yaml").await?;
         self.shell("kubectl --context developer apply -f request.yaml").await?;
+        self.shell("kubectl wait jitreq/disk-full --for=jsonpath='{.status.planHash}' --timeout=30s").await?;
+        self.shell("kubectl get jitaccessrequests").await?;
+        self.probe(REQUESTER, address, false).await?;
+
+        self.chapter("What would be written stands in the request before anybody agrees. Not to be agreed to by oneself:");
+        self.shell(
+            "kubectl get jitreq disk-full -o jsonpath='{range .status.rules[*]}{.protocol} {.ports} from {.sources} to {.destinations} on {.firewall}{\"\\n\"}{end}'",
+        )
+        .await?;
+        self.shell(REVIEW).await?;
+        self.shell("cat review.yaml").await?;
+        let code = self.run("kubectl --context developer create -f review.yaml").await?;
+        ensure!(code != 0, "the developer approved the own request");
+        self.shell("kubectl --context approver create -f review.yaml").await?;
         self.shell("kubectl wait jitaccessrequest/disk-full --for=condition=Active --timeout=30s").await?;
         self.shell("kubectl get jitaccessrequests").await?;
         self.shell(
             "kubectl get jitreq disk-full -o jsonpath='{range .status.connections[*]}connect to {.address} port {.port}{\"\\n\"}{end}'",
         )
         .await?;
+
+        self.shell("kubectl get jitaccessreviews").await?;
 
         self.chapter("The gate is open for that address, and for no other.");
         self.probe(REQUESTER, address, true).await?;
