@@ -163,6 +163,8 @@ reasons! {
     JustificationRequired,
     /// A limit of the policy or of the cluster leaves no room.
     LimitReached,
+    /// The clocks of the cloud and of the controller are too far apart for deadlines to mean anything.
+    ClockSkew,
     /// The request names too many machines, sources or rules.
     TooLarge,
     /// A window or time-out has run out.

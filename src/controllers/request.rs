@@ -10,12 +10,13 @@ use kube::{Api, ResourceExt};
 use super::Context;
 use super::retry::WriteError;
 use crate::api::values::ArmId;
-use crate::api::{JitAccessRequest, RuleStatus, State, Tolerant};
+use crate::api::{JitAccessRequest, Reason, RuleStatus, State, Tolerant};
 use crate::plan::authorize::{Judgement, judge};
 use crate::plan::desired::{Duty, Grant};
 use crate::plan::lifecycle::{Finalizer, Seen, Step, World, duties, state, step};
 use crate::plan::model::FirewallId;
 
+mod clocks;
 mod counting;
 mod passage;
 mod rights;
@@ -104,7 +105,10 @@ async fn advance(
             (Judgement::Allowed(plan), State::Approved) => Some(context.turns.take(&request, &plan.limits)),
             _ => None,
         };
-        let no_room = turn.as_ref().and_then(|turn| turn.as_ref().err()).cloned();
+        let limit = turn.as_ref().and_then(|turn| turn.as_ref().err());
+        let no_room = clocks::apart(context, &namespace)
+            .map(|why| (Reason::ClockSkew, why))
+            .or_else(|| limit.map(|why| (Reason::LimitReached, why.clone())));
         let seen = |rule: &RuleStatus| seen(context, rule);
         let world = World {
             request: &request,

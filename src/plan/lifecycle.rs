@@ -61,8 +61,8 @@ pub struct World<'a> {
     pub cluster: &'a Cluster,
     /// What its gates have seen of each rule, by firewall and name.
     pub seen: &'a (dyn Fn(&RuleStatus) -> Seen + Sync),
-    /// Why the limits leave no room for one more grant now; none where they do.
-    pub no_room: Option<String>,
+    /// What leaves no room for one more grant now, though the terms are met: limits, clocks; none where nothing does.
+    pub no_room: Option<(Reason, String)>,
     /// What stops packets of the grant on their way, though its rules are in place; none where nothing is known
     /// to.
     pub stopped_by: Option<String>,

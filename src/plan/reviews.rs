@@ -194,7 +194,7 @@ pub fn status(review: &JitAccessReview, answer: &Answer, now: Timestamp) -> Opti
     });
     let after = JitAccessReviewStatus {
         observed_generation: review.metadata.generation,
-        conditions: before.conditions.clone(),
+        conditions: before.conditions,
         counted: Some(answer.counted),
         reason: Some(answers::cut(&answer.reason, 1024)),
         settled: answer.settled,

@@ -13,6 +13,7 @@ mod api_values;
 mod approval;
 mod attacks;
 mod cli;
+mod clocks;
 mod cluster;
 mod docs;
 mod gate;

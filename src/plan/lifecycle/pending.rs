@@ -138,8 +138,8 @@ pub(super) fn approved(world: &World<'_>, now: Timestamp) -> Step {
     if let Admission::NotInForce { why } = world.admission {
         return hold(draft, Reason::AdmissionNotEnforced, why, unused);
     }
-    if let Some(why) = &world.no_room {
-        return hold(draft, Reason::LimitReached, why, unused);
+    if let Some((reason, why)) = &world.no_room {
+        return hold(draft, *reason, why, unused);
     }
     if !draft.has_finalizer() {
         // Nothing is opened that nobody would have to close.

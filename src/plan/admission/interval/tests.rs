@@ -226,7 +226,7 @@ fn what_only_speaks_to_people_is_told_of_and_holds_nothing() {
     let objects = objects(CONTROLLER_USER).unwrap();
     let record = begun(&guards, &sight);
     assert_eq!(advice(&objects, &sight), Vec::<String>::new());
-    let mut changed = sight.clone();
+    let mut changed = sight;
     one(&mut changed, BINDING, "portcullis-early-word").spec["validationActions"] = json!(["Warn"]);
     changed.found.retain(|found| found.name != "portcullis-warnings");
     assert_eq!(look(&guards, &changed, Some(&record)), Next::Continue { rewritten: None });
