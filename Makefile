@@ -45,8 +45,9 @@ build: prerequisites ## Build the controller, the simulator and the playground (
 controlplane: build ## Build etcd, kube-apiserver, kube-controller-manager and kubectl once (about 5 minutes)
 	@$(PLAYGROUND) assets
 
-crds: build ## Write crds/ from the types
+crds: build ## Write crds/ and deploy/base/admission.yaml from the program
 	$(CARGO_TARGET_DIR)/debug/portcullis crds --output-dir crds
+	$(CARGO_TARGET_DIR)/debug/portcullis admission --output deploy/base/admission.yaml
 
 docs: build ## Bring the generated parts of docs/ up to date
 	$(CARGO_TARGET_DIR)/debug/portcullis docs
