@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod admission;
+mod audit;
 pub mod config;
 mod config_check;
 mod crds;
@@ -32,6 +33,8 @@ enum Command {
     Crds(crds::Arguments),
     /// Print the admission policies, or write them to a file.
     Admission(admission::Arguments),
+    /// Look at the audit trail.
+    Audit(audit::Arguments),
     /// Look at a configuration file.
     Config(config_check::Arguments),
     /// Bring the generated parts of the documentation up to date.
@@ -40,21 +43,23 @@ enum Command {
 }
 
 /// Runs the command; the exit code is 0 where it succeeded and 1 where it did not, with the reason on
-/// standard error.
+/// standard error. `audit verify` has more of them.
 #[must_use]
 pub fn main(cli: Cli) -> ExitCode {
     // Before anything that may open a connection: the libraries find the provider by this global.
     // An error means that one is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    let done = |()| ExitCode::SUCCESS;
     let result = match cli.command {
-        Command::Run(arguments) => run::run(&arguments),
-        Command::Crds(arguments) => crds::run(&arguments, &mut std::io::stdout().lock()),
-        Command::Admission(arguments) => admission::run(&arguments, &mut std::io::stdout().lock()),
-        Command::Docs(arguments) => docs::run(&arguments, &mut std::io::stdout().lock()),
-        Command::Config(arguments) => config_check::run(&arguments, &mut std::io::stdout().lock()),
+        Command::Run(arguments) => run::run(&arguments).map(done),
+        Command::Crds(arguments) => crds::run(&arguments, &mut std::io::stdout().lock()).map(done),
+        Command::Admission(arguments) => admission::run(&arguments, &mut std::io::stdout().lock()).map(done),
+        Command::Docs(arguments) => docs::run(&arguments, &mut std::io::stdout().lock()).map(done),
+        Command::Audit(arguments) => audit::run(&arguments, &mut std::io::stdout().lock()),
+        Command::Config(arguments) => config_check::run(&arguments, &mut std::io::stdout().lock()).map(done),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             // Nothing is left to tell if standard error is closed.
             let _ = writeln!(std::io::stderr(), "portcullis: {error:#}");

@@ -31,7 +31,7 @@ use crate::plan::model::Peer;
 use crate::plan::names::{Cluster, uid12};
 use crate::plan::people::Pipelines;
 use crate::providers::Cloud;
-use crate::telemetry::{Check, DriftKind, Health, Metrics, ReconcileResult};
+use crate::telemetry::{Audit, Check, DriftKind, Metrics, ReconcileResult, Telemetry};
 
 pub mod admission;
 pub mod events;
@@ -141,6 +141,8 @@ pub struct Context {
     pub rights: request::Rights,
     /// Who may be granted next.
     pub turns: request::Turns,
+    /// Which live grants the audit trail tells of.
+    pub told: request::record::Told,
     /// Has a policy looked at again.
     pub wake_policies: mpsc::UnboundedSender<ObjectRef<JitPolicy>>,
     /// Has a request looked at again.
@@ -151,11 +153,13 @@ pub struct Context {
     pub herald: Herald,
     /// Counts.
     pub metrics: Metrics,
+    /// Records.
+    pub audit: Audit,
     /// Tells the time.
     pub clock: Clock,
 }
 
-/// Runs every loop until `shutdown`, then waits for the gates to end their rounds. `health` is told when the
+/// Runs every loop until `shutdown`, then waits for the gates to end their rounds. The health is told when the
 /// caches are filled and the first sweep was made.
 ///
 /// Startup does not depend on the cloud: while it cannot be reached, policies and requests say so.
@@ -166,11 +170,11 @@ pub async fn run(
     client: Client,
     settings: Settings,
     clouds: BTreeMap<String, Cloud>,
-    metrics: Metrics,
+    telemetry: Telemetry,
     clock: Clock,
-    health: Health,
     shutdown: CancellationToken,
 ) -> Result<(), Ended> {
+    let Telemetry { metrics, health, audit } = telemetry;
     let (news_in, news) = mpsc::unbounded_channel();
     let gates = Gates::new(
         GateSettings {
@@ -182,6 +186,7 @@ pub async fn run(
         },
         clock.clone(),
         metrics.clone(),
+        audit.clone(),
         news_in,
         shutdown.clone(),
     );
@@ -206,10 +211,12 @@ pub async fn run(
         reviews_filled: Filled::default(),
         rights: request::Rights::default(),
         turns: request::Turns::default(),
+        told: request::record::Told::default(),
         wake_policies,
         wake_requests,
         wake_reviews,
         metrics,
+        audit,
         clock,
     });
 
@@ -245,6 +252,7 @@ pub async fn run(
                     }
                     // Gone, or settled: either way nothing of it may stand.
                     Ok(watcher::Event::Delete(request)) => {
+                        request::record::gone(&context, request);
                         context.gates.end(&request.uid().unwrap_or_default());
                         context.wake_reviews_of(request);
                     }

@@ -1,19 +1,32 @@
-//! What the program says of itself: logs, metrics, health.
+//! What the program says of itself: logs, metrics, health, the audit trail.
 //!
-//! For the controllers and the command line; nothing below them logs or counts. May use `api`.
+//! For the controllers and the command line; nothing below them logs or counts. May use `api` and `clock`.
 
 use std::net::SocketAddr;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub mod audit;
 pub mod health;
 pub mod log;
 pub mod metrics;
 
+pub use audit::Audit;
 pub use health::{Check, Health};
 pub use log::{Format, Logging};
 pub use metrics::{CloudOutcome, DriftKind, Metrics, ReconcileResult, SweepResult};
+
+/// What the controllers tell through.
+#[derive(Clone, Debug)]
+pub struct Telemetry {
+    /// Counts.
+    pub metrics: Metrics,
+    /// Says whether the program is ready.
+    pub health: Health,
+    /// Records.
+    pub audit: Audit,
+}
 
 /// Why telemetry cannot start.
 #[derive(Debug, thiserror::Error)]

@@ -115,6 +115,8 @@ reasons! {
     Unauthenticated,
     /// The cloud cannot be reached, or answers with errors of its own.
     CloudUnavailable,
+    /// The audit record of what is to be opened cannot be written, and nothing is opened without one.
+    AuditUnavailable,
     /// An Azure Policy refuses the rule.
     RefusedByPolicy,
     /// A feature that this version does not enforce; nothing is opened by it.

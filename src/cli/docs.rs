@@ -8,6 +8,7 @@ use anyhow::Context;
 use serde_json::Value;
 
 use crate::api::{Reason, crds};
+use crate::telemetry::audit::record;
 use crate::telemetry::metrics;
 
 /// Arguments of `portcullis docs`.
@@ -47,6 +48,8 @@ pub fn files(folder: &Path) -> anyhow::Result<Vec<(&'static str, String)>> {
     Ok(vec![
         ("reference/api.md", api()?),
         ("reference/metrics.md", metrics_reference()),
+        ("reference/audit.md", audit_reference()),
+        ("reference/audit.schema.json", format!("{:#}\n", serde_json::to_value(record::schema())?)),
         ("troubleshooting.md", with_reasons(&troubleshooting)),
     ])
 }
@@ -194,6 +197,26 @@ fn metrics_reference() -> String {
             labels.join(", "),
             metric.help
         ));
+    }
+    text
+}
+
+/// The kinds of audit records.
+fn audit_reference() -> String {
+    let mut text = format!(
+        "{GENERATED}# Kinds of audit records\n\nVersion {} of the form; its JSON Schema is \
+         [audit.schema.json](audit.schema.json). What records are for and what they prove: \
+         [audit.md](../audit.md).\n\n| `kind` | part | OCSF class, activity | meaning |\n|---|---|---|---|\n",
+        record::SCHEMA
+    );
+    for (_, word, part, meaning, ocsf) in record::Kind::ALL {
+        let part = if part.is_empty() { String::new() } else { format!("`{part}`") };
+        let ocsf = match ocsf {
+            Some(record::Ocsf { class_uid, activity_id: 99 }) => format!("{class_uid}; 1 writes, 4 removes"),
+            Some(record::Ocsf { class_uid, activity_id }) => format!("{class_uid}, {activity_id}"),
+            None => String::new(),
+        };
+        text.push_str(&format!("| `{word}` | {part} | {ocsf} | {} |\n", meaning.trim()));
     }
     text
 }

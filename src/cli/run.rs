@@ -1,7 +1,9 @@
 //! `portcullis run`: the controller.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
@@ -20,11 +22,14 @@ use super::settings;
 use crate::clock::Clock;
 use crate::controllers;
 use crate::providers::{Cloud, azure};
+use crate::telemetry::audit::record::Started;
 use crate::telemetry::log::{self, Format, Logging};
-use crate::telemetry::{Health, Metrics, Server, health, metrics};
+use crate::telemetry::{Audit, Health, Metrics, Server, Telemetry, health, metrics};
 
 /// How long a stop may take. Kubernetes kills after 30 s by default.
 const PATIENCE: Duration = Duration::from_secs(25);
+/// How long the last audit records are waited for.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Arguments of `portcullis run`.
 #[derive(Debug, clap::Args)]
@@ -98,7 +103,9 @@ async fn serve(config: Config, kubeconfig: Option<&PathBuf>) -> anyhow::Result<(
     );
     tokio::spawn(check_user(client.clone(), config.controller_user.clone()));
 
-    let controller = controllers::run(client, settings, clouds, measures, clock, ready, shutdown.clone());
+    let audit = begin_audit(&config, &clock, &measures)?;
+    let telemetry = Telemetry { metrics: measures, health: ready, audit: audit.clone() };
+    let controller = controllers::run(client, settings, clouds, telemetry, clock, shutdown.clone());
     let late = async {
         shutdown.cancelled().await;
         tokio::time::sleep(PATIENCE).await;
@@ -123,8 +130,24 @@ async fn serve(config: Config, kubeconfig: Option<&PathBuf>) -> anyhow::Result<(
         }
     }
     shutdown.cancel();
+    audit.finish(LAST_WORDS).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Begins the audit trail, on a handle of standard output that nothing else writes to and nothing buffers.
+fn begin_audit(config: &Config, clock: &Clock, metrics: &Metrics) -> anyhow::Result<Audit> {
+    let output = std::io::stdout().as_fd().try_clone_to_owned().context("failed to use standard output")?;
+    let name = |variable: &str| std::env::var(variable).ok().filter(|name| !name.is_empty());
+    let instance = name("POD_NAME").or_else(|| name("HOSTNAME")).unwrap_or_default();
+    let started = Started {
+        cluster: config.cluster_id.as_str().into(),
+        dry_run: config.dry_run,
+        instance: instance.as_str().into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+    };
+    Audit::start(File::from(output), started, clock.clone(), metrics.clone())
+        .context("failed to start the audit trail")
 }
 
 /// Ends the program well on SIGTERM, which Kubernetes sends, and SIGINT, which a terminal sends.

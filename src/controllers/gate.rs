@@ -20,11 +20,12 @@ use crate::plan::lifecycle::Seen;
 use crate::plan::model::{FirewallId, Observed};
 use crate::plan::names::Cluster;
 use crate::providers::{Cloud, CloudError};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Audit, Metrics};
 
 mod round;
 mod sight;
 mod worker;
+mod writes;
 
 /// How gates work.
 #[derive(Clone, Debug)]
@@ -75,6 +76,7 @@ struct Inner {
     settings: GateSettings,
     clock: Clock,
     metrics: Metrics,
+    audit: Audit,
     news: mpsc::UnboundedSender<News>,
     gates: Mutex<HashMap<FirewallId, Arc<Gate>>>,
     shutdown: CancellationToken,
@@ -118,6 +120,7 @@ impl Gates {
         settings: GateSettings,
         clock: Clock,
         metrics: Metrics,
+        audit: Audit,
         news: mpsc::UnboundedSender<News>,
         shutdown: CancellationToken,
     ) -> Self {
@@ -125,6 +128,7 @@ impl Gates {
             settings,
             clock,
             metrics,
+            audit,
             news,
             gates: Mutex::default(),
             shutdown,

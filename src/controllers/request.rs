@@ -19,6 +19,7 @@ use crate::plan::model::FirewallId;
 mod clocks;
 mod counting;
 mod passage;
+pub mod record;
 mod rights;
 mod tell;
 mod turns;
@@ -93,6 +94,7 @@ async fn advance(
     let namespace = request.namespace().unwrap_or_default();
     let api: Api<Tolerant<JitAccessRequest>> = Api::namespaced(context.client.clone(), &namespace);
     let mut fresh = false;
+    record::sight(context, &request);
     for _ in 0..MOVES {
         give_duties(context, &request);
         let now = context.clock.now();
@@ -138,6 +140,7 @@ async fn advance(
             }
             Acted::Wrote(written) => {
                 let moved = state(&written) != state(&request);
+                record::wrote(context, &request, &written, next.event.as_ref());
                 request = *written;
                 // Before anybody is told: a slow Event must hold up no close.
                 give_duties(context, &request);

@@ -147,7 +147,10 @@ pub(super) async fn write(
     let mut wanted = review.clone();
     wanted.status = Some(status);
     match api.replace_status(&review.name_any(), &PostParams::default(), &Tolerant(wanted)).await {
-        Ok(_) => Ok(()),
+        Ok(written) => {
+            super::request::record::reviewed(context, &written.0);
+            Ok(())
+        }
         // Gone, or changed meanwhile: then it comes again.
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
         Err(source) => Err(WriteError { operation: "write the status of the review", source }),

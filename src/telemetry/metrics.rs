@@ -56,6 +56,7 @@ descriptions! {
     SWEPT_RULES: "counter" "portcullis_swept_rules" [] "Rules that a sweep closed";
     ADMISSION_IN_FORCE: "gauge" "portcullis_admission_in_force" [] "1 where requests and reviews that are created now count, 0 where the admission policies are not provably in force and nothing is opened";
     EVENTS: "counter" "portcullis_events" ["type"] "Events written, by type (Normal, Warning)";
+    AUDIT_RECORDS: "counter" "portcullis_audit_records" ["outcome"] "Audit records, by outcome: written to standard output, or dropped";
 }
 
 /// How a reconcile ended.
@@ -164,6 +165,7 @@ pub struct Metrics {
     swept_rules: Counter,
     admission_in_force: Gauge,
     events: Family<Labels<1>, Counter>,
+    audit_records: Family<Labels<1>, Counter>,
 }
 
 impl Default for Metrics {
@@ -203,6 +205,7 @@ impl Metrics {
             swept_rules: add(&mut registry, SWEPT_RULES, Counter::default()),
             admission_in_force: add(&mut registry, ADMISSION_IN_FORCE, Gauge::default()),
             events: add(&mut registry, EVENTS, Family::default()),
+            audit_records: add(&mut registry, AUDIT_RECORDS, Family::default()),
             registry: Arc::new(registry),
         }
     }
@@ -276,6 +279,11 @@ impl Metrics {
         self.events.get_or_create(&[("type", kind)]).inc();
     }
 
+    /// An audit record was written, or dropped.
+    pub fn audit_record(&self, written: bool) {
+        self.audit_records.get_or_create(&[("outcome", if written { "written" } else { "dropped" })]).inc();
+    }
+
     /// Everything in the OpenMetrics text format.
     #[must_use]
     pub fn render(&self) -> String {
@@ -324,6 +332,7 @@ mod tests {
         metrics.sweep(SweepResult::Complete, 4);
         metrics.admission_in_force(true);
         metrics.event("Warning");
+        metrics.audit_record(false);
         metrics
     }
 
@@ -345,6 +354,7 @@ mod tests {
             "portcullis_swept_rules_total 4",
             "portcullis_admission_in_force 1",
             r#"portcullis_events_total{type="Warning"} 1"#,
+            r#"portcullis_audit_records_total{outcome="dropped"} 1"#,
             concat!(r#"portcullis_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),
         ] {
             assert!(text.lines().any(|found| found == line), "no line {line:?} in\n{text}");

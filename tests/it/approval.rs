@@ -3,6 +3,7 @@
 use portcullis_harness::{User, install};
 use serde_json::json;
 
+use crate::audit;
 use crate::walk::Play;
 
 const REQUESTER: &str = "203.0.113.7";
@@ -33,7 +34,7 @@ impl Play {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_packet_passes_after_the_second_approval_and_not_after_a_revocation() {
     let play = Play::new().await;
-    let _controller = play.controller().await;
+    let controller = play.controller().await;
     let mut spec = play.one_machine("web-1");
     spec["approval"] = json!({"required": 2});
     play.policy("web-1", &spec).await;
@@ -51,4 +52,15 @@ async fn a_packet_passes_after_the_second_approval_and_not_after_a_revocation() 
     play.reaches("jitreq/mine", "/status/state", "Revoked").await;
     assert!(!play.passes(REQUESTER, "web-1", 22).await);
     play.reaches(&format!("jitrev/{first}"), "/status/settled", "Some(Bool(true))").await;
+
+    let records = audit::records(&controller.log_text().unwrap());
+    let reviewed = audit::of_kind(&records, "Reviewed");
+    assert!(
+        reviewed
+            .iter()
+            .any(|record| record["review"]["name"] == first && record["review"]["counted"] == true)
+    );
+    let granted = audit::of_kind(&records, "Granted");
+    let by = &granted[0]["request"]["grant"]["approvers"];
+    assert_eq!([&by[0]["username"], &by[1]["username"]], ["approver", "approver2"], "{by}");
 }

@@ -95,6 +95,7 @@ fn setup(plane: &ControlPlane) -> Setup {
         arguments: Vec::new(),
         kubeconfig: plane.kubeconfig(User::Admin).unwrap(),
         folder,
+        stdout: None,
         lifetime: Lifetime::Leashed,
         probes,
         metrics,

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use portcullis::api::ExistingRules;
 use portcullis::api::values::{ArmId, PortRange, Protocol};
+use portcullis::api::{ExistingRules, Reason};
 use portcullis::clock::Clock;
 use portcullis::controllers::gate::{GateSettings, Gates, News};
 use portcullis::plan::desired::{Duty, Grant, Lock, LockedMachine};
@@ -13,7 +13,8 @@ use portcullis::plan::model::{Access, FirewallId, Observed, ResourceLock, Rule};
 use portcullis::plan::names::{Cluster, allow_name};
 use portcullis::providers::memory::{Memory, Write};
 use portcullis::providers::{Cloud, CloudError, CloudErrorKind, Firewall, FirewallLimits, Written};
-use portcullis::telemetry::Metrics;
+use portcullis::telemetry::audit::record::Started;
+use portcullis::telemetry::{Audit, Metrics};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +37,10 @@ fn nsg() -> FirewallId {
 
 impl Bench {
     fn new() -> Self {
+        Self::recorded_by(Audit::off())
+    }
+
+    fn recorded_by(audit: Audit) -> Self {
         let clock = Clock::manual("2026-11-22T08:00:00Z".parse().unwrap());
         let memory = Memory::new(clock.clone());
         memory.add_firewall(nsg());
@@ -48,7 +53,7 @@ impl Bench {
             drift_interval: Duration::from_secs(300),
             dry_run: false,
         };
-        let gates = Gates::new(settings, clock.clone(), Metrics::new(), sender, shutdown.clone());
+        let gates = Gates::new(settings, clock.clone(), Metrics::new(), audit, sender, shutdown.clone());
         Self { memory, gates, clock, _news: news, shutdown }
     }
 
@@ -333,4 +338,51 @@ async fn what_one_credential_may_not_close_another_closes() {
     bench.gates.set_grants(&uid, "another", &cloud, vec![(nsg(), closing)]);
     bench.pass(30).await;
     assert_eq!(bench.allows(), 0);
+}
+
+/// An output that takes nothing until somebody lets it.
+struct Stuck(std::sync::mpsc::Receiver<()>);
+
+impl std::io::Write for Stuck {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let _ = self.0.recv();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_opened_while_its_record_cannot_be_written_and_closes_and_locks_go_on() {
+    let (reader, stuck) = std::sync::mpsc::channel();
+    let (clock, started) = (Clock::system(), Started::default());
+    let bench = Bench::recorded_by(Audit::start(Stuck(stuck), started, clock, Metrics::new()).unwrap());
+    // Rules that stand already, and die.
+    let dying: Vec<_> = (1..=5).map(|number| bench.grant(number, 20, |_| Duty::Hold)).collect();
+    let before = Bench::new();
+    let open: Vec<_> = (1..=5).map(|number| before.grant(number, 20, OPEN)).collect();
+    before.give(&open);
+    before.pass(2).await;
+    bench.memory.edit_rules(&nsg(), |rules| *rules = before.memory.rules(&nsg()));
+    assert_eq!(bench.allows(), 5);
+    bench.give(&dying);
+    let waiting = bench.grant(7, 600, OPEN);
+    bench.give(std::slice::from_ref(&waiting));
+    bench.lock();
+    bench.pass(5).await;
+    assert_eq!(bench.allows(), 5, "nothing was opened");
+    assert!(bench.memory.rules(&nsg()).iter().any(|rule| rule.access == Access::Deny), "the lock stands");
+    let seen = bench.gates.seen(&nsg(), &waiting.1.name);
+    assert!(matches!(seen, Seen::Trying { reason: Reason::AuditUnavailable, .. }), "{seen:?}");
+    bench.pass(17).await;
+    assert_eq!(bench.allows(), 0, "closed within two seconds of the deadline");
+    // Somebody reads: the next try opens. The thread that writes lives by the clock on the wall.
+    drop(reader);
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(20));
+        bench.pass(2).await;
+    }
+    assert_eq!(bench.allows(), 1);
 }

@@ -11,7 +11,7 @@ use portcullis::plan::model::{Access, Address, FirewallId, Machine, NetworkView,
 use portcullis::plan::names::Cluster;
 use portcullis::plan::people::Pipelines;
 use portcullis::providers::memory::Memory;
-use portcullis::telemetry::{Health, Metrics};
+use portcullis::telemetry::{Audit, Health, Metrics, Telemetry};
 use portcullis_harness::{ControlPlane, Kubectl, Options, User, eventually, install};
 use tokio_util::sync::CancellationToken;
 
@@ -111,8 +111,9 @@ impl Bench {
             let clouds = BTreeMap::from([("main".to_owned(), memory.cloud())]);
             let (client, settings) = (client.clone(), settings.clone());
             tokio::spawn(async move {
-                let (metrics, health) = (Metrics::new(), Health::new());
-                controllers::run(client, settings, clouds, metrics, Clock::system(), health, shutdown)
+                let telemetry =
+                    Telemetry { metrics: Metrics::new(), health: Health::new(), audit: Audit::off() };
+                controllers::run(client, settings, clouds, telemetry, Clock::system(), shutdown)
                     .await
                     .unwrap();
             })

@@ -12,6 +12,7 @@ mod api_crds;
 mod api_values;
 mod approval;
 mod attacks;
+mod audit;
 mod cli;
 mod clocks;
 mod cluster;

@@ -10,16 +10,13 @@ use super::{Gate, Inner, News, Report, lock};
 use crate::plan::changes;
 use crate::plan::desired::{Changes, Close, Duty, Grant, Limits, Wanted};
 use crate::plan::lifecycle::Seen;
-use crate::plan::model::{Access, FirewallId, Observed, Provisioning, Rule};
+use crate::plan::model::{Observed, Provisioning, Rule};
 use crate::plan::names;
-use crate::providers::{CloudError, CloudErrorKind, Firewall, Written};
-use crate::telemetry::CloudOutcome;
+use crate::providers::{CloudError, CloudErrorKind, Firewall};
+use crate::telemetry::audit::record::Cause;
 
-/// An open's write is given up early: what comes late must not open.
-const OPEN_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a closed rule is looked for: a foreign read-modify-write may bring it back.
 const WATCHED: SignedDuration = SignedDuration::from_hours(1);
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a round came to.
 pub(super) enum Outcome {
@@ -43,7 +40,7 @@ pub(super) enum Outcome {
 #[derive(Default)]
 pub(super) struct Memory {
     /// Which of the credentials that reach the firewall to use.
-    credential: usize,
+    pub(super) credential: usize,
     /// Rules that cannot be written for good, and why.
     pub(super) refused: HashMap<String, Seen>,
     /// Denies and exemptions as they were last read back: what differs was changed by somebody else.
@@ -58,7 +55,7 @@ pub(super) struct Memory {
 pub(super) struct Round<'a> {
     pub(super) inner: &'a Inner,
     pub(super) gate: &'a Gate,
-    firewall: Arc<dyn Firewall>,
+    pub(super) firewall: Arc<dyn Firewall>,
     pub(super) memory: &'a mut Memory,
     version: u64,
     pub(super) wanted: Wanted,
@@ -66,10 +63,12 @@ pub(super) struct Round<'a> {
     pub(super) sent: HashSet<String>,
     /// What failed, by rule.
     pub(super) failed: HashMap<String, CloudError>,
+    /// Opens that were not sent, because their records could not be written.
+    pub(super) unrecorded: HashSet<String>,
     pub(super) error: Option<CloudError>,
-    closed: bool,
+    pub(super) closed: bool,
     /// Whether the next round is to use another credential.
-    rotated: bool,
+    pub(super) rotated: bool,
 }
 
 /// Works once through everything that is wanted.
@@ -95,6 +94,7 @@ pub(super) async fn round(inner: &Inner, gate: &Gate, memory: &mut Memory) -> Ou
         wanted,
         sent,
         failed: HashMap::new(),
+        unrecorded: HashSet::new(),
         error: None,
         closed: false,
         rotated: false,
@@ -160,6 +160,7 @@ impl Round<'_> {
         let changes = changes::plan(&observed, &self.wanted, &limits, now);
         for drift in &changes.drift {
             tracing::warn!(firewall = %id, rule = %drift.rule, removed = drift.removed, "a rule of a lock was changed by somebody else; putting it right");
+            self.record_drift(drift);
             let _ = self.inner.news.send(News::Drift(id.clone(), drift.clone()));
         }
         if self.inner.settings.dry_run {
@@ -188,7 +189,11 @@ impl Round<'_> {
         self.keep_sent();
         self.report(&read_back, &after);
         // What depends on a write is planned once that write was read back.
-        let goes_on = !after.is_empty() && !repeated && after != self.memory.last && self.error.is_none();
+        let goes_on = !after.is_empty()
+            && !repeated
+            && after != self.memory.last
+            && self.error.is_none()
+            && self.unrecorded.is_empty();
         if interrupted || goes_on { Outcome::Again } else { self.outcome(&read_back, &after) }
     }
 
@@ -201,7 +206,8 @@ impl Round<'_> {
             if self.close_is_due() {
                 return true;
             }
-            self.put(rule, PATIENCE).await;
+            let drifted = changes.drift.iter().any(|drift| drift.rule == rule.name);
+            self.lock(rule, if drifted { Cause::Drift } else { Cause::Policy }).await;
         }
         for rule in &changes.opens {
             if self.close_is_due() {
@@ -213,14 +219,14 @@ impl Round<'_> {
             if grant.is_some_and(
                 |grant| matches!(grant.duty, Duty::Open { until } if now <= until && now < grant.deadline),
             ) {
-                self.put(rule, OPEN_PATIENCE).await;
+                self.open(rule).await;
             }
         }
         for name in &changes.unlocks {
             if self.close_is_due() {
                 return true;
             }
-            self.delete(name).await;
+            self.unlock(name).await;
         }
         false
     }
@@ -281,84 +287,8 @@ impl Round<'_> {
         self.tell();
     }
 
-    async fn close(&mut self, close: &Close) {
-        if self.delete(&close.name).await {
-            self.sent.insert(close.name.clone());
-            self.closed = true;
-            return;
-        }
-        // A lock that forbids removal does not forbid to write a deny in the rule's place.
-        let locked =
-            self.failed.get(&close.name).is_some_and(|error| error.kind == CloudErrorKind::ScopeLocked);
-        let stands_closed = match &close.as_deny {
-            Some(deny) => locked && self.put(deny, PATIENCE).await,
-            // The read shows no allow of this name: the read-back decides.
-            None => locked,
-        };
-        if stands_closed {
-            self.sent.insert(close.name.clone());
-            self.closed = true;
-        }
-    }
-
-    async fn put(&mut self, rule: &Rule, patience: Duration) -> bool {
-        let firewall: &FirewallId = &self.gate.firewall;
-        let result = self.firewall.put(firewall, rule, patience).await;
-        self.inner
-            .metrics
-            .cloud_write(if rule.access == Access::Allow { "open" } else { "lock" }, outcome_of(&result));
-        match result {
-            Ok(written) => {
-                tracing::info!(%firewall, rule = %rule.name, access = ?rule.access, priority = rule.priority, request_id = written.request_id.as_deref().unwrap_or_default(), "wrote a rule");
-                self.failed.remove(&rule.name);
-                true
-            }
-            Err(error) => {
-                tracing::warn!(%firewall, rule = %rule.name, %error, "failed to write a rule");
-                // Rights take minutes to spread, so a refusal of the credential is tried again.
-                let for_good = !error.kind.is_transient()
-                    && !matches!(error.kind, CloudErrorKind::NotPermitted | CloudErrorKind::Unauthenticated);
-                if rule.access == Access::Allow && for_good {
-                    let seen = Seen::Refused { reason: error.kind.reason(), message: error.to_string() };
-                    self.memory.refused.insert(rule.name.clone(), seen);
-                }
-                self.fail(&rule.name, error);
-                false
-            }
-        }
-    }
-
-    async fn delete(&mut self, name: &str) -> bool {
-        let firewall: &FirewallId = &self.gate.firewall;
-        let result = self.firewall.delete(firewall, name, PATIENCE).await;
-        self.inner.metrics.cloud_write("close", outcome_of(&result));
-        match result {
-            Ok(written) => {
-                tracing::info!(%firewall, rule = %name, request_id = written.request_id.as_deref().unwrap_or_default(), "removed a rule");
-                self.failed.remove(name);
-                true
-            }
-            Err(error) => {
-                tracing::warn!(%firewall, rule = %name, %error, "failed to remove a rule");
-                self.fail(name, error);
-                false
-            }
-        }
-    }
-
-    fn fail(&mut self, rule: &str, error: CloudError) {
-        let refused = matches!(error.kind, CloudErrorKind::NotPermitted | CloudErrorKind::Unauthenticated);
-        if refused && !self.rotated {
-            // Another namespace's credential may reach the same firewall. Once a round: twice may lead back.
-            self.rotated = true;
-            self.memory.credential = self.memory.credential.wrapping_add(1);
-        }
-        self.failed.insert(rule.to_owned(), error.clone());
-        self.error = Some(error);
-    }
-
     /// Whether a removal of ours has become due that this round does not know of.
-    fn close_is_due(&self) -> bool {
+    pub(super) fn close_is_due(&self) -> bool {
         let now = self.inner.clock.now();
         let cluster = &self.wanted.cluster;
         lock(&self.gate.duties).grants.values().any(|grant| {
@@ -397,6 +327,9 @@ impl Round<'_> {
         if let Some(error) = &self.error {
             return Outcome::Failed { retry_after: error.retry_after };
         }
+        if !self.unrecorded.is_empty() {
+            return Outcome::Failed { retry_after: None };
+        }
         if lock(&self.gate.duties).version != self.version {
             return Outcome::Again;
         }
@@ -407,13 +340,5 @@ impl Round<'_> {
             return Outcome::NotReadBack;
         }
         Outcome::Done { closed: self.closed }
-    }
-}
-
-fn outcome_of(result: &Result<Written, CloudError>) -> CloudOutcome {
-    match result {
-        Ok(_) => CloudOutcome::Succeeded,
-        Err(error) if error.kind == CloudErrorKind::Ambiguous => CloudOutcome::Ambiguous,
-        Err(_) => CloudOutcome::Failed,
     }
 }

@@ -83,6 +83,10 @@ impl Round<'_> {
     fn seen(&self, grant: &Grant, observed: &Observed, after: &Changes, settled: bool) -> Seen {
         let at = observed.at;
         let standing = observed.rule(&grant.name);
+        if self.unrecorded.contains(&grant.name) {
+            let message = "its audit record cannot be written to standard output".to_owned();
+            return Seen::Trying { reason: Reason::AuditUnavailable, message };
+        }
         let trying = || match self.failed.get(&grant.name).or(self.failed.get("")) {
             Some(error) => Seen::Trying { reason: error.kind.reason(), message: error.to_string() },
             None if observed.provisioning == Provisioning::Failed => Seen::Trying {

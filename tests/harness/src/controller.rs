@@ -1,7 +1,9 @@
 //! The program under test, started as users start it: `portcullis run --config FILE --kubeconfig FILE`.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -27,6 +29,8 @@ pub struct Setup {
     pub kubeconfig: PathBuf,
     /// Where configuration, secret and log go.
     pub folder: PathBuf,
+    /// Where its standard output goes; left out: into the log.
+    pub stdout: Option<Arc<OwnedFd>>,
     /// Does it end with this process?
     pub lifetime: Lifetime,
     /// Where it answers `/healthz` and `/readyz`.
@@ -76,6 +80,7 @@ impl Setup {
             arguments: Vec::new(),
             kubeconfig: plane.service_account_kubeconfig(CONTROLLER.0, CONTROLLER.1).await?,
             folder,
+            stdout: None,
             lifetime: Lifetime::Leashed,
             probes,
             metrics,
@@ -263,5 +268,6 @@ fn spawn(setup: &Setup) -> anyhow::Result<Process> {
         .args(&setup.arguments)
         .env_remove("KUBECONFIG")
         .env("HOME", &setup.folder);
-    Process::spawn("portcullis", &command, &setup.folder.join("portcullis.log"), &setup.lifetime)
+    let stdout = setup.stdout.as_ref().map(|stdout| stdout.try_clone()).transpose()?;
+    Process::spawn_with("portcullis", &command, &setup.folder.join("portcullis.log"), &setup.lifetime, stdout)
 }

@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -64,6 +65,20 @@ impl Process {
     /// # Errors
     /// When the log cannot be opened or the program cannot be started.
     pub fn spawn(name: &str, command: &Command, log: &Path, lifetime: &Lifetime) -> anyhow::Result<Self> {
+        Self::spawn_with(name, command, log, lifetime, None)
+    }
+
+    /// As [`Process::spawn`], with standard output going elsewhere than to the log.
+    ///
+    /// # Errors
+    /// As [`Process::spawn`].
+    pub fn spawn_with(
+        name: &str,
+        command: &Command,
+        log: &Path,
+        lifetime: &Lifetime,
+        stdout: Option<OwnedFd>,
+    ) -> anyhow::Result<Self> {
         let output = File::options()
             .create(true)
             .append(true)
@@ -91,7 +106,11 @@ impl Process {
         if let Some(folder) = command.get_current_dir() {
             actual.current_dir(folder);
         }
-        actual.stdout(output.try_clone()?).stderr(output).process_group(0);
+        match stdout {
+            Some(stdout) => actual.stdout(stdout),
+            None => actual.stdout(output.try_clone()?),
+        };
+        actual.stderr(output).process_group(0);
         let child = actual
             .spawn()
             .with_context(|| format!("failed to start {name} ({})", command.get_program().display()))?;

@@ -1,0 +1,225 @@
+//! From those who have something to record to standard output, without ever making them wait.
+//!
+//! Records are queued, and one thread of its own numbers, chains and writes them. Where the queue is full,
+//! because whoever reads the output has stopped, records are counted in place of being kept, and the count
+//! becomes a record once the output flows again.
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Write};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::chain::Chain;
+use super::event::Event;
+use super::record::Kind;
+use crate::clock::Clock;
+use crate::telemetry::Metrics;
+
+/// The most records that wait. Some megabytes; hours of an ordinary day.
+const ROOM: usize = 4096;
+/// After so long without a record, one says that nothing happened.
+const ALIVE: Duration = Duration::from_secs(300);
+/// How long to wait before a pipe that takes nothing more is tried again.
+const AGAIN: Duration = Duration::from_millis(20);
+
+const WAITING: u8 = 0;
+const WRITTEN: u8 = 1;
+const LOST: u8 = 2;
+
+/// Whether a record was handed over to the output.
+#[derive(Clone, Debug)]
+pub struct Receipt(Arc<AtomicU8>);
+
+/// How far a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// In the queue.
+    Waiting,
+    /// The output has taken it.
+    Written,
+    /// It will not be written.
+    Lost,
+}
+
+impl Receipt {
+    pub(super) fn written() -> Self {
+        Self(Arc::new(AtomicU8::new(WRITTEN)))
+    }
+
+    fn waiting() -> Self {
+        Self(Arc::new(AtomicU8::new(WAITING)))
+    }
+
+    fn set(&self, progress: u8) {
+        self.0.store(progress, Ordering::Release);
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        match self.0.load(Ordering::Acquire) {
+            WAITING => Progress::Waiting,
+            WRITTEN => Progress::Written,
+            _ => Progress::Lost,
+        }
+    }
+}
+
+enum Item {
+    Record {
+        event: Box<Event>,
+        time: Timestamp,
+        receipt: Receipt,
+    },
+    /// So many records found no room here.
+    Lost(u64),
+}
+
+#[derive(Default)]
+struct State {
+    items: VecDeque<Item>,
+    /// Whether something that was taken out is not written yet.
+    writing: bool,
+}
+
+/// The queue.
+pub(super) struct Queue {
+    state: Mutex<State>,
+    filled: Condvar,
+    metrics: Metrics,
+}
+
+impl Queue {
+    pub(super) fn new(metrics: Metrics) -> Self {
+        Self { state: Mutex::default(), filled: Condvar::new(), metrics }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a record without waiting for anything but a push or a pop of somebody else.
+    pub(super) fn push(&self, event: Event, time: Timestamp) -> Receipt {
+        let receipt = Receipt::waiting();
+        let mut state = self.lock();
+        if state.items.len() >= ROOM {
+            receipt.set(LOST);
+            match state.items.back_mut() {
+                Some(Item::Lost(count)) => *count += 1,
+                _ => state.items.push_back(Item::Lost(1)),
+            }
+            self.metrics.audit_record(false);
+        } else {
+            let item = Item::Record { event: Box::new(event), time, receipt: receipt.clone() };
+            state.items.push_back(item);
+        }
+        drop(state);
+        self.filled.notify_one();
+        receipt
+    }
+
+    /// Whether everything was written or lost.
+    pub(super) fn is_empty(&self) -> bool {
+        let state = self.lock();
+        state.items.is_empty() && !state.writing
+    }
+
+    /// The next item; none where nothing came for a while.
+    fn pop(&self, patience: Duration) -> Option<Item> {
+        let mut state = self.lock();
+        state.writing = false;
+        let (mut state, _) = self
+            .filled
+            .wait_timeout_while(state, patience, |state| state.items.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+        let item = state.items.pop_front();
+        state.writing = item.is_some();
+        item
+    }
+}
+
+/// Writes what comes, for ever.
+pub(super) fn run(queue: &Queue, mut output: impl Write, mut chain: Chain, clock: &Clock) {
+    let mut writer = Writer { output: &mut output, chain: &mut chain, lost: 0, torn: false, failing: false };
+    loop {
+        match queue.pop(ALIVE) {
+            Some(Item::Lost(count)) => writer.lost += count,
+            Some(Item::Record { event, time, receipt }) => {
+                let written = writer.record(*event, time);
+                queue.metrics.audit_record(written);
+                receipt.set(if written { WRITTEN } else { LOST });
+            }
+            None => {
+                writer.record(Event::plain(Kind::Alive), clock.now());
+            }
+        }
+    }
+}
+
+struct Writer<'a, W> {
+    output: &'a mut W,
+    chain: &'a mut Chain,
+    /// Records that were lost since the last that was written.
+    lost: u64,
+    /// Whether the last line was not ended.
+    torn: bool,
+    /// Whether the last write failed: said once.
+    failing: bool,
+}
+
+impl<W: Write> Writer<'_, W> {
+    /// Writes a record, and before it the count of those that were lost.
+    fn record(&mut self, event: Event, time: Timestamp) -> bool {
+        if self.lost > 0 && self.seal(Event::dropped(self.lost), time, self.lost) {
+            self.lost = 0;
+        }
+        let written = self.lost == 0 && self.seal(event, time, 0);
+        if !written {
+            self.lost += 1;
+        }
+        written
+    }
+
+    fn seal(&mut self, event: Event, time: Timestamp, skipped: u64) -> bool {
+        let sealed = match self.chain.seal(event, time, skipped) {
+            Ok(sealed) => sealed,
+            Err(error) => {
+                tracing::error!(%error, "an audit record cannot be written as JSON");
+                return false;
+            }
+        };
+        let start = if self.torn { "\n" } else { "" };
+        match write_all(self.output, format!("{start}{}\n", sealed.line).as_bytes()) {
+            Ok(()) => {
+                self.chain.written(sealed);
+                (self.torn, self.failing) = (false, false);
+                true
+            }
+            Err(error) => {
+                if !self.failing {
+                    tracing::error!(%error, "audit records cannot be written to standard output; nothing is opened without them");
+                }
+                (self.torn, self.failing) = (true, true);
+                false
+            }
+        }
+    }
+}
+
+/// Writes everything, however slowly it is taken.
+fn write_all(output: &mut impl Write, mut bytes: &[u8]) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        match output.write(bytes) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // Somebody who shares the pipe has made it so that it refuses instead of waiting.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(AGAIN),
+            Err(error) => return Err(error),
+        }
+    }
+    output.flush()
+}
