@@ -133,7 +133,8 @@ fn under_a_resource_lock_a_close_turns_the_rule_into_a_deny_that_goes_when_the_l
         assert_eq!(site.ours_that("net", "Allow").await, Vec::<Value>::new());
         let closed = Timestamp::now();
         site.delete(&lock).await;
-        eventually("the rest is deleted", Duration::from_secs(60), || async {
+        // What locks there are is remembered for a minute.
+        eventually("the rest is deleted", Duration::from_secs(90), || async {
             let ours = site.ours("net").await;
             anyhow::ensure!(ours.iter().all(|rule| rule["name"] != allow), "{ours:#?}");
             Ok::<_, anyhow::Error>(())

@@ -25,10 +25,7 @@ pub(super) fn waiting(world: &World<'_>) -> String {
     if let Some(why) = world.tally.doubt.as_deref().or_else(|| world.tally.open_question()) {
         parts.push(why.to_owned());
     }
-    let metadata = &world.request.metadata;
-    let name = metadata.name.as_deref().unwrap_or_default();
-    let namespace = metadata.namespace.as_deref().unwrap_or_default();
-    format!("{}; to approve: kubectl jit approve {name} -n {namespace}", parts.join("; "))
+    format!("{}; to approve: create a JitAccessReview of it with its planHash", parts.join("; "))
 }
 
 /// Who approved.
