@@ -146,7 +146,11 @@ pub(super) fn run(queue: &Queue, mut output: impl Write, mut chain: Chain, clock
     let mut writer = Writer { output: &mut output, chain: &mut chain, lost: 0, torn: false, failing: false };
     loop {
         match queue.pop(ALIVE) {
-            Some(Item::Lost(count)) => writer.lost += count,
+            Some(Item::Lost(count)) => {
+                writer.lost += count;
+                // Told at once: nothing may come after them.
+                writer.tell_lost(clock.now());
+            }
             Some(Item::Record { event, time, receipt }) => {
                 let written = writer.record(*event, time);
                 queue.metrics.audit_record(written);
@@ -173,14 +177,19 @@ struct Writer<'a, W> {
 impl<W: Write> Writer<'_, W> {
     /// Writes a record, and before it the count of those that were lost.
     fn record(&mut self, event: Event, time: Timestamp) -> bool {
-        if self.lost > 0 && self.seal(Event::dropped(self.lost), time, self.lost) {
-            self.lost = 0;
-        }
+        self.tell_lost(time);
         let written = self.lost == 0 && self.seal(event, time, 0);
         if !written {
             self.lost += 1;
         }
         written
+    }
+
+    /// Writes the count of those that were lost, where some were.
+    fn tell_lost(&mut self, time: Timestamp) {
+        if self.lost > 0 && self.seal(Event::dropped(self.lost), time, self.lost) {
+            self.lost = 0;
+        }
     }
 
     fn seal(&mut self, event: Event, time: Timestamp, skipped: u64) -> bool {
