@@ -76,9 +76,11 @@ async fn the_demo_shows_the_main_job_within_90_seconds() -> anyhow::Result<()> {
     let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_playground")).arg("demo").output().await?;
     let text = text(&output);
     assert!(output.status.success(), "{text}");
-    // It judges each probe itself; here, that none was left out: two before, two locked, two open, two after.
+    // It judges each probe itself; here, that none was left out: two before, two locked, one unapproved, two
+    // open, two after.
     assert_eq!(text.matches("PASSES").count(), 3, "{text}");
-    assert_eq!(text.matches("BLOCKED").count(), 5, "{text}");
+    assert_eq!(text.matches("BLOCKED").count(), 6, "{text}");
+    assert!(text.contains("developer may not review"), "nobody approves their own request: {text}");
     assert!(text.contains("condition met") && text.contains("Expired"), "{text}");
     let job = text.lines().rev().find_map(|line| {
         let (_, rest) = line.strip_prefix("Done:")?.split_once("set-up, ")?;
