@@ -77,17 +77,13 @@ pub async fn grant_access(plane: &ControlPlane, namespace: &str) -> anyhow::Resu
     for namespace in [namespace, ARGOCD.0] {
         create_namespace(plane, namespace).await?;
     }
-    let admin = plane.kubectl(User::Admin)?;
-    admin
-        .apply(
-            &json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"namespace": ARGOCD.0, "name": ARGOCD.1}})
-                .to_string(),
-        )
-        .await?;
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ARGOCD.1}});
+    create_unless_there(plane, &format!("/api/v1/namespaces/{}/serviceaccounts", ARGOCD.0), &account).await?;
     let path = crate::checkout().join("deploy/samples/rbac.yaml");
     let bindings =
         std::fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))?;
-    admin
+    plane
+        .kubectl(User::Admin)?
         .apply(&bindings.replace(&format!("namespace: {NAMESPACE}}}"), &format!("namespace: {namespace}}}")))
         .await?;
     Ok(())
@@ -99,8 +95,16 @@ pub async fn grant_access(plane: &ControlPlane, namespace: &str) -> anyhow::Resu
 /// When it is refused.
 pub async fn create_namespace(plane: &ControlPlane, name: &str) -> anyhow::Result<()> {
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-    plane.kubectl(User::Admin)?.apply(&namespace.to_string()).await?;
-    Ok(())
+    create_unless_there(plane, "/api/v1/namespaces", &namespace).await
+}
+
+/// Tests that run at once want some of the same objects, and `kubectl apply`, which looks first and then creates,
+/// fails when another has been faster.
+async fn create_unless_there(plane: &ControlPlane, path: &str, object: &Value) -> anyhow::Result<()> {
+    match plane.request(reqwest::Method::POST, path, Some(object)).await {
+        Err(error) if !format!("{error:#}").contains("AlreadyExists") => Err(error),
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// Applies a kustomization by server-side apply, as GitOps tools do.
