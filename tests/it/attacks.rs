@@ -2,4 +2,5 @@
 //! user understands, and no packet gets through that should not.
 
 mod identity;
+mod matrix;
 mod people;
