@@ -22,8 +22,8 @@ use crate::api::{JitAccessRequest, JitAccessReview, JitAccessReviewStatus, State
 
 mod answers;
 
-pub(crate) use answers::cut;
 pub use answers::without_request;
+pub(crate) use answers::{MAX_NAME, cut};
 
 /// How long the word of somebody without the right to it is kept in mind: a right that was just given may not be
 /// known everywhere yet.
@@ -90,7 +90,7 @@ pub struct Quorum {
 /// Somebody's word that ends a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Word {
-    /// Whose.
+    /// Whose, cut where it is very long.
     pub who: String,
     /// What.
     pub verdict: Verdict,
@@ -135,7 +135,7 @@ impl Tally {
 impl Word {
     fn of(review: &JitAccessReview, reviewer: &UserInfo) -> Self {
         let comment = review.spec.comment.clone().filter(|comment| !comment.trim().is_empty());
-        Self { who: reviewer.username.clone(), verdict: review.spec.verdict, comment }
+        Self { who: shown(reviewer), verdict: review.spec.verdict, comment }
     }
 }
 
@@ -216,6 +216,11 @@ fn created(review: &JitAccessReview) -> Option<Timestamp> {
     review.metadata.creation_timestamp.as_ref().map(|at| at.0)
 }
 
+/// A name as messages show it: one that is very long would leave no room for what is said of it.
+fn shown(user: &UserInfo) -> String {
+    answers::cut(&user.username, MAX_NAME)
+}
+
 fn reviewer(review: &JitAccessReview) -> Option<&UserInfo> {
     review.spec.reviewer.as_ref().filter(|user| !user.username.trim().is_empty())
 }
@@ -282,7 +287,7 @@ impl Count<'_> {
             self.seen[place].extend(traits);
             return not_now(format!(
                 "{} counts already under JitPolicy {name}: everybody counts once",
-                who.username
+                shown(who)
             ));
         }
         match (self.rights)(who, name) {
@@ -290,14 +295,14 @@ impl Count<'_> {
             Right::NotAllowed => {
                 return not_now(format!(
                     "{} may not approve under JitPolicy {name} (verb approve on jitpolicies/{name})",
-                    who.username
+                    shown(who)
                 ));
             }
             Right::Unknown(why) => {
                 self.seen[place].extend(traits);
                 let why = format!(
                     "whether {} may approve under JitPolicy {name} could not be asked: {why}",
-                    who.username
+                    shown(who)
                 );
                 self.tally.quorums[place].unasked.push(why.clone());
                 return not_now(why);
@@ -321,7 +326,7 @@ impl Count<'_> {
         let people = self.case.pipelines;
         let claimed = spec.on_behalf_of.as_deref();
         if claimed.is_some_and(|claim| people.may_be(claim, who)) {
-            return Some(format!("{} is whom the request is on behalf of, who never counts", who.username));
+            return Some(format!("{} is whom the request is on behalf of, who never counts", shown(who)));
         }
         let own = spec.requester.as_ref().is_none_or(|requester| people.same(requester, who));
         if !own {
@@ -330,11 +335,11 @@ impl Count<'_> {
         if claimed.is_some() {
             return Some(format!(
                 "{} asked, on another's behalf, and so never counts (allowSelfApproval does not apply)",
-                who.username
+                shown(who)
             ));
         }
         let allowed = self.case.plan.is_some_and(|plan| plan.self_approval.contains(policy_uid));
-        (!allowed).then(|| format!("{} asked: somebody else has to approve", who.username))
+        (!allowed).then(|| format!("{} asked: somebody else has to approve", shown(who)))
     }
 
     fn against(&mut self, review: &JitAccessReview) -> Answer {
@@ -359,7 +364,7 @@ impl Count<'_> {
             Err(_) if past.is_some() => never("the request is over already"),
             Err(Right::Unknown(why)) => {
                 let why =
-                    format!("whether {} may decide on the request could not be asked: {why}", who.username);
+                    format!("whether {} may decide on the request could not be asked: {why}", shown(who));
                 self.tally.doubt.get_or_insert_with(|| why.clone());
                 not_now(why)
             }
@@ -368,7 +373,7 @@ impl Count<'_> {
                 let or_requester = if verdict == Verdict::Ended { "is not the requester and " } else { "" };
                 let reason = format!(
                     "{} {or_requester}may not approve under any policy that covers the request ({})",
-                    who.username,
+                    shown(who),
                     names.join(", ")
                 );
                 // Admission has asked for the right to all verdicts but this one.
