@@ -2,7 +2,11 @@
 //! user understands, and no packet gets through that should not.
 
 mod approvals;
+mod audit_log;
+mod flood;
 mod hands;
 mod identity;
 mod matrix;
 mod people;
+mod scopes;
+mod windows;
