@@ -116,7 +116,9 @@ impl Drop for Bench {
     }
 }
 
-const OPEN: fn(Timestamp) -> Duty = |until| Duty::Open { until };
+/// As the lifecycle says it of a grant that is made now.
+const OPEN: fn(Timestamp) -> Duty =
+    |heard_by| Duty::Open { heard_by, until: heard_by + SignedDuration::from_secs(540) };
 
 #[tokio::test(start_paused = true)]
 async fn ten_requests_due_at_once_cost_one_read_ten_writes_and_one_read_back() {
@@ -135,6 +137,57 @@ async fn ten_requests_due_at_once_cost_one_read_ten_writes_and_one_read_back() {
     assert_eq!(bench.allows(), 0);
     assert_eq!((bench.memory.reads() - reads, bench.memory.writes().len() - writes), (2, 10), "to close");
     assert_eq!(bench.memory.overlaps(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rule_that_was_heard_of_in_time_waits_for_its_turn_and_is_opened() {
+    let bench = Bench::new();
+    bench.memory.faults(|faults| faults.write_time = Duration::from_secs(8));
+    let grants: Vec<_> = (1..=12).map(|number| bench.grant(number, 900, OPEN)).collect();
+    bench.give(&grants);
+    bench.pass(30).await;
+    // The status is told again and again meanwhile.
+    bench.give(&grants);
+    let seen = |name: &str| matches!(bench.gates.seen(&nsg(), name), Seen::Present { .. });
+    assert!(seen(&grants[0].1.name), "the first is read back while the others wait");
+    bench.pass(100).await;
+    for (_, grant) in &grants {
+        assert!(seen(&grant.name), "{}: {:?}", grant.name, bench.gates.seen(&nsg(), &grant.name));
+    }
+    assert_eq!(bench.memory.overlaps(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rule_that_is_heard_of_too_late_is_never_opened() {
+    let bench = Bench::new();
+    let late = bench.grant(1, 900, OPEN);
+    bench.pass(61).await;
+    for _ in 0..3 {
+        bench.give(std::slice::from_ref(&late));
+        bench.pass(5).await;
+        let seen = bench.gates.seen(&nsg(), &late.1.name);
+        assert!(matches!(seen, Seen::Refused { reason: Reason::OpenTimedOut, .. }), "{seen:?}");
+    }
+    assert_eq!(bench.memory.writes().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_overtakes_an_earlier_grant() {
+    let bench = Bench::new();
+    bench.memory.faults(|faults| faults.write_time = Duration::from_secs(8));
+    // By name the later ones come first.
+    bench.give(&[bench.grant(9, 900, OPEN), bench.grant(8, 900, OPEN), bench.grant(7, 900, OPEN)]);
+    bench.pass(10).await;
+    let later: Vec<_> = (1..=4).map(|number| bench.grant(number, 900, OPEN)).collect();
+    bench.give(&later);
+    bench.pass(60).await;
+    let order: Vec<String> = bench.memory.writes().iter().map(|write| write.rule.clone()).collect();
+    let of = |number: u64| {
+        let uid = &format!("-{number:08x}");
+        order.iter().position(|rule| rule.contains(uid.as_str())).unwrap()
+    };
+    assert!(of(9) < of(1) && of(8) < of(1) && of(7) < of(1), "{order:?}");
+    assert_eq!(order.len(), 7);
 }
 
 #[tokio::test(start_paused = true)]

@@ -18,6 +18,9 @@ use crate::telemetry::audit::record::Cause;
 /// How long a closed rule is looked for: a foreign read-modify-write may bring it back.
 const WATCHED: SignedDuration = SignedDuration::from_hours(1);
 
+/// How long allows are written one after the other before they are read back.
+const UNSEEN: Duration = Duration::from_secs(15);
+
 /// What a round came to.
 pub(super) enum Outcome {
     /// Nothing is left to do.
@@ -197,7 +200,8 @@ impl Round<'_> {
         if interrupted || goes_on { Outcome::Again } else { self.outcome(&read_back, &after) }
     }
 
-    /// Writes one after the other. True: stopped early because a close became due.
+    /// Writes one after the other. True: stopped early, because a close became due or what was opened is to be read
+    /// back.
     async fn write(&mut self, changes: &Changes) -> bool {
         for close in &changes.closes {
             self.close(close).await;
@@ -209,6 +213,7 @@ impl Round<'_> {
             let drifted = changes.drift.iter().any(|drift| drift.rule == rule.name);
             self.lock(rule, if drifted { Cause::Drift } else { Cause::Policy }).await;
         }
+        let begun = tokio::time::Instant::now();
         for rule in &changes.opens {
             if self.close_is_due() {
                 return true;
@@ -217,9 +222,13 @@ impl Round<'_> {
             let grant = self.wanted.grants.iter().find(|grant| grant.name == rule.name);
             let now = self.inner.clock.now();
             if grant.is_some_and(
-                |grant| matches!(grant.duty, Duty::Open { until } if now <= until && now < grant.deadline),
+                |grant| matches!(grant.duty, Duty::Open { until, .. } if now <= until && now < grant.deadline),
             ) {
                 self.open(rule).await;
+            }
+            // Nobody hears that a port is open before it was read back: not at the end of a long queue only.
+            if begun.elapsed() >= UNSEEN && self.error.is_none() {
+                return true;
             }
         }
         for name in &changes.unlocks {

@@ -18,8 +18,8 @@ use crate::telemetry::CloudOutcome;
 use crate::telemetry::audit::record::{self, Cause, Content, Ended, Operation, Outcome, Text, Write};
 use crate::telemetry::audit::{Event, Progress, Receipt};
 
-/// An open's write is given up early: what comes late must not open.
-const OPEN_PATIENCE: Duration = Duration::from_secs(10);
+/// An open is given up earlier than a close: it holds up others. The cloud takes 5 to 11 s for one.
+const OPEN_PATIENCE: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long the record of an open may take to leave the program.
 const RECORD_PATIENCE: Duration = Duration::from_secs(1);

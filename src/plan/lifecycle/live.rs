@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{Draft, Finalizer, NEAR_DEADLINE, OPEN_BOUND, Seen, Step, World, plus, said, time};
+use super::{Draft, Finalizer, NEAR_DEADLINE, Seen, Step, TURN_BOUND, World, plus, said, time};
 use crate::api::{ConditionType, Reason, RuleState, State, find_condition};
 use crate::plan::authorize::{GrantPlan, Judgement, PlannedRule};
 
@@ -27,10 +27,11 @@ pub(super) fn opening(world: &World<'_>, now: Timestamp) -> Step {
         return opened(draft, seen.shadowed);
     }
     let granted = draft.status.granted_at.as_ref().map_or(Timestamp::MIN, |at| at.0);
-    let until = plus(granted, OPEN_BOUND);
+    // A gate that heard of it too late to open it has refused it long before.
+    let until = plus(granted, TURN_BOUND);
     if now >= until {
         let why = seen.trying.map(|(_, message)| format!(": {message}")).unwrap_or_default();
-        let message = format!("could not be opened within {}s of the grant{why}", OPEN_BOUND.as_secs());
+        let message = format!("could not be opened within {}s of the grant{why}", TURN_BOUND.as_secs());
         return draft.close(State::Failed, Reason::OpenTimedOut, &message);
     }
     if let Some((reason, message)) = seen.trying {

@@ -59,7 +59,9 @@ pub(super) struct WriteRequest<'a> {
     pub(super) api_version: &'a str,
     pub(super) body: Option<Value>,
     pub(super) urgency: Urgency,
-    /// Bounds the whole call.
+    /// Bounds the first answer: what is sent and not answered by then may still arrive, but not much later.
+    pub(super) answer: Duration,
+    /// Bounds the whole call, with the operation that the answer begins.
     pub(super) patience: Duration,
 }
 
@@ -282,7 +284,11 @@ impl Arm {
         let reply = loop {
             attempt += 1;
             sent.store(true, Ordering::SeqCst);
-            match self.send(&request.method, &url, request.body.as_ref()).await {
+            let send = self.send(&request.method, &url, request.body.as_ref());
+            let answer = tokio::time::timeout(request.answer, send)
+                .await
+                .unwrap_or_else(|_| Err(Silence::Broken(format!("no answer in {:?}", request.answer))));
+            match answer {
                 Ok(reply) => break reply,
                 Err(Silence::NotSent(why)) => {
                     sent.store(false, Ordering::SeqCst);

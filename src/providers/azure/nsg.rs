@@ -32,6 +32,10 @@ const LOCKS_LAST: Duration = Duration::from_secs(60);
 /// How long reading resource locks may hold up the reading of rules.
 const LOCKS_TIME: Duration = Duration::from_secs(5);
 
+/// How long the answer to the write of an allow is waited for: one that arrives late must not open. What was
+/// answered in time may take longer to end.
+const OPEN_ANSWER: Duration = Duration::from_secs(10);
+
 /// What a network security group can hold.
 const LIMITS: FirewallLimits = FirewallLimits { rules: 1000, addresses: 4000, name: 80, description: 140 };
 
@@ -117,10 +121,12 @@ impl Nsgs {
             let message = format!("{name:?} is not a name of a rule");
             return Err(error(operation, CloudErrorKind::Invalid, &message));
         }
-        let (method, body, urgency) = match change {
-            Change::Put(body, Access::Deny) => (Method::PUT, Some(body), Urgency::Lock),
-            Change::Put(body, Access::Allow) => (Method::PUT, Some(body), Urgency::Open),
-            Change::Delete => (Method::DELETE, None, Urgency::Close),
+        let (method, body, urgency, answer) = match change {
+            Change::Put(body, Access::Deny) => (Method::PUT, Some(body), Urgency::Lock, patience),
+            Change::Put(body, Access::Allow) => {
+                (Method::PUT, Some(body), Urgency::Open, patience.min(OPEN_ANSWER))
+            }
+            Change::Delete => (Method::DELETE, None, Urgency::Close, patience),
         };
         let path = format!("{firewall}/securityRules/{name}");
         let request = WriteRequest {
@@ -130,6 +136,7 @@ impl Nsgs {
             api_version: api_version::NETWORK,
             body,
             urgency,
+            answer,
             patience,
         };
         let ended = self.arm.write(request).await;
