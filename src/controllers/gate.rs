@@ -22,6 +22,7 @@ use crate::plan::names::Cluster;
 use crate::providers::{Cloud, CloudError};
 use crate::telemetry::{Audit, Metrics};
 
+mod closes;
 mod round;
 mod sight;
 mod worker;

@@ -37,8 +37,7 @@ impl Round<'_> {
     pub(super) async fn close(&mut self, close: &Close) {
         let cause = self.why_closed(&close.name);
         if self.delete(&close.name, Operation::Close, cause).await {
-            self.sent.insert(close.name.clone());
-            self.closed = true;
+            self.closed(&close.name);
             return;
         }
         // A lock that forbids removal does not forbid to write a deny in the rule's place.
@@ -54,9 +53,14 @@ impl Round<'_> {
             None => locked,
         };
         if stands_closed {
-            self.sent.insert(close.name.clone());
-            self.closed = true;
+            self.closed(&close.name);
         }
+    }
+
+    fn closed(&mut self, name: &str) {
+        self.sent.insert(name.to_owned());
+        self.unread.insert(name.to_owned());
+        self.memory.closed = true;
     }
 
     /// Writes a deny or an exemption.
