@@ -10,7 +10,7 @@ use super::{Gate, Inner, News, lock};
 use crate::plan::changes;
 use crate::plan::desired::{Changes, Duty, Grant, Limits, Wanted};
 use crate::plan::lifecycle::Seen;
-use crate::plan::model::{Observed, Provisioning, Rule};
+use crate::plan::model::{Access, Observed, Provisioning, Rule};
 use crate::plan::names;
 use crate::providers::{CloudError, CloudErrorKind, Firewall};
 use crate::telemetry::audit::record::Cause;
@@ -175,6 +175,9 @@ impl Round<'_> {
             self.report(&observed, &changes);
             return Outcome::Done;
         }
+        if changes.is_empty() && observed.provisioning == Provisioning::Failed {
+            return self.mend(&observed, changes).await;
+        }
         if changes.is_empty() {
             self.memory.last = Changes::default();
             self.report(&observed, &changes);
@@ -260,6 +263,23 @@ impl Round<'_> {
             self.unlock(name).await;
         }
         false
+    }
+
+    /// The cloud says that the last write to the firewall failed, and nothing of ours is to be changed. A deny of ours
+    /// written again as it stands has the whole tried anew: until then no read-back proves anything.
+    async fn mend(&mut self, observed: &Observed, changes: Changes) -> Outcome {
+        let cluster = &self.wanted.cluster;
+        let deny = observed.rules.iter().find(|rule| {
+            rule.access == Access::Deny
+                && matches!(names::parse(cluster, rule), Some(names::Mark::Deny { .. }))
+        });
+        if let Some(deny) = deny.cloned() {
+            tracing::warn!(firewall = %self.gate.firewall, rule = %deny.name, "the last write to the firewall failed; writing a rule of a lock again as it stands");
+            self.lock(&deny, Cause::Mend).await;
+        }
+        self.memory.last = Changes::default();
+        self.report(observed, &changes);
+        Outcome::Failed { retry_after: self.error.as_ref().and_then(|error| error.retry_after) }
     }
 
     /// Whether the cloud asked to come again later: what is not a close waits.
