@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Report;
 use super::lock;
 use super::round::{Outcome, Round};
-use crate::plan::desired::{Close, Duty, Wanted};
+use crate::plan::desired::{Duty, Wanted};
 use crate::plan::lifecycle::Seen;
 use crate::plan::model::Observed;
 use crate::plan::names;
@@ -20,7 +20,7 @@ impl Round<'_> {
     pub(super) async fn close_by_name(&mut self) {
         let due = self.wanted.grants.iter().filter(|grant| grant.duty == Duty::Close { sent: false });
         for name in due.map(|grant| grant.name.clone()).collect::<Vec<_>>() {
-            self.close(&Close { name, as_deny: None }).await;
+            self.remove(&name).await;
         }
         self.wanted = self.wanted_after();
     }
@@ -59,7 +59,7 @@ impl Round<'_> {
             let ours =
                 |name: &&String| matches!(names::parse_name(cluster, name), Some(names::Mark::Allow { .. }));
             for name in self.wanted.orphans.iter().filter(ours).cloned().collect::<Vec<_>>() {
-                self.close(&Close { name, as_deny: None }).await;
+                self.remove(&name).await;
             }
         }
         self.fail("", error);
