@@ -23,6 +23,11 @@ impl Round<'_> {
             self.remove(&name).await;
         }
         self.wanted = self.wanted_after();
+        if !self.failed.is_empty() {
+            // Said before the read, which may take long to fail as well.
+            self.say_tried();
+            self.tell();
+        }
     }
 
     /// Reads the firewall; none where a close became due meanwhile: no read, however slow, holds it up.
@@ -64,17 +69,22 @@ impl Round<'_> {
         }
         self.fail("", error);
         self.keep_sent();
+        self.say_tried();
+        self.tell();
+        Outcome::Failed { retry_after: self.error.as_ref().and_then(|error| error.retry_after) }
+    }
+
+    /// What failed, of each rule that it failed for; of all of them where the firewall cannot be read.
+    fn say_tried(&self) {
+        let blind = self.failed.get("");
         let mut report = lock(&self.gate.report);
         report.error.clone_from(&self.error);
         for grant in &self.wanted.grants {
-            if let Some(error) = self.error.as_ref() {
+            if let Some(error) = blind.or_else(|| self.failed.get(&grant.name)) {
                 let trying = Seen::Trying { reason: error.kind.reason(), message: error.to_string() };
                 report.grants.insert(grant.name.clone(), trying);
             }
         }
-        drop(report);
-        self.tell();
-        Outcome::Failed { retry_after: self.error.as_ref().and_then(|error| error.retry_after) }
     }
 
     /// A firewall that is gone holds nothing.
