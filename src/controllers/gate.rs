@@ -22,6 +22,7 @@ use crate::plan::names::Cluster;
 use crate::providers::{Cloud, CloudError};
 use crate::telemetry::{Audit, Metrics};
 
+mod closes;
 mod round;
 mod sight;
 mod worker;
@@ -348,12 +349,17 @@ impl Gate {
                     Some(known) => match (known.duty, grant.duty) {
                         (Duty::Close { .. }, _) | (Duty::Hold, Duty::Open { .. }) => {}
                         (_, Duty::Close { .. }) => changed |= close(known, &mut duties.closing, now),
-                        _ => {
+                        (Duty::Open { .. } | Duty::Hold, Duty::Open { .. } | Duty::Hold) => {
+                            // Heard of before: in time, or too late, as it was then.
+                            if matches!(grant.duty, Duty::Open { .. }) {
+                                grant.duty = known.duty;
+                            }
                             changed |= *known != grant;
                             *known = grant;
                         }
                     },
                     None => {
+                        grant.duty = grant.duty.taken_on(now);
                         if matches!(grant.duty, Duty::Close { .. }) {
                             duties.closing.insert(grant.name.clone(), now);
                         }

@@ -215,7 +215,6 @@ impl<'a> Draft<'a> {
         changes.unsettled.sort();
         changes.closes.sort_by(|left, right| left.name.cmp(&right.name));
         changes.locks.sort_by_key(|rule| (rule.access == Access::Allow, rule.name.clone()));
-        changes.opens.sort_by(|left, right| left.name.cmp(&right.name));
         // Exemptions before denies.
         let cluster = &self.wanted.cluster;
         changes.unlocks.sort_by_key(|name| {

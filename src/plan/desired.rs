@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -10,6 +11,10 @@ use super::model::{Peer, Rule};
 use super::names::Cluster;
 use crate::api::ExistingRules;
 use crate::api::values::{PortRange, Protocol};
+
+/// How long the answer to the write of an allow is waited for. Nothing is opened that has less time left than this: a
+/// write that is answered late would stand past its deadline.
+pub const OPEN_ANSWER: Duration = Duration::from_secs(10);
 
 /// Everything that is wanted of one firewall.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +87,19 @@ pub struct LockedMachine {
     pub ports: Vec<(Protocol, PortRange)>,
 }
 
+impl Grant {
+    /// Whether its rule may still be written, if it is not there.
+    #[must_use]
+    pub fn may_be_opened(&self, now: Timestamp) -> bool {
+        match self.duty {
+            Duty::Open { until, .. } => {
+                now <= until && now.checked_add(OPEN_ANSWER).is_ok_and(|end| end < self.deadline)
+            }
+            Duty::Hold | Duty::Close { .. } => false,
+        }
+    }
+}
+
 /// One rule of a request, as its status says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
@@ -106,10 +124,11 @@ pub struct Grant {
 /// What is to be done with the rule of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Duty {
-    /// To be written if it is not there. Never after this moment: a resumed opening that comes too late
-    /// closes instead.
+    /// To be written if it is not there, by a gate that hears of it in time ([`Duty::taken_on`]).
     Open {
-        /// The last moment at which a write may begin.
+        /// The last moment at which a gate may first hear of it: an opening that is resumed later closes instead.
+        heard_by: Timestamp,
+        /// The last moment at which a write may begin, however many others are written before it.
         until: Timestamp,
     },
     /// It was read back as there. If it is missing or changed, that is reported and not repaired.
@@ -119,6 +138,19 @@ pub enum Duty {
         /// Whether a removal was already sent and ended well: then the read-back decides.
         sent: bool,
     },
+}
+
+impl Duty {
+    /// The duty as a gate takes it on that first hears of it now: what it hears of too late it never opens.
+    #[must_use]
+    pub fn taken_on(self, now: Timestamp) -> Self {
+        match self {
+            Self::Open { heard_by, until } if now > heard_by => {
+                Self::Open { heard_by, until: until.min(heard_by) }
+            }
+            Self::Open { .. } | Self::Hold | Self::Close { .. } => self,
+        }
+    }
 }
 
 /// What to do on one firewall, in this order.
@@ -132,7 +164,7 @@ pub struct Changes {
     pub closes: Vec<Close>,
     /// Then: denies to be written, then exemptions.
     pub locks: Vec<Rule>,
-    /// Then: allows to be written.
+    /// Then: allows to be written, those of the earliest grant first.
     pub opens: Vec<Rule>,
     /// Last: denies and exemptions to be removed by name, exemptions first, and allows that were closed by being
     /// rewritten as denies.

@@ -40,8 +40,12 @@ mod approval;
 mod live;
 mod pending;
 
-/// How long after the grant an allow may still be written: longer than the cloud's slowest rule write.
+/// How long after the grant a gate may first hear of an allow: longer than any restart or change of leader takes, and
+/// short enough that a restored backup opens nothing.
 pub const OPEN_BOUND: Duration = Duration::from_secs(60);
+/// How long after the grant an allow of which a gate heard in time may wait for its turn: the cloud writes the rules of
+/// a firewall one by one, at 5 to 11 s each.
+pub const TURN_BOUND: Duration = Duration::from_secs(600);
 /// A missing allow this shortly before the deadline counts as expired, not as removed by somebody.
 pub const NEAR_DEADLINE: Duration = Duration::from_secs(30);
 /// The shortest grant that is worth making.
@@ -242,18 +246,16 @@ pub fn duties(request: &JitAccessRequest) -> Vec<(FirewallId, Grant)> {
     }
     // Without a deadline nothing may be open: the beginning of time is long past.
     let deadline = status.expires_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |at| at.0);
-    let until = status
-        .granted_at
-        .as_ref()
-        .and_then(|at| at.0.checked_add(OPEN_BOUND).ok())
-        .unwrap_or(Timestamp::UNIX_EPOCH);
+    let granted = status.granted_at.as_ref();
+    let after = |bound| granted.and_then(|at| at.0.checked_add(bound).ok()).unwrap_or(Timestamp::UNIX_EPOCH);
+    let (heard_by, until) = (after(OPEN_BOUND), after(TURN_BOUND));
     status
         .rules
         .iter()
         .filter_map(|rule| {
             let duty = match (state, RuleState::parse(&rule.state)) {
                 (_, RuleState::Absent) => return None,
-                (State::Opening, RuleState::Planned | RuleState::Opening) => Duty::Open { until },
+                (State::Opening, RuleState::Planned | RuleState::Opening) => Duty::Open { heard_by, until },
                 (State::Opening | State::Active, RuleState::Present) => Duty::Hold,
                 _ => Duty::Close { sent: false },
             };

@@ -13,6 +13,7 @@ mod api_values;
 mod approval;
 mod attacks;
 mod audit;
+mod busy;
 mod cli;
 mod clocks;
 mod cluster;

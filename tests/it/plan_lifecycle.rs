@@ -88,6 +88,8 @@ struct Cloud {
     standing: BTreeSet<(String, String)>,
     /// What the gate was told, kept over restarts only as far as status tells it again.
     duties: Vec<(FirewallId, portcullis::plan::desired::Grant)>,
+    /// When the gate first heard of a rule.
+    heard: BTreeMap<String, Timestamp>,
     seen: BTreeMap<(String, String), Seen>,
     ever_removed: BTreeSet<(String, String)>,
 }
@@ -95,6 +97,14 @@ struct Cloud {
 impl Cloud {
     fn key(firewall: &FirewallId, name: &str) -> (String, String) {
         (firewall.0.key().to_owned(), name.to_owned())
+    }
+
+    fn hear(&mut self, request: &JitAccessRequest, now: Timestamp) {
+        self.duties = duties(request);
+        for (_, grant) in &mut self.duties {
+            let heard = *self.heard.entry(grant.name.clone()).or_insert(now);
+            grant.duty = grant.duty.taken_on(heard);
+        }
     }
 
     fn work(&mut self, now: Timestamp, fails: bool) {
@@ -111,12 +121,16 @@ impl Cloud {
                 continue;
             }
             match grant.duty {
-                Duty::Open { until } if now <= until && !fails && !self.ever_removed.contains(&key) => {
+                Duty::Open { until, .. } if now <= until && !fails && !self.ever_removed.contains(&key) => {
                     self.standing.insert(key.clone());
                     self.seen.insert(key, Seen::Present { at: now, priority: 100, shadowed_by: None });
                 }
                 Duty::Hold if !self.standing.contains(&key) => {
                     self.seen.insert(key, Seen::Lost { at: now });
+                }
+                Duty::Open { until, .. } if now > until && !self.standing.contains(&key) => {
+                    let (reason, message) = (Reason::OpenTimedOut, "generated".to_owned());
+                    self.seen.insert(key, Seen::Refused { reason, message });
                 }
                 Duty::Open { .. } | Duty::Hold | Duty::Close { .. } => {}
             }
@@ -213,7 +227,7 @@ fn reviewed(
     lost: bool,
 ) -> bool {
     let cluster = Cluster::new("test", &[]);
-    cloud.duties = duties(request);
+    cloud.hear(request, now);
     let seen = |rule: &RuleStatus| {
         let firewall = FirewallId(ArmId::parse(&rule.firewall).unwrap());
         cloud.seen.get(&Cloud::key(&firewall, &rule.name)).cloned().unwrap_or_default()
@@ -241,7 +255,7 @@ fn reviewed(
             return request.metadata.deletion_timestamp.is_some();
         }
     }
-    cloud.duties = duties(request);
+    cloud.hear(request, now);
     false
 }
 
@@ -294,7 +308,8 @@ proptest! {
                 Happening::Restart => {
                     // Only the object and the cloud outlive a restart.
                     cloud.seen.clear();
-                    cloud.duties = duties(&request);
+                    cloud.heard.clear();
+                    cloud.hear(&request, now);
                 }
             }
             // Written ahead: whatever stands in the cloud is named by the durable status of a request that says so.
@@ -349,8 +364,10 @@ fn an_opening_that_is_resumed_too_late_writes_nothing_and_closes() {
     while state(&request) != State::Opening {
         reconcile(&mut request, &mut cloud, &judged, now, false);
     }
-    // The snapshot is restored two minutes later.
+    // The snapshot is restored two minutes later: whoever hears of it now hears of it for the first time.
     now += SignedDuration::from_secs(120);
+    cloud.heard.clear();
+    cloud.hear(&request, now);
     cloud.work(now, false);
     assert!(cloud.standing.is_empty());
     reconcile(&mut request, &mut cloud, &judged, now, false);

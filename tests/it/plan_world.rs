@@ -144,7 +144,7 @@ pub fn grant(n: u32, source: &str, destination: &str, ports: &str, deadline: i64
 }
 
 pub fn open(until: i64) -> Duty {
-    Duty::Open { until: at(until) }
+    Duty::Open { heard_by: at(until), until: at(until) }
 }
 
 /// One write to a firewall.

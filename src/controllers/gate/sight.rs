@@ -100,11 +100,8 @@ impl Round<'_> {
                 let lets_in = standing.is_some_and(|rule| rule.access == Access::Allow);
                 // A deny in the rule's place, under a lock that forbids its removal, has to be in force.
                 let in_force = standing.is_none_or(|rule| rule.provisioning == Provisioning::Succeeded);
-                if self.sent.contains(&grant.name) && settled && in_force && !lets_in {
-                    Seen::Absent { at }
-                } else {
-                    trying()
-                }
+                let proved = self.sent.contains(&grant.name) && !self.unread.contains(&grant.name);
+                if proved && settled && in_force && !lets_in { Seen::Absent { at } } else { trying() }
             }
             Duty::Hold | Duty::Open { .. } => {
                 if after.lost.contains(&grant.name) {

@@ -43,7 +43,7 @@ fn is_due(draft: &Draft<'_>, grant: &Grant, shown: Shown) -> bool {
         Duty::Close { sent } => !sent || stands,
         Duty::Open { .. } | Duty::Hold if draft.now >= grant.deadline => true,
         // Too late to open it: what stands was written late.
-        Duty::Open { until } if draft.now > until => stands,
+        Duty::Open { until, .. } if draft.now > until => stands,
         // It lets in what was never granted, or what is granted to nobody any more.
         Duty::Open { .. } | Duty::Hold => shown == Shown::Other,
     }

@@ -1,5 +1,7 @@
 //! Which allows are to be written, and why some cannot be.
 
+use jiff::Timestamp;
+
 use super::closes::{Shown, shown};
 use super::{Draft, grant_rule, is_live};
 use crate::api::Reason;
@@ -10,16 +12,24 @@ use crate::plan::packets::Reach;
 use crate::plan::sources::Family;
 
 pub(super) fn plan(draft: &mut Draft<'_>) {
-    let mut grants: Vec<&Grant> = draft.wanted.grants.iter().collect();
-    grants.sort_by(|left, right| left.name.cmp(&right.name));
-    for grant in grants {
-        let Duty::Open { until } = grant.duty else { continue };
+    let mut grants: Vec<(Timestamp, &Grant)> = draft
+        .wanted
+        .grants
+        .iter()
+        .filter_map(|grant| match grant.duty {
+            Duty::Open { until, .. } => Some((until, grant)),
+            Duty::Hold | Duty::Close { .. } => None,
+        })
+        .collect();
+    // Who was granted first is served first: with a queue that is always filled anew nobody else would be sure to be.
+    grants.sort_by(|left, right| (left.0, &left.1.name).cmp(&(right.0, &right.1.name)));
+    for (_, grant) in grants {
         let ours = matches!(names::parse_name(&draft.wanted.cluster, &grant.name), Some(Mark::Allow { .. }));
         if !ours || !is_live(grant, draft.now) {
             continue;
         }
         let shown = shown(draft, grant);
-        let refusal = if draft.now > until {
+        let refusal = if !grant.may_be_opened(draft.now) {
             (shown == Shown::Absent)
                 .then(|| (Reason::OpenTimedOut, "it is too late to open the rule".to_owned()))
         } else {

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{Draft, Finalizer, NEAR_DEADLINE, OPEN_BOUND, Seen, Step, World, plus, said, time};
+use super::{Draft, Finalizer, NEAR_DEADLINE, Seen, Step, TURN_BOUND, World, plus, said, time};
 use crate::api::{ConditionType, Reason, RuleState, State, find_condition};
 use crate::plan::authorize::{GrantPlan, Judgement, PlannedRule};
 
@@ -23,14 +23,20 @@ pub(super) fn opening(world: &World<'_>, now: Timestamp) -> Step {
             "somebody removed or changed a rule of this grant",
         );
     }
+    if seen.absent > 0 {
+        // By its own gate: after a restart, a write that was begun before it may land too late.
+        let message = "a rule was written too late, and was removed again";
+        return draft.close(State::Failed, Reason::OpenTimedOut, message);
+    }
     if seen.present == draft.status.rules.len() {
         return opened(draft, seen.shadowed);
     }
     let granted = draft.status.granted_at.as_ref().map_or(Timestamp::MIN, |at| at.0);
-    let until = plus(granted, OPEN_BOUND);
+    // A gate that heard of it too late to open it has refused it long before.
+    let until = plus(granted, TURN_BOUND);
     if now >= until {
         let why = seen.trying.map(|(_, message)| format!(": {message}")).unwrap_or_default();
-        let message = format!("could not be opened within {}s of the grant{why}", OPEN_BOUND.as_secs());
+        let message = format!("could not be opened within {}s of the grant{why}", TURN_BOUND.as_secs());
         return draft.close(State::Failed, Reason::OpenTimedOut, &message);
     }
     if let Some((reason, message)) = seen.trying {
@@ -47,7 +53,8 @@ pub(super) fn active(world: &World<'_>, now: Timestamp) -> Step {
     }
     let seen = look(&mut draft);
     let expires = draft.status.expires_at.as_ref().map(|at| at.0);
-    if seen.lost {
+    // Seen as gone while it should be there: closed by its own gate or by somebody.
+    if seen.lost || seen.absent > 0 {
         return if expires.is_some_and(|at| plus(now, NEAR_DEADLINE) >= at) {
             draft.close(State::Expired, Reason::Expired, "a rule was gone just before the deadline")
         } else {
@@ -164,10 +171,6 @@ fn look(draft: &mut Draft<'_>) -> Sum {
         }
     }
     sum.shadowed = sum.shadowed.take().or_else(|| world.stopped_by.clone());
-    // Seen as gone while it should be there: closed by its own gate or by somebody.
-    if !closing && sum.absent > 0 {
-        sum.lost = true;
-    }
     sum
 }
 

@@ -32,6 +32,8 @@ pub(super) const READ_TIME: Duration = Duration::from_secs(45);
 /// Longest that one attempt of a read takes.
 const ATTEMPT_TIME: Duration = Duration::from_secs(15);
 const ATTEMPTS: u32 = 5;
+/// Longest that a write which opens or locks waits for its turn under the cloud's limits.
+const HELD_BACK: Duration = Duration::from_secs(1);
 /// Pages of a list: at a thousand a page, more than a subscription holds.
 const PAGES: usize = 1000;
 /// Bytes of an answer: a full network security group is about one megabyte.
@@ -59,7 +61,9 @@ pub(super) struct WriteRequest<'a> {
     pub(super) api_version: &'a str,
     pub(super) body: Option<Value>,
     pub(super) urgency: Urgency,
-    /// Bounds the whole call.
+    /// Bounds the first answer: what is sent and not answered by then may still arrive, but not much later.
+    pub(super) answer: Duration,
+    /// Bounds the whole call, with the operation that the answer begins.
     pub(super) patience: Duration,
 }
 
@@ -272,8 +276,13 @@ impl Arm {
         let url = self.url(request.path, request.api_version, &[]);
         let subscription = subscription(&url);
         let own = if request.method == Method::DELETE { Class::Delete } else { Class::Write };
+        // Who waits here holds up the closes of the same firewall: better told to come again.
+        let patient = match request.urgency {
+            Urgency::Close => until,
+            Urgency::Lock | Urgency::Open | Urgency::Background => until.min(Instant::now() + HELD_BACK),
+        };
         self.limiter
-            .acquire(&subscription, &[own, Class::Network], request.urgency, until)
+            .acquire(&subscription, &[own, Class::Network], request.urgency, patient)
             .await
             .map_err(|wait| held_back(operation, wait))?;
         // Ahead of the sending, so that who waits for a token in vain knows that nothing was sent.
@@ -282,7 +291,11 @@ impl Arm {
         let reply = loop {
             attempt += 1;
             sent.store(true, Ordering::SeqCst);
-            match self.send(&request.method, &url, request.body.as_ref()).await {
+            let send = self.send(&request.method, &url, request.body.as_ref());
+            let answer = tokio::time::timeout(request.answer, send)
+                .await
+                .unwrap_or_else(|_| Err(Silence::Broken(format!("no answer in {:?}", request.answer))));
+            match answer {
                 Ok(reply) => break reply,
                 Err(Silence::NotSent(why)) => {
                     sent.store(false, Ordering::SeqCst);

@@ -19,6 +19,7 @@ use super::limiter::Urgency;
 use super::wire;
 use crate::api::values::ArmId;
 use crate::clock::Clock;
+use crate::plan::desired::OPEN_ANSWER;
 use crate::plan::model::{Access, FirewallId, Observed, ResourceLock, Rule};
 use crate::providers::{CloudError, CloudErrorKind, Firewall, FirewallLimits, Written};
 
@@ -117,10 +118,13 @@ impl Nsgs {
             let message = format!("{name:?} is not a name of a rule");
             return Err(error(operation, CloudErrorKind::Invalid, &message));
         }
-        let (method, body, urgency) = match change {
-            Change::Put(body, Access::Deny) => (Method::PUT, Some(body), Urgency::Lock),
-            Change::Put(body, Access::Allow) => (Method::PUT, Some(body), Urgency::Open),
-            Change::Delete => (Method::DELETE, None, Urgency::Close),
+        let (method, body, urgency, answer) = match change {
+            Change::Put(body, Access::Deny) => (Method::PUT, Some(body), Urgency::Lock, patience),
+            // What was answered in time may take longer to end.
+            Change::Put(body, Access::Allow) => {
+                (Method::PUT, Some(body), Urgency::Open, patience.min(OPEN_ANSWER))
+            }
+            Change::Delete => (Method::DELETE, None, Urgency::Close, patience),
         };
         let path = format!("{firewall}/securityRules/{name}");
         let request = WriteRequest {
@@ -130,6 +134,7 @@ impl Nsgs {
             api_version: api_version::NETWORK,
             body,
             urgency,
+            answer,
             patience,
         };
         let ended = self.arm.write(request).await;

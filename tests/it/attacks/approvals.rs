@@ -238,7 +238,7 @@ fn an_approver_whose_right_is_taken_away_before_the_grant_has_not_approved() {
 }
 
 #[test]
-fn names_as_long_as_they_may_be_are_judged_and_longer_ones_refused() {
+fn unknown_names_and_too_long_ones_are_refused_and_the_longest_are_judged() {
     on_site(|site| async move {
         let a = site.usual().await;
         let spec = json!({"targets": targets(&[&a]), "approval": {"required": 2}});
@@ -264,6 +264,10 @@ fn names_as_long_as_they_may_be_are_judged_and_longer_ones_refused() {
         };
         let sent = approve("longer", &named("b", 1025)).await;
         assert!(sent.code != 0 && sent.stderr.contains("spec.reviewer.username: Too long"), "{sent:?}");
+        // Nobody knows this one, nor has given it anything.
+        let word = site.word("unknown", &mine, "web", "Approved");
+        let sent = site.send(&admin, &["--as", "no-such-user", "--as-group", "viewers"], &word).await;
+        assert!(sent.code != 0 && sent.stderr.contains("no-such-user"), "{sent:?}");
         assert_eq!(approve("own", &asker).await.code, 0);
         site.answered("own", false, "asked: somebody else has to approve").await;
         assert_eq!(approve("longest", &longest).await.code, 0);
