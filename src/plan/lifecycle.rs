@@ -5,8 +5,8 @@
 //! | Pending | created; plan changed, held or too few approvals left before the grant | within the terms, enough approvals or none asked -> Approved; refused, denied -> Denied; impossible -> Failed; ended, deleted -> Ended; `pendingTimeout`, `notAfter` -> TimedOut; older than the admission interval -> Void | nothing |
 //! | Approved | Pending, Scheduled | `notBefore` ahead -> Scheduled; admission in force, room under the limits, finalizer there: write-ahead -> Opening; `useWithin` -> TimedOut; plan changed, held, too few approvals left -> Pending; else as Pending | nothing |
 //! | Scheduled | Approved | start -> Approved, judged again; plan changed -> Pending; else as Approved | nothing |
-//! | Opening | write-ahead | all read back -> Active; an error that stays, the write bound, the deadline, any end -> Closing | 0 to n allows |
-//! | Active | read-back | deadline, deleted, revoked, denied, ended, policy, machine, missing allow -> Closing | n allows |
+//! | Opening | write-ahead; a shortening | all read back -> Active; shortened -> Opening; an error that stays, the write bound, the deadline, any end -> Closing | 0 to n allows |
+//! | Active | read-back | shortened -> Opening; deadline, deleted, revoked, denied, ended, policy, machine, missing allow -> Closing | n allows |
 //! | Closing | its outcome recorded first | all read back as absent -> that outcome | n to 0 |
 //! | Expired, Ended, Revoked, Failed | Closing (Ended also from Pending, Failed also before any write) | finalizer off, then `settled`; if deleted, gone | nothing |
 //! | Denied, TimedOut, Void | above | the same | nothing |
@@ -39,6 +39,7 @@ use crate::api::{
 mod approval;
 mod live;
 mod pending;
+mod shortening;
 
 /// How long after the grant an allow may still be written: longer than the cloud's slowest rule write.
 pub const OPEN_BOUND: Duration = Duration::from_secs(60);
@@ -87,6 +88,9 @@ pub enum Seen {
     Absent {
         /// When the firewall was read.
         at: Timestamp,
+        /// Whether nobody else removed it before: it stood as granted when its removal was sent, or it had never
+        /// been seen. Where that is not known, as after a restart, it counts as not.
+        by_us: bool,
     },
     /// Was there, and somebody removed or changed it.
     Lost {
@@ -242,11 +246,7 @@ pub fn duties(request: &JitAccessRequest) -> Vec<(FirewallId, Grant)> {
     }
     // Without a deadline nothing may be open: the beginning of time is long past.
     let deadline = status.expires_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |at| at.0);
-    let until = status
-        .granted_at
-        .as_ref()
-        .and_then(|at| at.0.checked_add(OPEN_BOUND).ok())
-        .unwrap_or(Timestamp::UNIX_EPOCH);
+    let until = plus(shortening::written_ahead_at(status), OPEN_BOUND);
     status
         .rules
         .iter()

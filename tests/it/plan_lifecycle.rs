@@ -74,6 +74,7 @@ fn plan(seconds: u64) -> GrantPlan {
         rules: vec![rule("nic"), rule("subnet")],
         connections: Vec::new(),
         duration: std::time::Duration::from_secs(seconds),
+        shortened_by: None,
         hash: "a".repeat(64),
         pending_timeout: std::time::Duration::from_secs(3600),
         use_within: std::time::Duration::from_secs(3600),
@@ -106,7 +107,7 @@ impl Cloud {
                 if !(fails && grant.deadline > now) {
                     self.standing.remove(&key);
                     self.ever_removed.insert(key.clone());
-                    self.seen.insert(key, Seen::Absent { at: now });
+                    self.seen.insert(key, Seen::Absent { at: now, by_us: true });
                 }
                 continue;
             }
