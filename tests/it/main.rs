@@ -30,6 +30,7 @@ mod plan_exposure;
 mod plan_laws;
 mod plan_lifecycle;
 mod plan_locks;
+mod plan_shortening;
 mod plan_world;
 mod provider_azure;
 mod provider_conformance;

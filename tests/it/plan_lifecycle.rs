@@ -25,11 +25,11 @@ use proptest::prelude::*;
 const UID: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
 const NSG: &str = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/web/providers/Microsoft.Network/networkSecurityGroups";
 
-fn start() -> Timestamp {
+pub(crate) fn start() -> Timestamp {
     "2026-11-22T08:00:00Z".parse().unwrap()
 }
 
-fn request(seconds: u64) -> JitAccessRequest {
+pub(crate) fn request(seconds: u64) -> JitAccessRequest {
     let mut request = JitAccessRequest::new(
         "one",
         JitAccessRequestSpec {
@@ -55,7 +55,7 @@ fn firewall(name: &str) -> FirewallId {
     FirewallId(ArmId::parse(&format!("{NSG}/{name}")).unwrap())
 }
 
-fn plan(seconds: u64) -> GrantPlan {
+pub(crate) fn plan(seconds: u64) -> GrantPlan {
     let rule = |name: &str| PlannedRule {
         firewall: firewall(name),
         protocol: Protocol::Tcp,
@@ -85,12 +85,16 @@ fn plan(seconds: u64) -> GrantPlan {
 
 /// A cloud that holds the allows of one request, and a gate that works by the duties it was last given.
 #[derive(Default)]
-struct Cloud {
-    standing: BTreeSet<(String, String)>,
+pub(crate) struct Cloud {
+    pub(crate) standing: BTreeSet<(String, String)>,
     /// What the gate was told, kept over restarts only as far as status tells it again.
     duties: Vec<(FirewallId, portcullis::plan::desired::Grant)>,
     seen: BTreeMap<(String, String), Seen>,
     ever_removed: BTreeSet<(String, String)>,
+    /// Rules whose removal was asked for before they were ever seen.
+    unseen: BTreeSet<(String, String)>,
+    /// Rules that were written, each time that they were.
+    pub(crate) written: Vec<(String, String)>,
 }
 
 impl Cloud {
@@ -98,22 +102,56 @@ impl Cloud {
         (firewall.0.key().to_owned(), name.to_owned())
     }
 
-    fn work(&mut self, now: Timestamp, fails: bool) {
+    /// Gives the gate its duties.
+    pub(crate) fn told(&mut self, request: &JitAccessRequest) {
+        let wanted = duties(request);
+        for (firewall, grant) in &self.duties {
+            let key = Self::key(firewall, &grant.name);
+            let seen = matches!(self.seen.get(&key), Some(Seen::Present { .. }));
+            if matches!(grant.duty, Duty::Open { .. }) && !seen {
+                self.unseen.insert(key);
+            } else if !matches!(grant.duty, Duty::Close { .. }) {
+                self.unseen.remove(&key);
+            }
+        }
+        self.duties = wanted;
+    }
+
+    /// Only the object and the cloud outlive a restart.
+    pub(crate) fn restart(&mut self, request: &JitAccessRequest) {
+        self.seen.clear();
+        self.unseen.clear();
+        self.duties = duties(request);
+    }
+
+    pub(crate) fn somebody_removes_a_rule(&mut self) -> Option<(String, String)> {
+        let first = self.standing.pop_first()?;
+        self.ever_removed.insert(first.clone());
+        Some(first)
+    }
+
+    pub(crate) fn work(&mut self, now: Timestamp, fails: bool) {
         for (firewall, grant) in self.duties.clone() {
             let key = Self::key(&firewall, &grant.name);
             if grant.deadline <= now || matches!(grant.duty, Duty::Close { .. }) {
                 // Closes go through sooner or later; a failing cloud only delays them, so they are not failed here
                 // past their deadline: the bound of the law is counted from a cloud that works.
                 if !(fails && grant.deadline > now) {
-                    self.standing.remove(&key);
+                    let before = match self.seen.get(&key) {
+                        Some(Seen::Absent { by_us, .. }) => *by_us,
+                        _ => self.unseen.contains(&key),
+                    };
+                    let by_us = self.standing.remove(&key) || before;
                     self.ever_removed.insert(key.clone());
-                    self.seen.insert(key, Seen::Absent { at: now, by_us: true });
+                    self.seen.insert(key, Seen::Absent { at: now, by_us });
                 }
                 continue;
             }
             match grant.duty {
                 Duty::Open { until } if now <= until && !fails && !self.ever_removed.contains(&key) => {
-                    self.standing.insert(key.clone());
+                    if self.standing.insert(key.clone()) {
+                        self.written.push(key.clone());
+                    }
                     self.seen.insert(key, Seen::Present { at: now, priority: 100, shadowed_by: None });
                 }
                 Duty::Hold if !self.standing.contains(&key) => {
@@ -149,7 +187,7 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
-fn judgement(kind: u8, seconds: u64) -> Judgement {
+pub(crate) fn judgement(kind: u8, seconds: u64) -> Judgement {
     let why = || "generated".to_owned();
     match kind {
         0 => Judgement::Allowed(Box::new(plan(seconds))),
@@ -176,7 +214,7 @@ fn count(
 }
 
 /// Somebody's word on the request.
-fn review(number: u8, who: &str, verdict: Verdict, hash: &str) -> Arc<JitAccessReview> {
+pub(crate) fn review(number: u8, who: &str, verdict: Verdict, hash: &str) -> Arc<JitAccessReview> {
     let mut review = JitAccessReview::new(
         &format!("review-{number}"),
         JitAccessReviewSpec {
@@ -194,7 +232,7 @@ fn review(number: u8, who: &str, verdict: Verdict, hash: &str) -> Arc<JitAccessR
 }
 
 /// One move without reviews. True: the object is gone.
-fn reconcile(
+pub(crate) fn reconcile(
     request: &mut JitAccessRequest,
     cloud: &mut Cloud,
     judged: &Judgement,
@@ -205,7 +243,7 @@ fn reconcile(
 }
 
 /// One move, as the controller makes it. True: the object is gone.
-fn reviewed(
+pub(crate) fn reviewed(
     request: &mut JitAccessRequest,
     cloud: &mut Cloud,
     judged: &Judgement,
@@ -214,7 +252,7 @@ fn reviewed(
     lost: bool,
 ) -> bool {
     let cluster = Cluster::new("test", &[]);
-    cloud.duties = duties(request);
+    cloud.told(request);
     let seen = |rule: &RuleStatus| {
         let firewall = FirewallId(ArmId::parse(&rule.firewall).unwrap());
         cloud.seen.get(&Cloud::key(&firewall, &rule.name)).cloned().unwrap_or_default()
@@ -242,7 +280,7 @@ fn reviewed(
             return request.metadata.deletion_timestamp.is_some();
         }
     }
-    cloud.duties = duties(request);
+    cloud.told(request);
     false
 }
 
@@ -288,15 +326,9 @@ proptest! {
                     }
                 }
                 Happening::SomebodyRemovesARule => {
-                    if let Some(first) = cloud.standing.pop_first() {
-                        cloud.ever_removed.insert(first);
-                    }
+                    cloud.somebody_removes_a_rule();
                 }
-                Happening::Restart => {
-                    // Only the object and the cloud outlive a restart.
-                    cloud.seen.clear();
-                    cloud.duties = duties(&request);
-                }
+                Happening::Restart => cloud.restart(&request),
             }
             // Written ahead: whatever stands in the cloud is named by the durable status of a request that says so.
             let status = request.status.clone().unwrap_or_default();

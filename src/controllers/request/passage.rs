@@ -20,10 +20,8 @@ pub(super) fn stopped(
     policies: &[PolicyView],
 ) -> Option<String> {
     // What is being removed has no packets to let through.
-    let grants: Vec<_> = duties(request)
-        .into_iter()
-        .filter(|(_, grant)| !matches!(grant.duty, Duty::Close { .. }))
-        .collect();
+    let grants: Vec<_> =
+        duties(request).into_iter().filter(|(_, grant)| !matches!(grant.duty, Duty::Close { .. })).collect();
     let known = policies.iter().filter_map(|policy| policy.machines.as_ref());
     let machines =
         known.flat_map(|entries| entries.values().flatten()).filter_map(|(_, machine)| machine.as_ref().ok());

@@ -25,20 +25,29 @@ pub(super) fn opening(world: &World<'_>, now: Timestamp) -> Step {
             "somebody removed or changed a rule of this grant",
         );
     }
+    if seen.unsure {
+        let why =
+            "it is not known whether its rules stood until they were removed, so they are not written again";
+        return not_opened(draft, Reason::RuleRemoved, why);
+    }
+    let opens = !replacing && seen.present == draft.status.rules.len();
+    let until = plus(written_ahead_at(&draft.status), OPEN_BOUND);
+    // Before a shortening, which has a bound of its own: what is too late for the old one is too late.
+    if !opens && now >= until {
+        let why = seen.trying.map(|(_, message)| format!(": {message}")).unwrap_or_default();
+        let what = if replacing { "its former rules were not gone" } else { "it could not be opened" };
+        let after = if draft.status.shortened.is_some() { "being shortened" } else { "the grant" };
+        let message = format!("{what} within {}s of {after}{why}", OPEN_BOUND.as_secs());
+        return not_opened(draft, Reason::OpenTimedOut, &message);
+    }
     if let Some(until) = shorter(&draft) {
         return shorten(draft, until);
     }
     if replacing {
         return replace(draft, seen);
     }
-    if seen.present == draft.status.rules.len() {
+    if opens {
         return opened(draft, seen.shadowed);
-    }
-    let until = plus(written_ahead_at(&draft.status), OPEN_BOUND);
-    if now >= until {
-        let why = seen.trying.map(|(_, message)| format!(": {message}")).unwrap_or_default();
-        let message = format!("could not be opened within {}s of the grant{why}", OPEN_BOUND.as_secs());
-        return not_opened(draft, Reason::OpenTimedOut, &message);
     }
     if let Some((reason, message)) = seen.trying {
         draft.set(ConditionType::Active, false, reason, &message);
@@ -129,10 +138,10 @@ pub(super) struct Sum {
     pub(super) absent: usize,
     lost: bool,
     /// A rule that was to be replaced is gone, and it is not known whether it stood until it was removed.
-    pub(super) unsure: bool,
+    unsure: bool,
     shadowed: Option<String>,
     refused: Option<(Reason, String)>,
-    pub(super) trying: Option<(Reason, String)>,
+    trying: Option<(Reason, String)>,
 }
 
 fn look(draft: &mut Draft<'_>) -> Sum {
