@@ -23,6 +23,8 @@ mod gitops_states;
 mod ground;
 mod house;
 mod laws;
+mod life;
+mod life_reviews;
 mod loops;
 mod plan_authorize;
 mod plan_changes;
