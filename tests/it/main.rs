@@ -32,6 +32,7 @@ mod plan_exposure;
 mod plan_laws;
 mod plan_lifecycle;
 mod plan_locks;
+mod plan_review_laws;
 mod plan_shortening;
 mod plan_world;
 mod provider_azure;

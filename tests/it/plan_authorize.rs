@@ -28,7 +28,7 @@ fn vm(name: &str) -> ArmId {
     id(&format!("Microsoft.Compute/virtualMachines/{name}"))
 }
 
-fn machine(name: &str, addresses: &[&str], nsgs: &[&str]) -> Machine {
+pub(crate) fn machine(name: &str, addresses: &[&str], nsgs: &[&str]) -> Machine {
     let path: Vec<FirewallId> = nsgs
         .iter()
         .map(|nsg| FirewallId(id(&format!("Microsoft.Network/networkSecurityGroups/{nsg}"))))
@@ -52,7 +52,7 @@ fn machine(name: &str, addresses: &[&str], nsgs: &[&str]) -> Machine {
     }
 }
 
-fn port(port: i32, sources: &[&str], max: &str) -> PolicyPort {
+pub(crate) fn port(port: i32, sources: &[&str], max: &str) -> PolicyPort {
     PolicyPort {
         port,
         allowed_sources: sources.iter().map(|cidr| Source { cidr: (*cidr).into() }).collect(),
@@ -61,7 +61,7 @@ fn port(port: i32, sources: &[&str], max: &str) -> PolicyPort {
     }
 }
 
-fn policy(name: &str, ports: Vec<PolicyPort>, machines: Vec<Machine>) -> PolicyView {
+pub(crate) fn policy(name: &str, ports: Vec<PolicyPort>, machines: Vec<Machine>) -> PolicyView {
     let spec = JitPolicySpec {
         targets: machines
             .iter()

@@ -117,6 +117,19 @@ impl Cloud {
         self.duties = wanted;
     }
 
+    /// The sweep: what no live status names is nobody's.
+    pub(crate) fn sweep(&mut self, request: &JitAccessRequest) {
+        let named: BTreeSet<(String, String)> =
+            duties(request).iter().map(|(firewall, grant)| Self::key(firewall, &grant.name)).collect();
+        self.standing.retain(|key| named.contains(key));
+    }
+
+    /// What the gate says of a rule.
+    pub(crate) fn seen(&self, rule: &RuleStatus) -> Seen {
+        let firewall = FirewallId(ArmId::parse(&rule.firewall).unwrap());
+        self.seen.get(&Self::key(&firewall, &rule.name)).cloned().unwrap_or_default()
+    }
+
     /// Only the object and the cloud outlive a restart.
     pub(crate) fn restart(&mut self, request: &JitAccessRequest) {
         self.seen.clear();
@@ -253,10 +266,7 @@ pub(crate) fn reviewed(
 ) -> bool {
     let cluster = Cluster::new("test", &[]);
     cloud.told(request);
-    let seen = |rule: &RuleStatus| {
-        let firewall = FirewallId(ArmId::parse(&rule.firewall).unwrap());
-        cloud.seen.get(&Cloud::key(&firewall, &rule.name)).cloned().unwrap_or_default()
-    };
+    let seen = |rule: &RuleStatus| cloud.seen(rule);
     let (tally, admission) = (count(request, judged, reviews, now), IN_FORCE);
     let world = World {
         request,

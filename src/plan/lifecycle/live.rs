@@ -44,7 +44,7 @@ pub(super) fn opening(world: &World<'_>, now: Timestamp) -> Step {
         return shorten(draft, until);
     }
     if replacing {
-        return replace(draft, seen);
+        return replace(draft, &seen);
     }
     if opens {
         return opened(draft, seen.shadowed);
@@ -141,7 +141,7 @@ pub(super) struct Sum {
     unsure: bool,
     shadowed: Option<String>,
     refused: Option<(Reason, String)>,
-    trying: Option<(Reason, String)>,
+    pub(super) trying: Option<(Reason, String)>,
 }
 
 fn look(draft: &mut Draft<'_>) -> Sum {

@@ -88,10 +88,15 @@ pub(super) fn shorten(mut draft: Draft<'_>, Shorter { until, why }: Shorter) -> 
 }
 
 /// Waits until the former rules are gone, then writes the new ones ahead.
-pub(super) fn replace(mut draft: Draft<'_>, seen: Sum) -> Step {
+pub(super) fn replace(mut draft: Draft<'_>, seen: &Sum) -> Step {
     let until = plus(written_ahead_at(&draft.status), OPEN_BOUND);
     let known = matches!(draft.world.judgement, Judgement::Allowed(_));
     if seen.absent < draft.status.rules.len() || !known {
+        if let Some((_, what)) = &seen.trying {
+            let why = draft.status.shortened.as_ref().map(|shortened| shortened.message.clone());
+            let said = format!("{}; its former rules are not gone yet: {what}", why.unwrap_or_default());
+            draft.set(ConditionType::Active, false, Reason::PolicyTightened, &said);
+        }
         return draft.stay(Some(until));
     }
     let deadline = draft.status.expires_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |at| at.0);
