@@ -104,7 +104,7 @@ pub(crate) fn ahead(seconds: i64) -> String {
     Timestamp::from_second(at.as_second()).unwrap().to_string()
 }
 
-fn ssh(more: Value) -> Value {
+fn ssh(more: &Value) -> Value {
     let mut port = json!({"port": 22});
     port.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     json!({"ports": [port]})
@@ -114,12 +114,12 @@ fn ssh(more: Value) -> Value {
 fn a_shorter_maximum_shortens_a_live_grant_and_a_longer_one_does_not_lengthen_it() {
     on_site(|site| async move {
         let a = site.usual().await;
-        site.terms("web", &a, ssh(json!({"maxDuration": "1h"}))).await;
+        site.terms("web", &a, ssh(&json!({"maxDuration": "1h"}))).await;
         let locked = Timestamp::now();
         site.request("mine", "web", "a", 22, REQUESTER, "30m").await;
         let granted = site.state("jitreq/mine", "Active").await;
         let former = moment(&granted, "/status/expiresAt");
-        site.terms("web", &a, ssh(json!({"maxDuration": "75s"}))).await;
+        site.terms("web", &a, ssh(&json!({"maxDuration": "75s"}))).await;
         let end = moment(&granted, "/status/grantedAt") + SignedDuration::from_secs(75);
         let shorter = site
             .until("is open with an earlier end", "jitreq/mine", |found| {
@@ -145,7 +145,7 @@ fn a_shorter_maximum_shortens_a_live_grant_and_a_longer_one_does_not_lengthen_it
         let description = rules[0]["properties"]["description"].as_str().unwrap();
         assert!(description.contains(&format!("expires={end}")), "{description}");
 
-        site.terms("web", &a, ssh(json!({"maxDuration": "3h"}))).await;
+        site.terms("web", &a, ssh(&json!({"maxDuration": "3h"}))).await;
         site.some_rounds().await;
         let found = site.get("jitreq/mine").await.unwrap();
         assert_eq!(moment(&found, "/status/expiresAt"), end, "loosening lengthens nothing");
@@ -199,11 +199,11 @@ fn what_a_policy_no_longer_allows_is_closed_within_seconds_and_says_so() {
 fn a_removed_rule_is_not_brought_back_by_a_tightening() {
     on_site(|site| async move {
         let a = site.usual().await;
-        site.terms("web", &a, ssh(json!({"maxDuration": "1h"}))).await;
+        site.terms("web", &a, ssh(&json!({"maxDuration": "1h"}))).await;
         site.request("mine", "web", "a", 22, REQUESTER, "30m").await;
         site.state("jitreq/mine", "Active").await;
         let rules = site.ours_that("net", "Allow").await;
-        let spec = ssh(json!({"maxDuration": "10m"}));
+        let spec = ssh(&json!({"maxDuration": "10m"}));
         let spec = json!({"targets": targets(&[&a]), "ports": spec["ports"]});
         // Tightened before anybody can have noticed that it is gone.
         site.delete(rules[0]["id"].as_str().unwrap()).await;

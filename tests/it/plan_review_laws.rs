@@ -47,7 +47,7 @@ fn person(name: &str) -> String {
     if name.starts_with("system:serviceaccount:") || name == "ci" { "a program".to_owned() } else { name }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Happening {
     Reconcile { lost: bool },
     Gate { fails: bool },
@@ -556,6 +556,5 @@ fn nothing_is_granted_but_by_enough_people_for_just_that_and_once() {
         })
         .unwrap();
     // Else it would prove nothing.
-
     assert!(by_people.get() > 200 && granted.get() > 250, "{} of {}", by_people.get(), granted.get());
 }
