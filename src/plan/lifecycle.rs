@@ -29,7 +29,7 @@ use super::desired::{Duty, Grant};
 use super::model::FirewallId;
 use super::names::Cluster;
 use super::reviews::{Tally, Word};
-use super::terms::{Ask, PENDING_TIMEOUT, USE_WITHIN};
+use super::terms::{Ask, Patience};
 use crate::api::values::{ArmId, PortRange, Protocol};
 use crate::api::{
     ConditionType, FINALIZER, JitAccessRequest, JitAccessRequestStatus, Reason, RequestSummary, RuleState,
@@ -64,6 +64,8 @@ pub struct World<'a> {
     pub seen: &'a (dyn Fn(&RuleStatus) -> Seen + Sync),
     /// What leaves no room for one more grant now, though the terms are met: limits, clocks; none where nothing does.
     pub no_room: Option<(Reason, String)>,
+    /// How long it waits where it is not within the terms of policies, or that is not known.
+    pub patience: Patience,
     /// What stops packets of the grant on their way, though its rules are in place; none where nothing is known
     /// to.
     pub stopped_by: Option<String>,

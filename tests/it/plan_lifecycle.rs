@@ -8,9 +8,9 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use portcullis::api::values::{ArmId, PortRange, Protocol};
 use portcullis::api::{
-    FINALIZER, JitAccessRequest, JitAccessRequestSpec, JitAccessReview, JitAccessReviewSpec, NameRef,
-    PinnedMachine, Reason, RequestPort, RequestRef, RequestTarget, RequestedPolicy, RuleStatus, Source,
-    State, UserInfo, Verdict,
+    FINALIZER, JitAccessRequest, JitAccessRequestSpec, JitAccessRequestStatus, JitAccessReview,
+    JitAccessReviewSpec, NameRef, PinnedMachine, Reason, RequestPort, RequestRef, RequestTarget,
+    RequestedPolicy, RuleStatus, Source, State, UserInfo, Verdict,
 };
 use portcullis::plan::admission::Admission;
 use portcullis::plan::authorize::{GrantPlan, Judgement, PlannedRule};
@@ -20,6 +20,7 @@ use portcullis::plan::model::FirewallId;
 use portcullis::plan::names::{Cluster, Mark, parse_name};
 use portcullis::plan::people::Pipelines;
 use portcullis::plan::reviews::{Case, Right, Tally, tally};
+use portcullis::plan::terms::Patience;
 use proptest::prelude::*;
 
 const UID: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
@@ -276,6 +277,7 @@ pub(crate) fn reviewed(
         cluster: &cluster,
         seen: &seen,
         no_room: None,
+        patience: Patience::default(),
         stopped_by: None,
     };
     let next = step(&world, now);
@@ -527,6 +529,7 @@ fn a_grant_whose_packets_somebody_stops_says_so_and_stays_to_be_closed() {
             cluster: &cluster,
             seen: &seen,
             no_room: None,
+            patience: Patience::default(),
             stopped_by,
         };
         let next = step(&world, start());
@@ -539,4 +542,42 @@ fn a_grant_whose_packets_somebody_stops_says_so_and_stays_to_be_closed() {
     assert!(condition.message.contains("rule deny-all of hub"), "{}", condition.message);
     let (kept, condition) = active(&request, None);
     assert_eq!((kept.as_str(), condition.status.as_str()), ("Active", "True"));
+}
+
+/// A policy that gives people eight hours does so also while it is suspended or the cloud is away.
+#[test]
+fn the_time_to_wait_is_the_policys_also_while_it_cannot_be_judged() {
+    let hours = |hours: u64| std::time::Duration::from_secs(hours * 3600);
+    let patience = Patience { pending: hours(8), unused: hours(48) };
+    let at = |hours: i64| start() + SignedDuration::from_hours(hours);
+    let after = |before: State, judged: &Judgement, now: Timestamp| {
+        let mut request = request(3600);
+        request.status = Some(JitAccessRequestStatus {
+            state: Some(before.as_str().into()),
+            approved_at: Some(Time(start())),
+            ..Default::default()
+        });
+        let next = step(
+            &World {
+                request: &request,
+                judgement: judged,
+                tally: &Tally::default(),
+                admission: &IN_FORCE,
+                cluster: &Cluster::new("test", &[]),
+                seen: &|_: &RuleStatus| Seen::Nothing,
+                no_room: None,
+                patience,
+                stopped_by: None,
+            },
+            now,
+        );
+        State::parse(&next.status.state.unwrap()).unwrap()
+    };
+    let (suspended, unknown) = (judgement(3, 3600), judgement(5, 3600));
+    for judged in [&suspended, &unknown] {
+        assert_eq!(after(State::Pending, judged, at(7)), State::Pending, "{judged:?}");
+        assert_eq!(after(State::Pending, judged, at(9)), State::TimedOut, "{judged:?}");
+    }
+    assert_eq!(after(State::Approved, &unknown, at(47)), State::Approved);
+    assert_eq!(after(State::Approved, &unknown, at(48)), State::TimedOut);
 }

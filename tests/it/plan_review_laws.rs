@@ -325,6 +325,7 @@ impl Play {
                 cluster: &cluster,
                 seen: &seen,
                 no_room: None,
+                patience: portcullis::plan::terms::Patience::default(),
                 stopped_by: None,
             },
             now,
