@@ -22,6 +22,7 @@ mod gitops;
 mod gitops_states;
 mod ground;
 mod house;
+mod jit;
 mod laws;
 mod loops;
 mod plan_authorize;

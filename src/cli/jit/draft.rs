@@ -196,7 +196,7 @@ mod tests {
 
     const ID: &str = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/web";
 
-    fn policy(targets: serde_json::Value, ports: serde_json::Value) -> JitPolicy {
+    fn policy(targets: &serde_json::Value, ports: &serde_json::Value) -> JitPolicy {
         serde_json::from_value(json!({
             "apiVersion": "jit.portcullis.io/v1alpha1", "kind": "JitPolicy", "metadata": {"name": "web"},
             "spec": {"targets": targets, "ports": ports},
@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn the_only_target_and_port_may_be_left_out_and_are_said() {
-        let policy = policy(json!([machine("a")]), json!([{"port": 53, "protocol": "UDP"}]));
+        let policy = policy(&json!([machine("a")]), &json!([{"port": 53, "protocol": "UDP"}]));
         let (spec, notes) = spec(&wanted(), Some(&policy)).unwrap();
         assert_eq!(spec["targets"], json!([{"name": "a"}]));
         assert_eq!(spec["ports"][0]["port"], 53);
@@ -265,14 +265,14 @@ mod tests {
     fn what_is_not_settled_is_asked_for() {
         let scope = json!({"name": "fleet", "azureScope": {"id": ID}});
         let several =
-            policy(json!([machine("a"), scope]), json!([{"port": 22}, {"port": 80, "protocol": "TCP"}]));
+            policy(&json!([machine("a"), scope]), &json!([{"port": 22}, {"port": 80, "protocol": "TCP"}]));
         let error = spec(&wanted(), Some(&several)).unwrap_err();
         assert!(error.contains("--target is missing") && error.contains("a, fleet/MACHINE"), "{error}");
         let targets = Wanted { targets: vec![target("a").unwrap()], ..wanted() };
         let error = spec(&targets, Some(&several)).unwrap_err();
         assert!(error.contains("--port is missing: JitPolicy web has 22/Any, 80/TCP"), "{error}");
         // A scope alone is not one machine.
-        let scoped = policy(json!([scope]), json!([{"port": 22}]));
+        let scoped = policy(&json!([scope]), &json!([{"port": 22}]));
         assert!(spec(&wanted(), Some(&scoped)).unwrap_err().contains("fleet/MACHINE"));
         assert!(spec(&wanted(), None).unwrap_err().contains("cannot be read"));
         assert!(spec(&targets, None).unwrap_err().contains("--port is missing"));
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn without_ports_the_operating_system_decides_where_it_is_known() {
-        let mut policy = policy(json!([machine("a"), machine("b")]), json!([]));
+        let mut policy = policy(&json!([machine("a"), machine("b")]), &json!([]));
         let status = |a: &str, b: &str| json!({"targets": [{"name": "a", "id": "a", "state": "", "osType": a}, {"name": "b", "id": "b", "state": "", "osType": b}]});
         let all = Wanted { all_targets: true, ..wanted() };
         let one = Wanted { targets: vec![target("b").unwrap()], ..wanted() };

@@ -242,7 +242,7 @@ mod tests {
     use super::*;
     use crate::api::UserInfo;
 
-    fn request(requester: &str, state: &str, policies: serde_json::Value) -> JitAccessRequest {
+    fn request(requester: &str, state: &str, policies: &serde_json::Value) -> JitAccessRequest {
         serde_json::from_value(json!({
             "apiVersion": "jit.portcullis.io/v1alpha1", "kind": "JitAccessRequest",
             "metadata": {"name": "a", "namespace": "team-web", "creationTimestamp": "2026-01-31T12:00:00Z"},
@@ -266,21 +266,21 @@ mod tests {
         };
         let may = me(&[("p", true), ("q", false)]);
         let p = json!([policy("p", 2, &["other"])]);
-        assert!(waits_for(&may, &request("you", "Pending", p.clone())));
-        assert!(!waits_for(&may, &request("me", "Pending", p.clone())), "my own");
-        assert!(!waits_for(&may, &request("you", "Approved", p.clone())), "does not wait");
-        assert!(!waits_for(&me(&[("p", false)]), &request("you", "Pending", p)), "not mine to give");
-        assert!(!waits_for(&may, &request("you", "Pending", json!([policy("p", 2, &["me"])]))), "given");
+        assert!(waits_for(&may, &request("you", "Pending", &p)));
+        assert!(!waits_for(&may, &request("me", "Pending", &p)), "my own");
+        assert!(!waits_for(&may, &request("you", "Approved", &p)), "does not wait");
+        assert!(!waits_for(&me(&[("p", false)]), &request("you", "Pending", &p)), "not mine to give");
+        assert!(!waits_for(&may, &request("you", "Pending", &json!([policy("p", 2, &["me"])]))), "given");
         assert!(!waits_for(
             &may,
-            &request("you", "Pending", json!([policy("p", 1, &["x"]), policy("q", 1, &[])]))
+            &request("you", "Pending", &json!([policy("p", 1, &["x"]), policy("q", 1, &[])]))
         ));
-        assert!(!waits_for(&may, &request("you", "Pending", json!([]))), "not planned yet");
+        assert!(!waits_for(&may, &request("you", "Pending", &json!([]))), "not planned yet");
     }
 
     #[test]
     fn a_request_is_one_row() {
-        let requests = [request("you", "Pending", json!([policy("p", 2, &["x"])]))];
+        let requests = [request("you", "Pending", &json!([policy("p", 2, &["x"])]))];
         let mut out = Vec::new();
         let now = "2026-01-31T12:05:00Z".parse().unwrap();
         table(&requests, true, true, now).write(&mut out, "", true).unwrap();

@@ -116,7 +116,7 @@ mod tests {
             prop_assert!(!shown.chars().any(is_hostile));
             let lines = wrapped(&text, width);
             prop_assert!(lines.iter().all(|line| line.chars().count() <= width));
-            prop_assert_eq!(lines.concat(), shown.clone());
+            prop_assert_eq!(lines.concat(), shown);
             prop_assert!(cut(&text, width.max(3)).chars().count() <= width.max(3));
         }
     }

@@ -394,9 +394,9 @@ mod tests {
         let evil =
             format!("x\nRequester:      boss\u{1b}[2K{}State:          Active \u{202e}", " ".repeat(70));
         let mut status = pending();
-        status["conditions"][0]["message"] = json!(evil.clone());
-        status["policies"][0]["approvedBy"] = json!([evil.clone()]);
-        status["connections"][0]["target"] = json!(evil.clone());
+        status["conditions"][0]["message"] = json!(evil);
+        status["policies"][0]["approvedBy"] = json!([evil]);
+        status["connections"][0]["target"] = json!(evil);
         let spec = json!({"justification": evil, "onBehalfOf": evil, "requester": {"username": evil, "groups": [evil]}});
         let text = written(&request(&spec, &status), &Me::default());
         assert!(!text.chars().any(|c| is_hostile(c) && c != '\n'), "{text:?}");
