@@ -11,7 +11,7 @@ use super::output::Format;
 use super::values;
 use super::view::{self, Me};
 use super::word::{self, Sending};
-use crate::api::{JitAccessRequest, State, Verdict};
+use crate::api::{JitAccessRequest, RequestedPolicy, State, Verdict};
 
 /// Arguments of `kubectl jit approve`.
 #[derive(Debug, clap::Args)]
@@ -20,7 +20,7 @@ pub struct Arguments {
     #[arg(value_name = "REQUEST", value_parser = values::object)]
     name: String,
     /// The policy under which you approve; may be given several times. Left out: every one that covers the request,
-    /// asks for approvals, and lets you give them.
+    /// lacks approvals, and lets you give them.
     #[arg(long, value_name = "POLICY", value_parser = values::object)]
     policy: Vec<String>,
     /// Do not ask. Without a terminal there is nobody to ask, and this is required.
@@ -115,15 +115,22 @@ fn can_be_approved(request: &JitAccessRequest, wanted: Option<&str>) -> Result<(
 
 /// The policies under which the user approves.
 fn chosen(request: &JitAccessRequest, me: &Me, named: &[String]) -> Result<Vec<String>, Failure> {
-    let covering: Vec<&str> = view::policies(request)
-        .iter()
-        .filter(|policy| policy.required > 0 || named.contains(&policy.name))
-        .map(|policy| policy.name.as_str())
-        .collect();
-    if let Some(other) = named.iter().find(|name| !covering.contains(&name.as_str())) {
+    let all = view::policies(request);
+    if let Some(other) = named.iter().find(|name| all.iter().all(|policy| policy.name != **name)) {
+        let names: Vec<&str> = all.iter().map(|policy| policy.name.as_str()).collect();
         return Err(Failure::usage(format!(
             "--policy {other} does not cover the request: {}",
-            covering.join(", ")
+            names.join(", ")
+        )));
+    }
+    // Where there are enough, one more would come after the grant and be answered as too late.
+    let lacking =
+        |policy: &&RequestedPolicy| policy.approved < policy.required || named.contains(&policy.name);
+    let lacking: Vec<&str> = all.iter().filter(lacking).map(|policy| policy.name.as_str()).collect();
+    if lacking.is_empty() {
+        return Err(Failure::refused(format!(
+            "it has every approval that it needs: {}",
+            view::standing(request)
         )));
     }
     let wanted = |policy: &&str| named.is_empty() || named.iter().any(|name| name == policy);
@@ -137,7 +144,7 @@ fn chosen(request: &JitAccessRequest, me: &Me, named: &[String]) -> Result<Vec<S
             names.join(" or ")
         ))
     };
-    let wanted: Vec<&str> = covering.iter().copied().filter(|policy| wanted(policy)).collect();
+    let wanted: Vec<&str> = lacking.into_iter().filter(|policy| wanted(policy)).collect();
     let (may, may_not): (Vec<&str>, Vec<&str>) = wanted.into_iter().partition(|policy| may(policy));
     if may.is_empty() || (!named.is_empty() && !may_not.is_empty()) {
         return Err(refused(&may_not));
@@ -239,6 +246,13 @@ mod tests {
         let error = names(&me("x", &["a"]), &["a", "b"]).unwrap_err();
         assert!(error.contains("jitpolicies/b") && !error.contains("jitpolicies/a"), "{error}");
         assert!(names(&me("x", &["a"]), &["other"]).unwrap_err().contains("does not cover"));
+        let mut pending = pending.clone();
+        let policies = &mut pending.status.as_mut().unwrap().policies;
+        policies[0].approved = 1;
+        assert_eq!(chosen(&pending, &me("x", &["a", "b"]), &[]), Ok(vec!["b".into()]), "a has enough");
+        pending.status.as_mut().unwrap().policies[1].approved = 1;
+        let error = chosen(&pending, &me("x", &["a", "b"]), &[]).unwrap_err();
+        assert!(error.message.contains("every approval that it needs"), "{error}");
         let error = names(&me("developer", &[]), &[]).unwrap_err();
         assert!(error.contains("somebody else has to approve"), "{error}");
     }

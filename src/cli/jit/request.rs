@@ -124,7 +124,7 @@ async fn made_up(arguments: &Arguments, cluster: &Cluster) -> Result<JitAccessRe
     };
     let complete = (wanted.all_targets || !wanted.targets.is_empty()) && !wanted.ports.is_empty();
     // What needs nothing of the policy is sent as it is: a request may come before its policy.
-    let policy = if complete { None } else { policy(cluster, &arguments.policy).await? };
+    let policy = if complete { None } else { Some(policy(cluster, &arguments.policy).await?) };
     let (request, notes) = draft(&wanted, policy.as_ref(), &cluster.namespace, cluster.now())?;
     for line in notes {
         note(&line);
@@ -132,13 +132,13 @@ async fn made_up(arguments: &Arguments, cluster: &Cluster) -> Result<JitAccessRe
     Ok(request)
 }
 
-/// The policy; none where it is not there or may not be read.
-async fn policy(cluster: &Cluster, name: &str) -> Result<Option<JitPolicy>, Failure> {
-    match cluster.policies().get(name).await {
-        Ok(policy) => Ok(Some(policy.0)),
-        Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+/// The policy, to fill in what was left out.
+async fn policy(cluster: &Cluster, name: &str) -> Result<JitPolicy, Failure> {
+    let found = cluster.policies().get(name).await.map_err(Failure::from);
+    found.map(|policy| policy.0).map_err(|failure| Failure {
+        message: format!("{}\nwith --target and --port the policy need not be read", failure.message),
+        ..failure
+    })
 }
 
 /// Sends it; where nobody has filled in who asks and the API server wants it, once more with that.

@@ -59,8 +59,8 @@ pub fn wrapped(text: &str, width: usize) -> Vec<String> {
     for c in plain(text).chars() {
         line.push(c);
         if line.len() > width {
-            // At the last space, where there is one; it stays at the end of its line.
-            let end = line.iter().rposition(|c| *c == ' ').map_or(width, |at| (at + 1).min(width));
+            // After the last space, where there is one; it may hang over the end of its line.
+            let end = line.iter().rposition(|c| *c == ' ').map_or(width, |at| at + 1);
             let rest = line.split_off(end);
             lines.push(line.iter().collect::<String>());
             line = rest;
@@ -105,6 +105,7 @@ mod tests {
     #[test]
     fn long_text_breaks_at_spaces_and_never_grows_past_the_width() {
         assert_eq!(wrapped("one two three", 8), ["one two ", "three"]);
+        assert_eq!(wrapped("four more", 4), ["four ", "more"]);
         assert_eq!(wrapped("abcdefghij", 4), ["abcd", "efgh", "ij"]);
         assert!(wrapped("", 4).is_empty());
     }
@@ -115,7 +116,7 @@ mod tests {
             let shown = plain(&text);
             prop_assert!(!shown.chars().any(is_hostile));
             let lines = wrapped(&text, width);
-            prop_assert!(lines.iter().all(|line| line.chars().count() <= width));
+            prop_assert!(lines.iter().all(|line| line.trim_end().chars().count() <= width));
             prop_assert_eq!(lines.concat(), shown);
             prop_assert!(cut(&text, width.max(3)).chars().count() <= width.max(3));
         }

@@ -133,6 +133,11 @@ fn every_end_has_its_code() {
             (vec!["describe".to_owned(), "nowhere".to_owned()], 1, "not found"),
             (with(&["--kubeconfig", "/nowhere"]), 1, "--kubeconfig /nowhere"),
             (with(&["--context", "nowhere"]), 1, "nowhere"),
+            (
+                ["request", "nowhere", "--source", REQUESTER, "--for", "1h"].map(String::from).to_vec(),
+                1,
+                "--target",
+            ),
             (with(&["--port", "ssh"]), 2, "--port"),
             (with(&["--port", "3389"]), 3, "opens only 22"),
             (with(&["--target", "other"]), 3, "has no target named other"),

@@ -205,8 +205,16 @@ fn every_covering_policy_is_approved_where_one_may() {
         assert!(!site.passes(REQUESTER, &vm.ip, 22).await, "each policy asks for its own");
         let wrong = ends(&site, User::Approver, &["approve", &name, "--yes", "--policy", "other"], 2).await;
         assert!(wrong.stderr.contains("--policy other does not cover"), "{wrong:?}");
-        let both = ends(&site, User::Approver2, &["approve", &name, "--yes", "--wait"], 0).await;
-        assert_eq!(both.stdout.matches(" created").count(), 2, "{both:?}");
+        let other = ends(&site, User::Approver2, &["approve", &name, "--yes", "--wait"], 0).await;
+        assert_eq!(other.stdout.matches(" created").count(), 1, "broad has enough: {other:?}");
         assert!(site.passes(REQUESTER, &vm.ip, 22).await);
+
+        let name = asked(&site, "both", &[]).await;
+        let both = ends(&site, User::Approver, &["approve", &name, "--yes", "--wait", "-o", "json"], 0).await;
+        let reviews: serde_json::Value = serde_json::from_str(&both.stdout).unwrap();
+        let counted: Vec<_> =
+            reviews["items"].as_array().unwrap().iter().map(|item| &item["status"]["counted"]).collect();
+        assert_eq!(counted, [true, true], "{both:?}");
+        site.state("jitreq/both", "Active").await;
     });
 }
