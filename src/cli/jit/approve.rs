@@ -6,8 +6,6 @@ use super::cluster::{Access, Cluster};
 use super::describe;
 use super::failure::Failure;
 use super::follow::{self, Patience};
-use super::note;
-use super::output::Format;
 use super::values;
 use super::view::{self, Me};
 use super::word::{self, Sending};
@@ -67,9 +65,6 @@ pub async fn run(arguments: &Arguments, access: &Access, out: &mut dyn Write) ->
     word::send(&cluster, reviews, sending, patience, out).await?;
     if sending.wait && sending.is_real() {
         follow::request(cluster.requests(), &request, patience, "waiting for access", follow::access).await?;
-        if matches!(sending.output, None | Some(Format::Table | Format::Wide)) {
-            note(&format!("{} is Active", arguments.name));
-        }
     }
     Ok(())
 }

@@ -7,7 +7,6 @@ use super::describe::covering;
 use super::failure::Failure;
 use super::follow::{self, Patience};
 use super::note;
-use super::output::Format;
 use super::values;
 use super::view;
 use super::word::{self, Sending};
@@ -61,10 +60,8 @@ pub async fn run(
             follow::closed,
         )
         .await?;
-        if matches!(sending.output, None | Some(Format::Table | Format::Wide)) {
-            note(
-                &closed.map_or_else(|| "the request is gone".to_owned(), |request| view::standing(&request)),
-            );
+        if closed.is_none() {
+            note("the request was deleted, and is gone");
         }
     }
     Ok(())

@@ -210,7 +210,6 @@ fn cells(request: &JitAccessRequest, now: Timestamp) -> Vec<String> {
     let asked = view::summary(request);
     let state = view::state(request);
     let requester = request.spec.requester.as_ref().map(|user| cut(&user.username, 40)).unwrap_or_default();
-    let expires = request.status.as_ref().and_then(|status| status.expires_at.as_ref());
     vec![
         request.metadata.name.clone().unwrap_or_default(),
         request.spec.policy_ref.name.clone(),
@@ -219,7 +218,7 @@ fn cells(request: &JitAccessRequest, now: Timestamp) -> Vec<String> {
         asked.ports,
         state.as_str().to_owned(),
         view::approvals(request),
-        expires.map(|at| relative(at.0, now)).unwrap_or_default(),
+        view::expires(request).map(|at| relative(at, now)).unwrap_or_default(),
         age(created(request), now),
     ]
 }

@@ -91,6 +91,13 @@ pub fn approvals(request: &JitAccessRequest) -> String {
     format!("{has}/{needed}")
 }
 
+/// When its access ends; none where there is none, or no more.
+#[must_use]
+pub fn expires(request: &JitAccessRequest) -> Option<Timestamp> {
+    let at = request.status.as_ref()?.expires_at.as_ref()?.0;
+    state(request).holds_rules().then_some(at)
+}
+
 /// The policies that cover it, as far as they are known.
 #[must_use]
 pub fn policies(request: &JitAccessRequest) -> &[RequestedPolicy] {
@@ -180,11 +187,15 @@ fn who_and_what(
         }
         None => line(out, "Reason", "no controller has looked at it yet")?,
     }
-    let times = request.status.as_ref();
-    let times = times.map(|status| [&status.granted_at, &status.expires_at, &status.closed_at]);
-    for (label, at) in ["Granted", "Expires", "Closed"].into_iter().zip(times.into_iter().flatten()) {
+    let Some(status) = &request.status else { return Ok(()) };
+    let times = [
+        ("Granted", status.granted_at.as_ref().map(|at| at.0)),
+        ("Expires", expires(request)),
+        ("Closed", status.closed_at.as_ref().map(|at| at.0)),
+    ];
+    for (label, at) in times {
         if let Some(at) = at {
-            line(out, label, &absolute(at.0, now))?;
+            line(out, label, &absolute(at, now))?;
         }
     }
     Ok(())
@@ -264,7 +275,7 @@ fn agreed(
         ]);
     }
     table.write(out, "  ", true)?;
-    if me.asked(request) && !state(request).is_last() {
+    if me.asked(request) && !state(request).is_last() && !state(request).holds_rules() {
         writeln!(
             out,
             "  You asked: your own approval counts only where the policy says approval.allowSelfApproval."
@@ -404,6 +415,20 @@ mod tests {
             let lines = text.lines().filter(|line| line.starts_with(label)).count();
             assert_eq!(lines, 1, "{label} in:\n{text}");
         }
+    }
+
+    #[test]
+    fn what_is_closed_no_longer_expires() {
+        let mut status = pending();
+        status["expiresAt"] = json!("2026-01-31T13:00:00Z");
+        status["grantedAt"] = json!("2026-01-31T12:00:00Z");
+        status["state"] = json!("Active");
+        let text = written(&request(&json!({}), &status), &Me::default());
+        assert!(text.contains("Expires:        2026-01-31T13:00:00Z (in 55m)"), "{text}");
+        assert!(text.contains("Connect to:"), "{text}");
+        status["state"] = json!("Ended");
+        let text = written(&request(&json!({}), &status), &Me::default());
+        assert!(!text.contains("Expires:") && !text.to_lowercase().contains("connect to"), "{text}");
     }
 
     #[test]

@@ -216,4 +216,48 @@ async fn who_asks_is_filled_in_where_the_server_does_not() {
         "{printed:?}"
     );
     admin.run_with_input(&["create", "-f", "-"], &printed.stdout).await.unwrap();
+
+    for kind in ["mutatingadmissionpolicybinding", "mutatingadmissionpolicy"] {
+        plane.kubectl(User::Admin).unwrap().run(&["delete", kind, "portcullis-reviewer"]).await.unwrap();
+    }
+    let ending = ["jit", "end", "mine", "-n", install::NAMESPACE, "-o", "json", "--dry-run", "server"];
+    let sent = eventually("the API server asks for it", Duration::from_secs(60), || async {
+        let output = developer.output(&ending, None).await?;
+        anyhow::ensure!(output.stderr.contains("spec.reviewer is you (developer)"), "{output:?}");
+        Ok::<_, anyhow::Error>(output)
+    })
+    .await
+    .unwrap();
+    let made: Value = serde_json::from_str(&sent.stdout).unwrap();
+    assert_eq!(made["spec"]["reviewer"]["username"], "developer");
+}
+
+/// The controller is down, or has never been there.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_controller_nothing_is_approved_and_nobody_waits_for_ever() {
+    let plane = install::shared().await.unwrap();
+    let namespace = "jit-unattended";
+    install::grant_access(plane, namespace).await.unwrap();
+    let run = async |user: User, words: &[&str]| {
+        let mut all = vec!["jit"];
+        all.extend_from_slice(words);
+        all.extend_from_slice(&["-n", namespace]);
+        plane.kubectl(user).unwrap().with_plugin().unwrap().output(&all, None).await.unwrap()
+    };
+    let ask = [
+        "request", "web", "--source", REQUESTER, "--for", "1h", "--target", "a", "--port", "22", "--name",
+        "mine",
+    ];
+    let waits = [&ask[..], &["--wait", "--timeout", "1s"]].concat();
+    let asked = run(User::Developer, &waits).await;
+    assert_eq!(asked.code, 4, "{asked:?}");
+    assert!(asked.stderr.contains("no controller has looked at it yet"), "{asked:?}");
+    let again = run(User::Developer, &ask).await;
+    assert!(again.code == 1 && again.stderr.contains("already exists"), "{again:?}");
+    let approved = run(User::Approver, &["approve", "mine", "--yes"]).await;
+    assert_eq!(approved.code, 3, "{approved:?}");
+    assert!(approved.stderr.contains("no plan yet"), "{approved:?}");
+    let ended = run(User::Developer, &["end", "mine", "--timeout", "1s"]).await;
+    assert_eq!(ended.code, 4, "{ended:?}");
+    assert!(ended.stdout.contains(" created\n") && ended.stderr.contains("may still count"), "{ended:?}");
 }
