@@ -156,8 +156,10 @@ fn ended(result: Result<(), Failure>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::from(Exit::Ok as u8),
         Err(failure) => {
-            // Nothing is left to tell where standard error is closed.
-            let _ = writeln!(std::io::stderr(), "{}", failure.message);
+            if !failure.message.is_empty() {
+                // Nothing is left to tell where standard error is closed.
+                let _ = writeln!(std::io::stderr(), "{}", failure.message);
+            }
             ExitCode::from(failure.exit as u8)
         }
     }

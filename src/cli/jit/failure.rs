@@ -130,6 +130,10 @@ impl From<watcher::Error> for Failure {
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
+        // Whoever reads has seen enough, as in `kubectl jit list | head -1`.
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            return Self { exit: Exit::Error, message: String::new() };
+        }
         Self::error(format!("failed to write: {error}"))
     }
 }
@@ -152,6 +156,14 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reader_that_has_seen_enough_is_told_nothing() {
+        let closed = Failure::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe));
+        assert_eq!((closed.exit, closed.message.as_str()), (Exit::Error, ""));
+        let full = Failure::from(std::io::Error::from(std::io::ErrorKind::StorageFull));
+        assert!(full.message.contains("failed to write"), "{full}");
+    }
 
     fn status(value: serde_json::Value) -> Status {
         serde_json::from_value(value).unwrap()

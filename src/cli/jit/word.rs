@@ -160,6 +160,7 @@ pub async fn send(
         }
     }
     match sending.output {
+        _ if shown_at_the_end.is_empty() => {}
         Some(Format::Json) => write_json(out, &together(shown_at_the_end))?,
         Some(Format::Yaml) => write_yaml(out, &together(shown_at_the_end))?,
         None | Some(Format::Name | Format::Table | Format::Wide) => {}
@@ -268,7 +269,7 @@ fn tell_answer(
         return Ok(Some(Failure::refused(format!("{name} does not count: {reason}"))));
     }
     if matches!(sending.output, None | Some(Format::Table | Format::Wide)) {
-        writeln!(out, "{} counts: {}", plain(&name), plain(&reason))?;
+        writeln!(out, "{} answered: {}", plain(&name), plain(&reason))?;
         out.flush()?;
     }
     Ok(None)

@@ -48,7 +48,7 @@ fn one_asks_another_approves_and_packets_pass_until_it_is_ended() {
         let approved =
             ends(&site, User::Approver, &["approve", &name, "--yes", "--wait", "-m", "pairing"], 0).await;
         assert!(
-            approved.stdout.contains(" created\n") && approved.stdout.contains(" counts: "),
+            approved.stdout.contains(" created\n") && approved.stdout.contains(" answered: "),
             "{approved:?}"
         );
         assert!(approved.stderr.contains(&format!("{REQUESTER}/32")), "the plan is shown: {approved:?}");
@@ -136,7 +136,7 @@ fn nobody_approves_alone_and_a_denial_is_final() {
         assert!(own.stderr.contains("does not count: admin asked: somebody else has to approve"), "{own:?}");
 
         let denied = ends(&site, User::Approver, &["deny", &name, "-m", "no ticket"], 0).await;
-        assert!(denied.stdout.contains("counts: refuses the request for good"), "{denied:?}");
+        assert!(denied.stdout.contains("answered: refuses the request for good"), "{denied:?}");
         site.state("jitreq/mine", "Denied").await;
         let late = ends(&site, User::Approver2, &["approve", &name, "--yes"], 3).await;
         assert!(late.stderr.contains("approver denied it: no ticket"), "{late:?}");

@@ -73,7 +73,7 @@ fn a_person_sees_the_plan_and_says_yes_or_no() {
         }
         let (code, seen) = person.answers("y").await;
         assert_eq!(code, Some(0), "{seen}");
-        assert!(seen.contains(" counts: "), "{seen}");
+        assert!(seen.contains(" answered: "), "{seen}");
         site.until_passes(REQUESTER, &vm.ip, 22, true).await;
 
         let without = ends(&site, User::Approver, &["approve", &name], 2).await;
