@@ -62,6 +62,12 @@ impl Patience {
         if self.length.is_some() { self } else { Self::new(Some(length)) }
     }
 
+    /// As long as is left, and so long at most from now.
+    #[must_use]
+    pub fn at_most(self, length: Duration) -> Self {
+        Self::new(Some(self.left().min(length)))
+    }
+
     fn left(self) -> Duration {
         // A year is for ever.
         self.length

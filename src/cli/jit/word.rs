@@ -20,8 +20,9 @@ use crate::api::{
 
 /// How long the controller's answer is waited for where nothing else is said.
 const ANSWER: Duration = Duration::from_secs(30);
-/// How long an answer that is not the last may still change.
-const SECOND_THOUGHTS: Duration = Duration::from_secs(5);
+/// How long an answer that is not the last may still change: what is said while the controller reads machines again,
+/// or before a new right is known everywhere, is not what it comes to.
+const SECOND_THOUGHTS: Duration = Duration::from_secs(10);
 
 /// What the commands that send reviews have in common.
 #[derive(Debug, clap::Args)]
@@ -214,30 +215,39 @@ async fn answer(
     let name = review.metadata.name.clone().unwrap_or_default();
     let what =
         format!("waiting for the controller's answer to {name}, which was created and may still count");
-    let answered = |found: Option<&JitAccessReview>, last: bool| match found {
-        None => Some(Err(Failure::error(format!("{name} was deleted before it was answered")))),
-        Some(found) => {
-            let status = found.status.as_ref();
-            let counted = status.and_then(|status| status.counted);
-            let settled = status.is_some_and(|status| status.settled);
-            let enough = counted == Some(true) || settled || !last;
-            (counted.is_some() && enough).then(|| Ok(found.clone()))
-        }
-    };
     let patience = patience.or(ANSWER);
     let first =
-        follow::until(cluster.reviews(), &name, patience, &what, |found| answered(found, false)).await?;
-    let status = first.status.clone().unwrap_or_default();
-    if status.counted == Some(true) || status.settled {
+        follow::until(cluster.reviews(), &name, patience, &what, |found| answered(found, &name)).await?;
+    if is_final(&first) {
         return Ok(first);
     }
-    let thoughts = Patience::new(Some(SECOND_THOUGHTS));
-    let second =
-        follow::until(cluster.reviews(), &name, thoughts, &what, |found| answered(found, true)).await;
-    match second {
-        Err(failure) if failure.exit == Exit::TimedOut => Ok(first),
+    let mut latest = first;
+    let thoughts = patience.at_most(SECOND_THOUGHTS);
+    let second = follow::until(cluster.reviews(), &name, thoughts, &what, |found| {
+        let answer = answered(found, &name)?;
+        if let Ok(review) = &answer {
+            latest = review.clone();
+        }
+        answer.as_ref().map_or(true, is_final).then_some(answer)
+    });
+    match second.await {
+        Err(failure) if failure.exit == Exit::TimedOut => Ok(latest),
         other => other,
     }
+}
+
+/// The review, once something was said of it.
+fn answered(found: Option<&JitAccessReview>, name: &str) -> Option<Result<JitAccessReview, Failure>> {
+    let Some(found) = found else {
+        return Some(Err(Failure::error(format!("{name} was deleted before it was answered"))));
+    };
+    let counted = found.status.as_ref().and_then(|status| status.counted);
+    counted.is_some().then(|| Ok(found.clone()))
+}
+
+/// Whether nothing better will be said of it.
+fn is_final(review: &JitAccessReview) -> bool {
+    review.status.as_ref().is_some_and(|status| status.counted == Some(true) || status.settled)
 }
 
 fn tell_created(review: &JitAccessReview, sending: &Sending, out: &mut dyn Write) -> Result<(), Failure> {
@@ -303,6 +313,33 @@ mod tests {
             })
         );
         assert_eq!(made(Verdict::Denied)["spec"]["planHash"], json!(null), "a denial is of any plan");
+    }
+
+    #[test]
+    fn an_answer_is_final_when_it_counts_or_is_settled() {
+        let review = |status: serde_json::Value| -> JitAccessReview {
+            let mut review = JitAccessReview::new(
+                "a",
+                serde_json::from_value(json!({
+                    "requestRef": {"name": "r", "uid": "u"}, "policyRef": {"name": "p"}, "verdict": "Denied",
+                }))
+                .unwrap(),
+            );
+            review.status = serde_json::from_value(status).unwrap();
+            review
+        };
+        let silent = review(json!({"observedGeneration": -1}));
+        assert!(answered(Some(&silent), "a").is_none() && !is_final(&silent));
+        for (status, last) in [
+            (json!({"counted": true}), true),
+            (json!({"counted": false}), false),
+            (json!({"counted": false, "settled": true}), true),
+        ] {
+            let review = review(status);
+            assert!(answered(Some(&review), "a").unwrap().is_ok());
+            assert_eq!(is_final(&review), last);
+        }
+        assert!(answered(None, "a").unwrap().is_err());
     }
 
     #[test]
