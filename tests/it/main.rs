@@ -23,6 +23,7 @@ mod gitops;
 mod gitops_states;
 mod ground;
 mod house;
+mod jit;
 mod laws;
 mod life;
 mod life_reviews;
