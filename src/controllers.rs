@@ -141,6 +141,8 @@ pub struct Context {
     pub rights: request::Rights,
     /// Who may be granted next.
     pub turns: request::Turns,
+    /// How often the waiting requests of one requester are looked at.
+    pub pace: request::Pace,
     /// Which live grants the audit trail tells of.
     pub told: request::record::Told,
     /// Has a policy looked at again.
@@ -211,6 +213,7 @@ pub async fn run(
         reviews_filled: Filled::default(),
         rights: request::Rights::default(),
         turns: request::Turns::default(),
+        pace: request::Pace::default(),
         told: request::record::Told::default(),
         wake_policies,
         wake_requests,

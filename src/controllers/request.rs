@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::runtime::controller::Action;
 use kube::{Api, ResourceExt};
+use tokio::time::Instant;
 
 use super::Context;
 use super::retry::WriteError;
@@ -19,6 +20,7 @@ use crate::plan::terms::Patience;
 
 mod clocks;
 mod counting;
+mod pace;
 mod passage;
 pub mod record;
 mod rights;
@@ -28,6 +30,7 @@ mod views;
 mod write;
 
 use counting::{Counted, count};
+pub use pace::Pace;
 pub use rights::Rights;
 use tell::tell;
 pub use turns::Turns;
@@ -55,6 +58,9 @@ pub async fn reconcile_when_ready(
     context.reviews_filled.wait().await;
     // And for admission: what was not looked at yet would be said not to be in force.
     context.admission.looked().await;
+    if let Some(wait) = context.pace.wait(&request, &context.settings.pipelines, Instant::now()) {
+        return Ok(Action::requeue(wait));
+    }
     reconcile(request, context).await
 }
 

@@ -3,12 +3,10 @@
 use super::{World, planned};
 use crate::api::{JitAccessRequestStatus, PinnedMachine, RequestedPolicy};
 use crate::plan::authorize::GrantPlan;
-use crate::plan::reviews::{Quorum, Tally, cut};
+use crate::plan::reviews::{MAX_NAME, Quorum, Tally, cut};
 
 /// The most names that are shown for one policy.
 const MAX_NAMES: usize = 10;
-/// The most bytes of a name that are shown.
-const MAX_NAME: usize = 256;
 
 /// Puts the approvals that count into the status.
 pub(super) fn count(status: &mut JitAccessRequestStatus, tally: &Tally) {
