@@ -9,7 +9,7 @@
 //! - [`policy`], [`request`], [`review`]: one reconcile loop per kind.
 //! - [`retry`]: what becomes of a reconcile that could not write.
 //! - [`sweep`]: allows of ours that are nobody's.
-//! - [`history`]: settled requests, deleted in time.
+//! - [`history`]: settled requests and reviews, deleted in time.
 //! - [`events`]: what is told as Kubernetes Events.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,7 +69,7 @@ pub struct Settings {
     pub sweep_interval: Duration,
     /// How often machines with live grants are read.
     pub address_interval: Duration,
-    /// How long settled requests are kept.
+    /// How long settled requests and their reviews are kept.
     pub request_retention: Duration,
     /// Denies of others below this priority number are deliberate.
     pub honour_denies_below: u16,

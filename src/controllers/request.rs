@@ -12,10 +12,11 @@ use super::Context;
 use super::retry::WriteError;
 use crate::api::values::ArmId;
 use crate::api::{JitAccessRequest, Reason, RuleStatus, State, Tolerant};
-use crate::plan::authorize::{Judgement, judge};
+use crate::plan::authorize::{Judgement, PolicyView, judge};
 use crate::plan::desired::{Duty, Grant};
 use crate::plan::lifecycle::{Finalizer, Seen, Step, World, duties, state, step};
 use crate::plan::model::FirewallId;
+use crate::plan::terms::Patience;
 
 mod clocks;
 mod counting;
@@ -126,6 +127,7 @@ async fn advance(
             cluster: &context.settings.cluster,
             seen: &seen,
             no_room,
+            patience: patience(&request, &policies),
             stopped_by: match state(&request) {
                 State::Opening | State::Active => passage::stopped(context, &request, &policies),
                 _ => None,
@@ -190,6 +192,11 @@ pub(super) fn give_duties(context: &Context, request: &JitAccessRequest) {
             }
         }
     }
+}
+
+fn patience(request: &JitAccessRequest, policies: &[PolicyView]) -> Patience {
+    let named = policies.iter().find(|policy| policy.name == request.spec.policy_ref.name);
+    Patience::of(named.and_then(|policy| policy.terms.as_ref().ok()))
 }
 
 fn is_grant(next: &Step) -> bool {

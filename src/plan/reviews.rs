@@ -485,6 +485,7 @@ mod tests {
             rules: Vec::new(),
             connections: Vec::new(),
             duration: std::time::Duration::from_secs(60),
+            shortened_by: None,
             hash: "hash".into(),
             pending_timeout: std::time::Duration::from_secs(3600),
             use_within: std::time::Duration::from_secs(3600),

@@ -11,6 +11,7 @@ use portcullis::plan::desired::{Duty, Grant, Lock, LockedMachine};
 use portcullis::plan::lifecycle::Seen;
 use portcullis::plan::model::{Access, FirewallId, Observed, ResourceLock, Rule};
 use portcullis::plan::names::{Cluster, allow_name};
+use portcullis::providers::memory::faults::WriteFault;
 use portcullis::providers::memory::{Memory, Write};
 use portcullis::providers::{Cloud, CloudError, CloudErrorKind, Firewall, FirewallLimits, Written};
 use portcullis::telemetry::audit::record::Started;
@@ -78,6 +79,7 @@ impl Bench {
             destinations: vec!["10.0.0.4".parse().unwrap()],
             ports: vec![PortRange::single(22)],
             duty: duty(now + SignedDuration::from_secs(60)),
+            replaced: false,
         };
         (uid, grant)
     }
@@ -243,6 +245,56 @@ async fn a_name_that_was_closed_is_never_opened_again_whatever_a_stale_cache_say
     bench.give(&[(uid, Grant { duty: Duty::Hold, ..grant })]);
     bench.pass(3).await;
     assert_eq!(bench.allows(), 0);
+}
+
+/// A shortening rests on it: what somebody else removed is not written again.
+#[tokio::test(start_paused = true)]
+async fn a_removal_tells_whether_somebody_else_was_first() {
+    let by_us = |bench: &Bench, name: &str| match bench.gates.seen(&nsg(), name) {
+        Seen::Absent { by_us, .. } => by_us,
+        other => panic!("not removed: {other:?}"),
+    };
+    let close = |bench: &Bench, uid: &str, grant: &Grant| {
+        let closing = Grant { duty: Duty::Close { sent: false }, replaced: true, ..grant.clone() };
+        bench.give(&[(uid.to_owned(), closing)]);
+    };
+    for (seen, removed) in [(false, false), (true, false), (true, true)] {
+        let bench = Bench::new();
+        let (uid, grant) = bench.grant(1, 600, OPEN);
+        bench.give(&[(uid.clone(), grant.clone())]);
+        if seen {
+            bench.pass(3).await;
+            assert_eq!(bench.allows(), 1);
+        }
+        if removed {
+            bench.memory.edit_rules(&nsg(), |rules| rules.clear());
+        }
+        close(&bench, &uid, &grant);
+        bench.pass(3).await;
+        assert_eq!(bench.allows(), 0);
+        assert_eq!(by_us(&bench, &grant.name), !removed, "seen {seen}, removed {removed}");
+    }
+    // After a restart the status alone is known: what stands then was not removed by anybody, what does not may have.
+    for stands in [true, false] {
+        let bench = Bench::new();
+        let (uid, grant) = bench.grant(1, 600, OPEN);
+        if stands {
+            let rule = portcullis::plan::changes::grant_rule(&cluster(), &grant, 100);
+            bench.memory.edit_rules(&nsg(), |rules| rules.push(rule.clone()));
+        }
+        close(&bench, &uid, &grant);
+        bench.pass(3).await;
+        assert_eq!((bench.allows(), by_us(&bench, &grant.name)), (0, stands));
+    }
+    // A removal that fails at first is still ours.
+    let bench = Bench::new();
+    let (uid, grant) = bench.grant(1, 600, OPEN);
+    bench.give(&[(uid.clone(), grant.clone())]);
+    bench.pass(3).await;
+    bench.memory.faults(|faults| faults.break_write(1, WriteFault::Refused(CloudErrorKind::Retryable)));
+    close(&bench, &uid, &grant);
+    bench.pass(10).await;
+    assert_eq!((bench.allows(), by_us(&bench, &grant.name)), (0, true));
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Report;
 use super::lock;
 use super::round::{Outcome, Round};
-use crate::plan::desired::{Duty, Wanted};
+use crate::plan::desired::{Duty, Grant, Wanted};
 use crate::plan::lifecycle::Seen;
 use crate::plan::model::Observed;
 use crate::plan::names;
@@ -16,9 +16,13 @@ const LOOK: Duration = Duration::from_millis(250);
 
 impl Round<'_> {
     /// Sends every removal that is due before anything is read: no read, late or stale, holds one up or argues it
-    /// away.
+    /// away. But for rules that are only replaced, of which it has to be known whether they stood until then.
     pub(super) async fn close_by_name(&mut self) {
-        let due = self.wanted.grants.iter().filter(|grant| grant.duty == Duty::Close { sent: false });
+        let due = self
+            .wanted
+            .grants
+            .iter()
+            .filter(|grant| !grant.replaced && grant.duty == Duty::Close { sent: false });
         for name in due.map(|grant| grant.name.clone()).collect::<Vec<_>>() {
             self.remove(&name).await;
         }
@@ -37,7 +41,7 @@ impl Round<'_> {
             return Some(read.await);
         }
         let due = async {
-            while !self.close_is_due() {
+            while !self.is_due(|grant| !grant.replaced) {
                 tokio::time::sleep(LOOK).await;
             }
         };
@@ -59,6 +63,12 @@ impl Round<'_> {
         }
         tracing::warn!(firewall = %id, error = %error, "failed to read the firewall");
         if !self.inner.settings.dry_run {
+            let replaced = |grant: &&Grant| grant.replaced && grant.duty == Duty::Close { sent: false };
+            let replaced: Vec<String> =
+                self.wanted.grants.iter().filter(replaced).map(|grant| grant.name.clone()).collect();
+            for name in replaced {
+                self.remove(&name).await;
+            }
             // What a sweep found, as far as its name alone says that it is an allow of ours.
             let cluster = &self.wanted.cluster;
             let ours =
@@ -92,7 +102,7 @@ impl Round<'_> {
         let at = self.inner.clock.now();
         let grants = self.wanted.grants.iter().map(|grant| {
             let seen = match grant.duty {
-                Duty::Close { sent: true } => Seen::Absent { at },
+                Duty::Close { sent: true } => Seen::Absent { at, by_us: false },
                 // Its removal was not answered: a firewall that is not found may only be one that is not seen now.
                 Duty::Close { sent: false } => Seen::Nothing,
                 Duty::Hold => Seen::Lost { at },
@@ -111,10 +121,14 @@ impl Round<'_> {
 
     /// Whether a removal of ours has become due that this round does not know of.
     pub(super) fn close_is_due(&self) -> bool {
+        self.is_due(|_| true)
+    }
+
+    fn is_due(&self, which: impl Fn(&Grant) -> bool) -> bool {
         let now = self.inner.clock.now();
         let cluster = &self.wanted.cluster;
         lock(&self.gate.duties).grants.values().any(|grant| {
-            if names::parse_name(cluster, &grant.name).is_none() {
+            if names::parse_name(cluster, &grant.name).is_none() || !which(grant) {
                 return false;
             }
             (grant.duty == Duty::Close { sent: false }

@@ -23,7 +23,14 @@ pub(super) fn waiting(world: &World<'_>) -> String {
     if let Some(why) = world.tally.doubt.as_deref().or_else(|| world.tally.open_question()) {
         parts.push(why.to_owned());
     }
-    format!("{}; to approve: create a JitAccessReview of it with its planHash", parts.join("; "))
+    let metadata = &world.request.metadata;
+    let (name, namespace) = (metadata.name.as_deref(), metadata.namespace.as_deref());
+    format!(
+        "{}; to approve: kubectl jit approve {} -n {}, or create a JitAccessReview of it with its planHash",
+        parts.join("; "),
+        name.unwrap_or_default(),
+        namespace.unwrap_or_default()
+    )
 }
 
 /// Who approved.
