@@ -25,6 +25,8 @@ mod answers;
 pub use answers::without_request;
 pub(crate) use answers::{MAX_NAME, cut};
 
+/// What is said of an approval whose request cannot be judged now: nothing about the approval.
+pub const NOT_NOW: &str = "the request cannot be granted now (its status says why); judged again when it can";
 /// How long the word of somebody without the right to it is kept in mind: a right that was just given may not be
 /// known everywhere yet.
 const GRACE: SignedDuration = SignedDuration::from_secs(60);
@@ -262,9 +264,7 @@ impl Count<'_> {
             Admission::InForce { .. } => {}
         }
         let Some(plan) = self.case.plan else {
-            return not_now(
-                "the request cannot be granted now (its status says why); judged again when it can",
-            );
+            return not_now(NOT_NOW);
         };
         if review.spec.plan_hash.as_deref() != Some(plan.hash.as_str()) {
             return never(
