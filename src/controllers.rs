@@ -3,6 +3,7 @@
 //! May use everything below it. What is decided here is only when to look and what to write first; what to
 //! write is decided in [`crate::plan`].
 //!
+//! - [`connection`]: calls to the API server that all end.
 //! - [`admission`]: whether the admission policies are in force.
 //! - [`tenancy`]: which namespace may reach which machines, with which credential.
 //! - [`gate`]: one serial worker per firewall.
@@ -34,6 +35,7 @@ use crate::providers::Cloud;
 use crate::telemetry::{Audit, Check, DriftKind, Metrics, ReconcileResult, Telemetry};
 
 pub mod admission;
+pub mod connection;
 pub mod events;
 pub mod gate;
 pub mod history;
@@ -222,7 +224,7 @@ pub async fn run(
 
     let policy_stream = {
         let context = Arc::clone(&context);
-        watcher(Api::<Tolerant<JitPolicy>>::all(client.clone()), watcher::Config::default())
+        watcher(Api::<Tolerant<JitPolicy>>::all(client.clone()), connection::watching())
             .map_ok(untold)
             .default_backoff()
             .reflect(policy_writer)
@@ -236,7 +238,7 @@ pub async fn run(
             .touched_objects()
     };
     // What is settled is history: it is neither watched nor held in memory.
-    let unsettled = watcher::Config::default().fields("status.settled!=true");
+    let unsettled = connection::watching().fields("status.settled!=true");
     let request_stream = {
         let context = Arc::clone(&context);
         watcher(Api::<Tolerant<JitAccessRequest>>::all(client.clone()), unsettled.clone())

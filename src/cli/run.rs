@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::config::Config;
 use super::settings;
 use crate::clock::Clock;
-use crate::controllers;
+use crate::controllers::{self, connection};
 use crate::providers::{Cloud, azure};
 use crate::telemetry::audit::record::Started;
 use crate::telemetry::log::{self, Format, Logging};
@@ -190,7 +190,7 @@ async fn client(kubeconfig: Option<&PathBuf>) -> anyhow::Result<Client> {
             .await
             .context("found no way to the API server: give --kubeconfig FILE, or run as a pod")?,
     };
-    Client::try_from(config).context("failed to set up the connection to the API server")
+    connection::client(config).context("failed to set up the connection to the API server")
 }
 
 /// The admission policies let `controllerUser` alone write status. Whoever runs under another name had better
