@@ -143,8 +143,8 @@ pub struct Context {
     pub rights: request::Rights,
     /// Who may be granted next.
     pub turns: request::Turns,
-    /// Which live grants the audit trail tells of.
-    pub told: request::record::Told,
+    /// What the audit trail has told of each request.
+    pub told: request::told::Told,
     /// Has a policy looked at again.
     pub wake_policies: mpsc::UnboundedSender<ObjectRef<JitPolicy>>,
     /// Has a request looked at again.
@@ -213,7 +213,7 @@ pub async fn run(
         reviews_filled: Filled::default(),
         rights: request::Rights::default(),
         turns: request::Turns::default(),
-        told: request::record::Told::default(),
+        told: request::told::Told::default(),
         wake_policies,
         wake_requests,
         wake_reviews,
