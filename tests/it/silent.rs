@@ -9,6 +9,7 @@ use portcullis_harness::{Controller, Proxy, eventually, install};
 use reqwest::Method;
 use serde_json::json;
 
+use crate::audit::{of_kind, records};
 use crate::walk::{Play, moment};
 
 const REQUESTER: &str = "203.0.113.7";
@@ -24,7 +25,8 @@ async fn through_proxy(play: &Play) -> (Proxy, Setup) {
 
 impl Play {
     /// Writes an allow of this cluster that no request knows of, and lets SSH in to a machine by it.
-    async fn stray_allow(&self, group: &str, nsg: &str, machine: &str, deadline: Timestamp) {
+    async fn stray_allow(&self, name: &str, machine: &str, deadline: Timestamp) {
+        let nsg = machine;
         let machine = self.stage.world.machine(machine).unwrap();
         let cluster = Cluster::new("playground", &[]);
         let owner = "99999999-1111-4222-8333-444444444444";
@@ -34,7 +36,7 @@ impl Play {
             "sourceAddressPrefix": format!("{REQUESTER}/32"), "sourcePortRange": "*",
             "destinationAddressPrefix": machine.private_address, "destinationPortRange": "22",
         });
-        self.write_rule(group, nsg, "innocent", &properties).await;
+        self.write_rule("web", nsg, name, &properties).await;
     }
 
     async fn until_shut(&self, machine: &str, within: Duration) {
@@ -104,8 +106,8 @@ async fn a_controller_that_starts_without_an_api_server_sweeps_again_and_again()
     tokio::time::sleep(Duration::try_from(left).unwrap_or_default()).await;
     play.until_shut("web-1", Duration::from_secs(20)).await;
     // By now the first list of the requests hangs. On a firewall that no gate has, only a sweep finds anything.
-    for _ in 0..2 {
-        play.stray_allow("web", "win-1", "win-1", Timestamp::now() - SignedDuration::from_secs(1)).await;
+    for name in ["innocent", "harmless"] {
+        play.stray_allow(name, "win-1", Timestamp::now() - SignedDuration::from_secs(1)).await;
         assert!(play.gets_in("win-1").await, "else the test proves nothing");
         play.until_shut("win-1", Duration::from_secs(20)).await;
     }
@@ -128,16 +130,16 @@ async fn a_scope_that_answers_slowly_holds_up_no_other() {
     let slow = json!([{"name": "slow", "method": "GET", "path": "/resourceGroups/fleet/.*/networkSecurityGroups$",
         "effect": {"delay": "300s"}}]);
     play.stage.simulator.control(Method::POST, "faults", Some(&slow)).await.unwrap();
-    play.stray_allow("web", "win-1", "win-1", Timestamp::now() - SignedDuration::from_secs(1)).await;
+    play.stray_allow("innocent", "win-1", Timestamp::now() - SignedDuration::from_secs(1)).await;
     assert!(play.gets_in("win-1").await, "else the test proves nothing");
-    let controller = Controller::start(setup).await.unwrap();
-    // The slow scope is given up after 50 s and tried again.
-    let second = Duration::from_secs(25);
-    play.until_shut("win-1", second).await;
+    let controller = Controller::start_unready(setup).unwrap();
+    // The slow scope is given up after 45 s and tried again.
+    let soon = Duration::from_secs(30);
+    play.until_shut("win-1", soon).await;
     // What is not overdue is judged by the requests, and that waits for no slow scope either.
-    play.stray_allow("web", "win-1", "win-1", Timestamp::now() + SignedDuration::from_hours(1)).await;
+    play.stray_allow("harmless", "win-1", Timestamp::now() + SignedDuration::from_hours(1)).await;
     assert!(play.gets_in("win-1").await, "else the test proves nothing");
-    play.until_shut("win-1", second).await;
+    play.until_shut("win-1", soon).await;
     let faults = play.stage.simulator.control(Method::GET, "faults", None).await.unwrap().to_string();
     assert!(faults.contains(r#""struck":"#) && !faults.contains(r#""struck":0"#), "{faults}");
     let metrics = controller.metrics().await.unwrap();
@@ -145,4 +147,41 @@ async fn a_scope_that_answers_slowly_holds_up_no_other() {
         !metrics.contains(r#"sweeps_total{result="complete"}"#),
         "the slow one was never read: {metrics}"
     );
+}
+
+/// A status write that was committed and whose answer was lost is told all the same, once, and nothing untrue.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_became_of_a_grant_is_told_though_the_answer_to_its_status_was_lost() {
+    let play = Play::new().await;
+    let (proxy, setup) = through_proxy(&play).await;
+    let mut controller = Controller::start(setup).await.unwrap();
+    play.policy("web-1", &play.one_machine("web-1")).await;
+    play.condition("jitpol/web-1", "Ready", "True").await;
+    play.request("mine", "web-1", "web-1", 22, REQUESTER, "30s").await;
+    let request = play.reaches("jitreq/mine", "/status/state", "Active").await;
+    let left = moment(&request, "/status/expiresAt").duration_since(Timestamp::now());
+    let left = Duration::try_from(left).unwrap_or_default();
+    tokio::time::sleep(left.saturating_sub(Duration::from_millis(300))).await;
+    proxy.lose_answers();
+    play.until_shut("web-1", Duration::from_secs(20)).await;
+    eventually("it is settled", Duration::from_secs(150), || async {
+        let request = play.get("jitreq/mine").await?;
+        anyhow::ensure!(request["status"]["settled"] == true, "{:#}", request["status"]);
+        Ok::<_, anyhow::Error>(())
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error:#}"));
+    assert!(controller.stop().await.unwrap().success());
+    let log = controller.log_text().unwrap();
+    assert!(log.contains("did not answer within 15 s"), "else the test proves nothing");
+    let records = records(&log);
+    let kinds: Vec<&str> = records
+        .iter()
+        .filter(|record| record["request"]["name"] == "mine")
+        .map(|record| record["kind"].as_str().unwrap())
+        .collect();
+    assert_eq!(kinds, ["Requested", "Approved", "Granted", "Opened", "Ending", "Closed"], "{kinds:?}");
+    let ending = of_kind(&records, "Ending")[0];
+    assert_eq!(ending["request"]["reason"], "Expired");
+    assert!(ending["request"]["message"].as_str().unwrap().contains("told late"), "{ending:#}");
 }

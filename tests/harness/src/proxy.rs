@@ -26,6 +26,8 @@ struct State {
     next: AtomicU64,
     /// Connections of lower numbers are silent.
     silent_below: AtomicU64,
+    /// On connections of lower numbers, answers are lost.
+    unanswered_below: AtomicU64,
 }
 
 impl Proxy {
@@ -68,6 +70,11 @@ impl Proxy {
         self.state.silent_below.store(self.state.next.load(Ordering::SeqCst), Ordering::SeqCst);
     }
 
+    /// On everything that is connected, requests arrive and their answers are lost. New connections work.
+    pub fn lose_answers(&self) {
+        self.state.unanswered_below.store(self.state.next.load(Ordering::SeqCst), Ordering::SeqCst);
+    }
+
     /// Everything falls silent, new connections too: they are accepted and hear nothing.
     pub fn silence(&self) {
         self.state.silent_below.store(u64::MAX, Ordering::SeqCst);
@@ -84,7 +91,9 @@ async fn pass(client: TcpStream, server: String, state: Arc<State>, number: u64)
     let Ok(server) = TcpStream::connect(server).await else { return };
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    tokio::join!(copy(from_client, to_server, &state, number), copy(from_server, to_client, &state, number));
+    let is_silent = || number < state.silent_below.load(Ordering::SeqCst);
+    let is_unanswered = || is_silent() || number < state.unanswered_below.load(Ordering::SeqCst);
+    tokio::join!(copy(from_client, to_server, is_silent), copy(from_server, to_client, is_unanswered));
 }
 
 async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, state: &State, number: u64) {
