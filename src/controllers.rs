@@ -10,7 +10,7 @@
 //! - [`policy`], [`request`], [`review`]: one reconcile loop per kind.
 //! - [`retry`]: what becomes of a reconcile that could not write.
 //! - [`sweep`]: allows of ours that are nobody's.
-//! - [`history`]: settled requests, deleted in time.
+//! - [`history`]: settled requests and reviews, deleted in time.
 //! - [`events`]: what is told as Kubernetes Events.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,7 +71,7 @@ pub struct Settings {
     pub sweep_interval: Duration,
     /// How often machines with live grants are read.
     pub address_interval: Duration,
-    /// How long settled requests are kept.
+    /// How long settled requests and their reviews are kept.
     pub request_retention: Duration,
     /// Denies of others below this priority number are deliberate.
     pub honour_denies_below: u16,
@@ -143,6 +143,8 @@ pub struct Context {
     pub rights: request::Rights,
     /// Who may be granted next.
     pub turns: request::Turns,
+    /// How often the waiting requests of one requester are looked at.
+    pub pace: request::Pace,
     /// What the audit trail has told of each request.
     pub told: request::told::Told,
     /// Has a policy looked at again.
@@ -213,6 +215,7 @@ pub async fn run(
         reviews_filled: Filled::default(),
         rights: request::Rights::default(),
         turns: request::Turns::default(),
+        pace: request::Pace::default(),
         told: request::told::Told::default(),
         wake_policies,
         wake_requests,

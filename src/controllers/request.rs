@@ -6,19 +6,22 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::runtime::controller::Action;
 use kube::{Api, ResourceExt};
+use tokio::time::Instant;
 
 use super::Context;
 use super::retry::WriteError;
 use crate::api::values::ArmId;
 use crate::api::{JitAccessRequest, Reason, RuleStatus, State, Tolerant};
-use crate::plan::authorize::{Judgement, judge};
+use crate::plan::authorize::{Judgement, PolicyView, judge};
 use crate::plan::desired::{Duty, Grant};
 use crate::plan::lifecycle::{Finalizer, Seen, Step, World, duties, state, step};
 use crate::plan::model::FirewallId;
+use crate::plan::terms::Patience;
 use crate::providers::CloudErrorKind;
 
 mod clocks;
 mod counting;
+mod pace;
 mod passage;
 pub mod record;
 mod rights;
@@ -29,6 +32,7 @@ mod views;
 mod write;
 
 use counting::{Counted, count};
+pub use pace::Pace;
 pub use rights::Rights;
 use tell::tell;
 pub use turns::Turns;
@@ -56,6 +60,9 @@ pub async fn reconcile_when_ready(
     context.reviews_filled.wait().await;
     // And for admission: what was not looked at yet would be said not to be in force.
     context.admission.looked().await;
+    if let Some(wait) = context.pace.wait(&request, &context.settings.pipelines, Instant::now()) {
+        return Ok(Action::requeue(wait));
+    }
     reconcile(request, context).await
 }
 
@@ -122,6 +129,7 @@ async fn advance(
             cluster: &context.settings.cluster,
             seen: &seen,
             no_room,
+            patience: patience(&request, &policies),
             stopped_by: match state(&request) {
                 State::Opening | State::Active => passage::stopped(context, &request, &policies),
                 _ => None,
@@ -204,6 +212,11 @@ fn call_others(context: &Context, own: &str, grants: &[(FirewallId, Grant)]) {
             context.gates.close_orphans(firewall, credential, cloud, [grant.name.clone()].into());
         }
     }
+}
+
+fn patience(request: &JitAccessRequest, policies: &[PolicyView]) -> Patience {
+    let named = policies.iter().find(|policy| policy.name == request.spec.policy_ref.name);
+    Patience::of(named.and_then(|policy| policy.terms.as_ref().ok()))
 }
 
 fn is_grant(next: &Step) -> bool {

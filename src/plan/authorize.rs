@@ -66,8 +66,10 @@ pub struct GrantPlan {
     pub rules: Vec<PlannedRule>,
     /// What to type to connect.
     pub connections: Vec<Connection>,
-    /// How long.
+    /// How long: what is asked for, or what the policies allow of it where it is granted already.
     pub duration: Duration,
+    /// Which policy allows no more, where that is less than what was asked for.
+    pub shortened_by: Option<String>,
     /// SHA-256 over all that an approval is an approval of, in hexadecimal.
     pub hash: String,
     /// How long it may wait for approvals.
@@ -164,12 +166,19 @@ fn weigh(
         }
     }
     covering[1..].sort_by(|a, b| a.0.name.cmp(&b.0.name));
+    let mut less = Vec::new();
     for (policy, terms) in &covering {
-        cover::within(policy, terms, policy.uid == named.uid, &machines, &ask)?;
+        let (named, granted) = (policy.uid == named.uid, status.is_some());
+        less.extend(cover::within(policy, terms, (named, granted), &machines, &ask)?);
         justification(spec, policy, terms)?;
         sources(&ask, policy, terms)?;
     }
-    grant::plan(request, &ask, &covering, &machines)
+    let mut plan = grant::plan(request, &ask, &covering, &machines)?;
+    if let Some(least) = less.into_iter().min_by_key(|less| less.duration) {
+        plan.duration = least.duration;
+        plan.shortened_by = Some(least.why);
+    }
+    Ok(plan)
 }
 
 /// The terms of a policy that may grant something now.

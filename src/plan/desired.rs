@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -10,6 +11,10 @@ use super::model::{Peer, Rule};
 use super::names::Cluster;
 use crate::api::ExistingRules;
 use crate::api::values::{PortRange, Protocol};
+
+/// How long the answer to the write of an allow is waited for. Nothing is opened that has less time left than this: a
+/// write that is answered late would stand past its deadline.
+pub const OPEN_ANSWER: Duration = Duration::from_secs(10);
 
 /// Everything that is wanted of one firewall.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +87,19 @@ pub struct LockedMachine {
     pub ports: Vec<(Protocol, PortRange)>,
 }
 
+impl Grant {
+    /// Whether its rule may still be written, if it is not there.
+    #[must_use]
+    pub fn may_be_opened(&self, now: Timestamp) -> bool {
+        match self.duty {
+            Duty::Open { until, .. } => {
+                now <= until && now.checked_add(OPEN_ANSWER).is_ok_and(|end| end < self.deadline)
+            }
+            Duty::Hold | Duty::Close { .. } => false,
+        }
+    }
+}
+
 /// One rule of a request, as its status says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
@@ -101,6 +119,9 @@ pub struct Grant {
     pub ports: Vec<PortRange>,
     /// What is to be done with it. After `deadline`, whatever stands here, it is closed.
     pub duty: Duty,
+    /// Whether it is removed only to be written anew with an earlier deadline. Then it is looked at first: what somebody
+    /// else has closed is not to be opened again.
+    pub replaced: bool,
 }
 
 /// What is to be done with the rule of a request.

@@ -22,8 +22,8 @@ use crate::api::{JitAccessRequest, JitAccessReview, JitAccessReviewStatus, State
 
 mod answers;
 
-pub(crate) use answers::cut;
 pub use answers::without_request;
+pub(crate) use answers::{MAX_NAME, cut};
 
 /// How long the word of somebody without the right to it is kept in mind: a right that was just given may not be
 /// known everywhere yet.
@@ -90,7 +90,7 @@ pub struct Quorum {
 /// Somebody's word that ends a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Word {
-    /// Whose.
+    /// Whose, cut where it is very long.
     pub who: String,
     /// What.
     pub verdict: Verdict,
@@ -135,7 +135,7 @@ impl Tally {
 impl Word {
     fn of(review: &JitAccessReview, reviewer: &UserInfo) -> Self {
         let comment = review.spec.comment.clone().filter(|comment| !comment.trim().is_empty());
-        Self { who: reviewer.username.clone(), verdict: review.spec.verdict, comment }
+        Self { who: shown(reviewer), verdict: review.spec.verdict, comment }
     }
 }
 
@@ -158,7 +158,10 @@ pub fn questions(case: Case<'_>) -> Vec<(UserInfo, String)> {
 #[must_use]
 pub fn tally(case: Case<'_>, rights: &dyn Fn(&UserInfo, &str) -> Right) -> Tally {
     let mut reviews: Vec<&JitAccessReview> = case.reviews.iter().map(AsRef::as_ref).collect();
-    reviews.sort_by_key(|review| (created(review), review.metadata.uid.clone()));
+    // Of two of the same second, the one that was told that it counts goes on counting.
+    let counted =
+        |review: &JitAccessReview| review.status.as_ref().and_then(|status| status.counted) == Some(true);
+    reviews.sort_by_key(|review| (created(review), !counted(review), review.metadata.uid.clone()));
     let policies = case.plan.map(|plan| plan.policies.as_slice()).unwrap_or_default();
     let quorum = |policy: &crate::api::RequestedPolicy| Quorum {
         policy: policy.name.clone(),
@@ -214,6 +217,11 @@ struct Count<'a> {
 
 fn created(review: &JitAccessReview) -> Option<Timestamp> {
     review.metadata.creation_timestamp.as_ref().map(|at| at.0)
+}
+
+/// A name as messages show it: one that is very long would leave no room for what is said of it.
+fn shown(user: &UserInfo) -> String {
+    answers::cut(&user.username, MAX_NAME)
 }
 
 fn reviewer(review: &JitAccessReview) -> Option<&UserInfo> {
@@ -282,7 +290,7 @@ impl Count<'_> {
             self.seen[place].extend(traits);
             return not_now(format!(
                 "{} counts already under JitPolicy {name}: everybody counts once",
-                who.username
+                shown(who)
             ));
         }
         match (self.rights)(who, name) {
@@ -290,14 +298,14 @@ impl Count<'_> {
             Right::NotAllowed => {
                 return not_now(format!(
                     "{} may not approve under JitPolicy {name} (verb approve on jitpolicies/{name})",
-                    who.username
+                    shown(who)
                 ));
             }
             Right::Unknown(why) => {
                 self.seen[place].extend(traits);
                 let why = format!(
                     "whether {} may approve under JitPolicy {name} could not be asked: {why}",
-                    who.username
+                    shown(who)
                 );
                 self.tally.quorums[place].unasked.push(why.clone());
                 return not_now(why);
@@ -321,7 +329,7 @@ impl Count<'_> {
         let people = self.case.pipelines;
         let claimed = spec.on_behalf_of.as_deref();
         if claimed.is_some_and(|claim| people.may_be(claim, who)) {
-            return Some(format!("{} is whom the request is on behalf of, who never counts", who.username));
+            return Some(format!("{} is whom the request is on behalf of, who never counts", shown(who)));
         }
         let own = spec.requester.as_ref().is_none_or(|requester| people.same(requester, who));
         if !own {
@@ -330,11 +338,11 @@ impl Count<'_> {
         if claimed.is_some() {
             return Some(format!(
                 "{} asked, on another's behalf, and so never counts (allowSelfApproval does not apply)",
-                who.username
+                shown(who)
             ));
         }
         let allowed = self.case.plan.is_some_and(|plan| plan.self_approval.contains(policy_uid));
-        (!allowed).then(|| format!("{} asked: somebody else has to approve", who.username))
+        (!allowed).then(|| format!("{} asked: somebody else has to approve", shown(who)))
     }
 
     fn against(&mut self, review: &JitAccessReview) -> Answer {
@@ -359,7 +367,7 @@ impl Count<'_> {
             Err(_) if past.is_some() => never("the request is over already"),
             Err(Right::Unknown(why)) => {
                 let why =
-                    format!("whether {} may decide on the request could not be asked: {why}", who.username);
+                    format!("whether {} may decide on the request could not be asked: {why}", shown(who));
                 self.tally.doubt.get_or_insert_with(|| why.clone());
                 not_now(why)
             }
@@ -368,7 +376,7 @@ impl Count<'_> {
                 let or_requester = if verdict == Verdict::Ended { "is not the requester and " } else { "" };
                 let reason = format!(
                     "{} {or_requester}may not approve under any policy that covers the request ({})",
-                    who.username,
+                    shown(who),
                     names.join(", ")
                 );
                 // Admission has asked for the right to all verdicts but this one.
@@ -429,5 +437,109 @@ fn is_open(request: &JitAccessRequest) -> bool {
         | State::TimedOut
         | State::Failed
         | State::Void => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+    use crate::api::{JitAccessRequestStatus, JitAccessReviewSpec, NameRef, RequestRef, RequestedPolicy};
+
+    fn at(second: i64) -> Time {
+        Time(Timestamp::from_second(second).unwrap())
+    }
+
+    fn approval(uid: &str, who: &str, second: i64) -> JitAccessReview {
+        let mut review = JitAccessReview::new(
+            uid,
+            JitAccessReviewSpec {
+                request_ref: RequestRef { name: "one".into(), uid: "uid".into() },
+                policy_ref: NameRef { name: "web".into() },
+                plan_hash: Some("hash".into()),
+                verdict: Verdict::Approved,
+                comment: None,
+                reviewer: Some(UserInfo { username: who.into(), ..UserInfo::default() }),
+            },
+        );
+        review.metadata.uid = Some(uid.into());
+        review.metadata.creation_timestamp = Some(at(second));
+        review
+    }
+
+    fn request() -> JitAccessRequest {
+        let mut request = JitAccessRequest::default();
+        request.metadata.creation_timestamp = Some(at(100));
+        request.spec.policy_ref = NameRef { name: "web".into() };
+        request.spec.requester = Some(UserInfo { username: "alice".into(), ..UserInfo::default() });
+        request
+    }
+
+    fn answers(request: &JitAccessRequest, reviews: Vec<JitAccessReview>) -> BTreeMap<String, Answer> {
+        let policy =
+            RequestedPolicy { name: "web".into(), uid: "web".into(), required: 2, ..Default::default() };
+        let plan = GrantPlan {
+            policies: vec![policy],
+            machines: Vec::new(),
+            rules: Vec::new(),
+            connections: Vec::new(),
+            duration: std::time::Duration::from_secs(60),
+            shortened_by: None,
+            hash: "hash".into(),
+            pending_timeout: std::time::Duration::from_secs(3600),
+            use_within: std::time::Duration::from_secs(3600),
+            self_approval: BTreeSet::new(),
+            limits: BTreeMap::new(),
+        };
+        let reviews: Vec<_> = reviews.into_iter().map(Arc::new).collect();
+        let case = Case {
+            request,
+            plan: Some(&plan),
+            reviews: &reviews,
+            admission: &Admission::InForce { since: Timestamp::MIN },
+            pipelines: &Pipelines::default(),
+            now: at(200).0,
+        };
+        tally(case, &|_, _| Right::Allowed).answers
+    }
+
+    #[test]
+    fn of_two_reviews_of_the_same_second_the_one_that_counted_goes_on_counting() {
+        let mut first = approval("z", "bob", 110);
+        first.status = Some(JitAccessReviewStatus { counted: Some(true), ..Default::default() });
+        let answers = answers(&request(), vec![approval("a", "bob", 110), first]);
+        assert!(answers["z"].counted && !answers["a"].counted, "{answers:?}");
+    }
+
+    #[test]
+    fn an_approval_after_the_grant_is_not_said_to_have_counted() {
+        let mut request = request();
+        let policy = RequestedPolicy {
+            name: "web".into(),
+            approved_by: vec!["bob".into()],
+            ..RequestedPolicy::default()
+        };
+        request.status = Some(JitAccessRequestStatus {
+            state: Some("Revoked".into()),
+            plan_hash: Some("hash".into()),
+            granted_at: Some(at(120)),
+            policies: vec![policy],
+            ..Default::default()
+        });
+        let answers = answers(&request, vec![approval("in-time", "bob", 120), approval("late", "bob", 121)]);
+        assert!(answers["in-time"].counted && !answers["late"].counted, "{answers:?}");
+        assert_eq!(answers["late"].reason, "the request is over already (Revoked)");
+    }
+
+    #[test]
+    fn a_name_that_is_very_long_leaves_room_for_what_is_said_of_it() {
+        let mut request = request();
+        let long = "x".repeat(1024);
+        request.spec.requester = Some(UserInfo { username: long.clone(), ..UserInfo::default() });
+        let review = approval("own", &long, 110);
+        let answer = answers(&request, vec![review.clone()]).remove("own").unwrap();
+        let told = status(&review, &answer, at(200).0).unwrap().reason.unwrap();
+        assert!(told.ends_with("... asked: somebody else has to approve"), "{told}");
     }
 }

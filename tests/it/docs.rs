@@ -102,7 +102,7 @@ fn the_role_has_what_the_provider_names() {
 fn examples_are_right() {
     let root = portcullis_harness::checkout();
     let mut read = 0;
-    for file in ["README.md", "docs/configuration.md", "docs/azure-setup.md"] {
+    for file in ["README.md", "docs/configuration.md", "docs/azure-setup.md", "docs/requesters.md"] {
         let text = std::fs::read_to_string(root.join(file)).unwrap();
         for block in text.split("```yaml\n").skip(1) {
             let block = block.split("```").next().unwrap();
@@ -123,5 +123,22 @@ fn examples_are_right() {
             });
         }
     }
-    assert!(read >= 3, "{read}");
+    assert!(read >= 4, "{read}");
+}
+
+/// A reason that no longer exists would wait in a script for something that never comes.
+#[test]
+fn the_health_scripts_know_no_reason_that_the_program_does_not_have() {
+    let scripts = folder().join("../deploy/argocd/resource_customizations/jit.portcullis.io");
+    let mut found = 0;
+    for kind in ["JitPolicy", "JitAccessRequest", "JitAccessReview"] {
+        let text = std::fs::read_to_string(scripts.join(kind).join("health.lua")).unwrap();
+        let keys = text.lines().filter_map(|line| line.trim().strip_suffix(" = true,"));
+        let compared = text.split("reason == \"").skip(1).filter_map(|rest| rest.split('"').next());
+        for reason in keys.chain(compared) {
+            found += 1;
+            assert!(Reason::parse(reason).is_some(), "{kind}: {reason}");
+        }
+    }
+    assert!(found > 4, "{found}");
 }

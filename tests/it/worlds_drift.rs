@@ -1,8 +1,13 @@
 //! Rules that others write beside ours, over ours and instead of ours.
 
+use std::time::Duration;
+
+use portcullis_harness::eventually;
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::ground::{REQUESTER, STRANGER, Site, on_site, targets};
+use crate::worlds_cloud::FAULTS;
 
 /// The name of the one deny of ours in the group `net`.
 async fn deny(site: &Site) -> (String, Value) {
@@ -189,5 +194,47 @@ fn requests_over_one_port_end_apart_and_two_policies_lock_their_union() {
             assert!(foreign.as_array().unwrap().iter().any(|rule| rule["name"] == name), "{foreign:#}");
         }
         site.kubectl_delete("jitpol/ssh").await;
+    });
+}
+
+#[test]
+fn a_group_that_somebody_elses_failed_write_left_failed_is_mended() {
+    on_site(|site| async move {
+        let a = site.usual().await;
+        site.lock("web", &[&a]).await;
+        let _turn = FAULTS.lock().await;
+        let foreign = format!("{}/securityRules/theirs", site.nsg("net"));
+        let fault = json!([{"name": "theirs", "method": "PUT", "path": foreign,
+            "effect": {"operation": {"fails": "InternalServerError"}}}]);
+        site.control("faults", &fault).await;
+        let body = json!({"properties": {
+            "direction": "Inbound", "access": "Allow", "priority": 2000, "protocol": "Tcp", "sourcePortRange": "*",
+            "sourceAddressPrefix": "198.51.100.0/24", "destinationAddressPrefix": "*", "destinationPortRange": "443",
+        }});
+        let simulator = &site.ground.play.stage.simulator;
+        eventually("they have their turn", Duration::from_secs(30), || async {
+            let (status, answer) = simulator.arm(Method::PUT, &foreign, Some(&body)).await?;
+            anyhow::ensure!(status.is_success(), "{answer}");
+            Ok::<_, anyhow::Error>(())
+        })
+        .await
+        .unwrap();
+        let state = async || site.read(&site.nsg("net")).await["properties"]["provisioningState"].clone();
+        eventually("their write has failed", Duration::from_secs(30), async || match state().await {
+            state if state == "Failed" => Ok(()),
+            state => Err(format!("{state}")),
+        })
+        .await
+        .unwrap();
+        simulator.control(Method::DELETE, "faults", None).await.unwrap();
+        eventually("the group is mended", Duration::from_secs(60), async || match state().await {
+            state if state == "Succeeded" => Ok(()),
+            state => Err(format!("{state}")),
+        })
+        .await
+        .unwrap();
+        site.says("jitpol/web", "Ready", "True", "Configured", "").await;
+        assert!(!site.passes(STRANGER, &a.ip, 22).await);
+        site.kubectl_delete("jitpol/web").await;
     });
 }

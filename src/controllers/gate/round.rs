@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Gate, Inner, News, Report, lock};
+use super::{Gate, Inner, News, lock};
 use crate::plan::changes;
-use crate::plan::desired::{Changes, Close, Duty, Grant, Limits, Wanted};
+use crate::plan::desired::{Changes, Duty, Grant, Limits, Wanted};
 use crate::plan::lifecycle::Seen;
-use crate::plan::model::{Observed, Provisioning, Rule};
+use crate::plan::model::{Access, Observed, Provisioning, Rule};
 use crate::plan::names;
 use crate::providers::{CloudError, CloudErrorKind, Firewall};
 use crate::telemetry::audit::record::Cause;
@@ -24,10 +24,7 @@ const UNSEEN: Duration = Duration::from_secs(15);
 /// What a round came to.
 pub(super) enum Outcome {
     /// Nothing is left to do.
-    Done {
-        /// Whether something was closed.
-        closed: bool,
-    },
+    Done,
     /// A close became due while other things were written.
     Again,
     /// Something that was written is not read back yet.
@@ -52,6 +49,8 @@ pub(super) struct Memory {
     pub(super) version: u64,
     /// What the last round wrote: writing the same again at once would be a hot loop.
     last: Changes,
+    /// Whether something was closed since the worker last asked.
+    pub(super) closed: bool,
 }
 
 /// What one round does and finds.
@@ -64,12 +63,13 @@ pub(super) struct Round<'a> {
     pub(super) wanted: Wanted,
     /// Names whose removal ended well in this round or before.
     pub(super) sent: HashSet<String>,
+    /// Those of them that ended after the last read: it proves nothing of them.
+    pub(super) unread: HashSet<String>,
     /// What failed, by rule.
     pub(super) failed: HashMap<String, CloudError>,
     /// Opens that were not sent, because their records could not be written.
     pub(super) unrecorded: HashSet<String>,
     pub(super) error: Option<CloudError>,
-    pub(super) closed: bool,
     /// Whether the next round is to use another credential.
     pub(super) rotated: bool,
 }
@@ -78,7 +78,7 @@ pub(super) struct Round<'a> {
 pub(super) async fn round(inner: &Inner, gate: &Gate, memory: &mut Memory) -> Outcome {
     let now = inner.clock.now();
     let Some((firewall, version, wanted)) = snapshot(inner, gate, memory, now) else {
-        return Outcome::Done { closed: false };
+        return Outcome::Done;
     };
     memory.version = version;
     let sent = wanted
@@ -96,10 +96,10 @@ pub(super) async fn round(inner: &Inner, gate: &Gate, memory: &mut Memory) -> Ou
         version,
         wanted,
         sent,
+        unread: HashSet::new(),
         failed: HashMap::new(),
         unrecorded: HashSet::new(),
         error: None,
-        closed: false,
         rotated: false,
     };
     round.run(now).await
@@ -121,7 +121,7 @@ fn snapshot(
     }
     // Names stay barred for a day after their rule's removal: longer than any cache is stale.
     let day = SignedDuration::from_hours(24);
-    closing.retain(|name, at| grants.contains_key(name) || now.duration_since(*at) < day);
+    closing.retain(|name, removal| grants.contains_key(name) || now.duration_since(removal.since) < day);
     forget_closed(gate, &mut duties, now);
     // A name that is not ours by its form (of a cluster id that is no longer configured) is neither written nor
     // removed: it may be anybody's.
@@ -146,7 +146,7 @@ fn forget_closed(gate: &Gate, duties: &mut super::Duties, now: Timestamp) {
     let super::Duties { grants, closing, .. } = duties;
     grants.retain(|name, grant| {
         let absent = matches!(report.grants.get(name), Some(Seen::Absent { .. }));
-        let long_ago = closing.get(name).is_some_and(|at| now.duration_since(*at) > WATCHED);
+        let long_ago = closing.get(name).is_some_and(|removal| now.duration_since(removal.since) > WATCHED);
         !(absent && long_ago && grant.duty == Duty::Close { sent: true })
     });
 }
@@ -154,10 +154,15 @@ fn forget_closed(gate: &Gate, duties: &mut super::Duties, now: Timestamp) {
 impl Round<'_> {
     async fn run(&mut self, now: Timestamp) -> Outcome {
         let id = self.gate.firewall.clone();
-        let observed = match self.firewall.observe(&id).await {
-            Ok(observed) => observed,
-            Err(error) => return self.blind(error).await,
+        if !self.inner.settings.dry_run {
+            self.close_by_name().await;
+        }
+        let observed = match self.read().await {
+            Some(Ok(observed)) => observed,
+            Some(Err(error)) => return self.blind(error).await,
+            None => return Outcome::Again,
         };
+        self.unread.clear();
         let limits = self.firewall.limits();
         let limits = Limits { rules: limits.rules, addresses: limits.addresses };
         let changes = changes::plan(&observed, &self.wanted, &limits, now);
@@ -168,19 +173,30 @@ impl Round<'_> {
         }
         if self.inner.settings.dry_run {
             self.report(&observed, &changes);
-            return Outcome::Done { closed: false };
+            return Outcome::Done;
+        }
+        if changes.is_empty() && observed.provisioning == Provisioning::Failed {
+            return self.mend(&observed, changes).await;
         }
         if changes.is_empty() {
             self.memory.last = Changes::default();
             self.report(&observed, &changes);
             return self.outcome(&observed, &changes);
         }
+        self.note_standing(&observed);
         let repeated = self.memory.last == changes;
         let interrupted = self.write(&changes).await;
         self.memory.last = changes;
-        let read_back = match self.firewall.observe(&id).await {
-            Ok(observed) => observed,
-            Err(error) => {
+        let read_back = match self.read().await {
+            Some(Ok(observed)) => {
+                self.unread.clear();
+                observed
+            }
+            None => {
+                self.keep_sent();
+                return Outcome::Again;
+            }
+            Some(Err(error)) => {
                 self.fail("", error);
                 self.keep_sent();
                 let written = self.memory.last.clone();
@@ -204,11 +220,18 @@ impl Round<'_> {
     /// back.
     async fn write(&mut self, changes: &Changes) -> bool {
         for close in &changes.closes {
-            self.close(close).await;
+            let failed = self.failed.get(&close.name);
+            // Just tried by its name, and only a lock makes it worth another way.
+            if failed.is_none_or(|error| error.kind == CloudErrorKind::ScopeLocked) {
+                self.close(close).await;
+            }
         }
         for rule in &changes.locks {
             if self.close_is_due() {
                 return true;
+            }
+            if self.is_throttled() {
+                return false;
             }
             let drifted = changes.drift.iter().any(|drift| drift.rule == rule.name);
             self.lock(rule, if drifted { Cause::Drift } else { Cause::Policy }).await;
@@ -218,12 +241,12 @@ impl Round<'_> {
             if self.close_is_due() {
                 return true;
             }
+            if self.is_throttled() {
+                return false;
+            }
             // Judged again at the last moment: writes before this one may have taken long.
             let grant = self.wanted.grants.iter().find(|grant| grant.name == rule.name);
-            let now = self.inner.clock.now();
-            if grant.is_some_and(
-                |grant| matches!(grant.duty, Duty::Open { until, .. } if now <= until && now < grant.deadline),
-            ) {
+            if grant.is_some_and(|grant| grant.may_be_opened(self.inner.clock.now())) {
                 self.open(rule).await;
             }
             // Nobody hears that a port is open before it was read back: not at the end of a long queue only.
@@ -235,101 +258,34 @@ impl Round<'_> {
             if self.close_is_due() {
                 return true;
             }
+            if self.is_throttled() {
+                return false;
+            }
             self.unlock(name).await;
         }
         false
     }
 
-    /// The firewall cannot be read. What has to be closed is closed all the same.
-    async fn blind(&mut self, error: CloudError) -> Outcome {
-        let id = self.gate.firewall.clone();
-        if error.kind == CloudErrorKind::NotFound {
-            self.gone();
-            return Outcome::Done { closed: true };
+    /// The cloud says that the last write to the firewall failed, and nothing of ours is to be changed. A deny of ours
+    /// written again as it stands has the whole tried anew: until then no read-back proves anything.
+    async fn mend(&mut self, observed: &Observed, changes: Changes) -> Outcome {
+        let cluster = &self.wanted.cluster;
+        let deny = observed.rules.iter().find(|rule| {
+            rule.access == Access::Deny
+                && matches!(names::parse(cluster, rule), Some(names::Mark::Deny { .. }))
+        });
+        if let Some(deny) = deny.cloned() {
+            tracing::warn!(firewall = %self.gate.firewall, rule = %deny.name, "the last write to the firewall failed; writing a rule of a lock again as it stands");
+            self.lock(&deny, Cause::Mend).await;
         }
-        tracing::warn!(firewall = %id, error = %error, "failed to read the firewall");
-        if !self.inner.settings.dry_run {
-            let names: Vec<String> = self
-                .wanted
-                .grants
-                .iter()
-                .filter(|grant| grant.duty == Duty::Close { sent: false })
-                .map(|grant| grant.name.clone())
-                .collect();
-            for name in names {
-                self.close(&Close { name, as_deny: None }).await;
-            }
-        }
-        self.fail("", error);
-        self.keep_sent();
-        let mut report = lock(&self.gate.report);
-        report.error.clone_from(&self.error);
-        for grant in &self.wanted.grants {
-            if let Some(error) = self.error.as_ref() {
-                let trying = Seen::Trying { reason: error.kind.reason(), message: error.to_string() };
-                report.grants.insert(grant.name.clone(), trying);
-            }
-        }
-        drop(report);
-        self.tell();
+        self.memory.last = Changes::default();
+        self.report(observed, &changes);
         Outcome::Failed { retry_after: self.error.as_ref().and_then(|error| error.retry_after) }
     }
 
-    /// A firewall that is gone holds nothing.
-    fn gone(&mut self) {
-        let at = self.inner.clock.now();
-        let grants = self.wanted.grants.iter().map(|grant| {
-            let seen = match grant.duty {
-                Duty::Close { .. } => Seen::Absent { at },
-                Duty::Hold => Seen::Lost { at },
-                Duty::Open { .. } => Seen::Refused {
-                    reason: crate::api::Reason::NoFirewall,
-                    message: format!("{} is gone", self.gate.firewall),
-                },
-            };
-            (grant.name.clone(), seen)
-        });
-        self.sent.extend(self.wanted.grants.iter().map(|grant| grant.name.clone()));
-        *lock(&self.gate.report) = Report { gone: true, grants: grants.collect(), ..Report::default() };
-        lock(&self.gate.duties).orphans.clear();
-        self.keep_sent();
-        self.tell();
-    }
-
-    /// Whether a removal of ours has become due that this round does not know of.
-    pub(super) fn close_is_due(&self) -> bool {
-        let now = self.inner.clock.now();
-        let cluster = &self.wanted.cluster;
-        lock(&self.gate.duties).grants.values().any(|grant| {
-            if names::parse_name(cluster, &grant.name).is_none() {
-                return false;
-            }
-            (grant.duty == Duty::Close { sent: false }
-                && !self.sent.contains(&grant.name)
-                && !self.failed.contains_key(&grant.name))
-                || (grant.deadline <= now && !matches!(grant.duty, Duty::Close { .. }))
-        })
-    }
-
-    /// What was wanted at the start of the round, with the removals that were sent.
-    fn wanted_after(&self) -> Wanted {
-        let mut wanted = self.wanted.clone();
-        for grant in &mut wanted.grants {
-            if self.sent.contains(&grant.name) {
-                grant.duty = Duty::Close { sent: true };
-            }
-        }
-        wanted
-    }
-
-    /// Remembers in the duties which removals were sent.
-    fn keep_sent(&self) {
-        let mut duties = lock(&self.gate.duties);
-        for name in &self.sent {
-            if let Some(grant) = duties.grants.get_mut(name) {
-                grant.duty = Duty::Close { sent: true };
-            }
-        }
+    /// Whether the cloud asked to come again later: what is not a close waits.
+    fn is_throttled(&self) -> bool {
+        self.error.as_ref().is_some_and(|error| error.retry_after.is_some())
     }
 
     fn outcome(&self, observed: &Observed, after: &Changes) -> Outcome {
@@ -348,6 +304,6 @@ impl Round<'_> {
         if observed.provisioning != Provisioning::Succeeded || !after.is_empty() {
             return Outcome::NotReadBack;
         }
-        Outcome::Done { closed: self.closed }
+        Outcome::Done
     }
 }

@@ -43,12 +43,13 @@ async fn run(inner: Arc<Inner>, gate: Arc<Gate>) {
     loop {
         let outcome = round::round(&inner, &gate, &mut memory).await;
         let now = inner.clock.now();
+        // However the round ended: the read-back that ends it well is often of a later one.
+        if std::mem::take(&mut memory.closed) {
+            recheck_until = now.checked_add(RECHECK_FOR).unwrap_or(Timestamp::MAX);
+        }
         let pause = match outcome {
-            Outcome::Done { closed } => {
+            Outcome::Done => {
                 failures = 0;
-                if closed {
-                    recheck_until = now.checked_add(RECHECK_FOR).unwrap_or(Timestamp::MAX);
-                }
                 if now < recheck_until {
                     RECHECK.min(inner.settings.drift_interval)
                 } else {

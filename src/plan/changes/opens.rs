@@ -23,13 +23,13 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
         .collect();
     // Who was granted first is served first: with a queue that is always filled anew nobody else would be sure to be.
     grants.sort_by(|left, right| (left.0, &left.1.name).cmp(&(right.0, &right.1.name)));
-    for (until, grant) in grants {
+    for (_, grant) in grants {
         let ours = matches!(names::parse_name(&draft.wanted.cluster, &grant.name), Some(Mark::Allow { .. }));
         if !ours || !is_live(grant, draft.now) {
             continue;
         }
         let shown = shown(draft, grant);
-        let refusal = if draft.now > until {
+        let refusal = if !grant.may_be_opened(draft.now) {
             (shown == Shown::Absent)
                 .then(|| (Reason::OpenTimedOut, "it is too late to open the rule".to_owned()))
         } else {

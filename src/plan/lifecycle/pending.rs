@@ -29,7 +29,9 @@ pub(super) fn pending(world: &World<'_>, now: Timestamp) -> Step {
     let since = waiting_since(world.request, now);
     let timeout = match world.judgement {
         Judgement::Allowed(plan) => plan.pending_timeout,
-        _ => super::PENDING_TIMEOUT,
+        Judgement::Refused(..) | Judgement::Impossible(..) | Judgement::Held(..) | Judgement::Unknown(..) => {
+            world.patience.pending
+        }
     };
     let give_up = plus(since, timeout);
     if let Judgement::Allowed(plan) = world.judgement {
@@ -99,9 +101,9 @@ pub(super) fn approved(world: &World<'_>, now: Timestamp) -> Step {
         Judgement::Impossible(reason, message) => return draft.end_unopened(State::Failed, *reason, message),
         Judgement::Held(reason, message) => return back(draft, *reason, message),
         Judgement::Unknown(reason, message) => {
-            let unused = plus(usable_from, super::USE_WITHIN);
+            let unused = plus(usable_from, world.patience.unused);
             return if now >= unused {
-                unused_for(draft, super::USE_WITHIN)
+                unused_for(draft, world.patience.unused)
             } else {
                 hold(draft, *reason, message, unused)
             };

@@ -32,6 +32,8 @@ pub(super) const READ_TIME: Duration = Duration::from_secs(45);
 /// Longest that one attempt of a read takes.
 const ATTEMPT_TIME: Duration = Duration::from_secs(15);
 const ATTEMPTS: u32 = 5;
+/// Longest that a write which opens or locks waits for its turn under the cloud's limits.
+const HELD_BACK: Duration = Duration::from_secs(1);
 /// Pages of a list: at a thousand a page, more than a subscription holds.
 const PAGES: usize = 1000;
 /// Bytes of an answer: a full network security group is about one megabyte.
@@ -274,8 +276,13 @@ impl Arm {
         let url = self.url(request.path, request.api_version, &[]);
         let subscription = subscription(&url);
         let own = if request.method == Method::DELETE { Class::Delete } else { Class::Write };
+        // Who waits here holds up the closes of the same firewall: better told to come again.
+        let patient = match request.urgency {
+            Urgency::Close => until,
+            Urgency::Lock | Urgency::Open | Urgency::Background => until.min(Instant::now() + HELD_BACK),
+        };
         self.limiter
-            .acquire(&subscription, &[own, Class::Network], request.urgency, until)
+            .acquire(&subscription, &[own, Class::Network], request.urgency, patient)
             .await
             .map_err(|wait| held_back(operation, wait))?;
         // Ahead of the sending, so that who waits for a token in vain knows that nothing was sent.

@@ -19,6 +19,7 @@ use super::limiter::Urgency;
 use super::wire;
 use crate::api::values::ArmId;
 use crate::clock::Clock;
+use crate::plan::desired::OPEN_ANSWER;
 use crate::plan::model::{Access, FirewallId, Observed, ResourceLock, Rule};
 use crate::providers::{CloudError, CloudErrorKind, Firewall, FirewallLimits, Written};
 
@@ -31,10 +32,6 @@ const LOCKS_LAST: Duration = Duration::from_secs(60);
 
 /// How long reading resource locks may hold up the reading of rules.
 const LOCKS_TIME: Duration = Duration::from_secs(5);
-
-/// How long the answer to the write of an allow is waited for: one that arrives late must not open. What was
-/// answered in time may take longer to end.
-const OPEN_ANSWER: Duration = Duration::from_secs(10);
 
 /// What a network security group can hold.
 const LIMITS: FirewallLimits = FirewallLimits { rules: 1000, addresses: 4000, name: 80, description: 140 };
@@ -123,6 +120,7 @@ impl Nsgs {
         }
         let (method, body, urgency, answer) = match change {
             Change::Put(body, Access::Deny) => (Method::PUT, Some(body), Urgency::Lock, patience),
+            // What was answered in time may take longer to end.
             Change::Put(body, Access::Allow) => {
                 (Method::PUT, Some(body), Urgency::Open, patience.min(OPEN_ANSWER))
             }

@@ -14,7 +14,7 @@ use url::Url;
 use super::answer::{error, judged, retry_after, subscription, text};
 use super::client::{Arm, Reply, Silence, WriteRequest};
 use super::errors::{self, Call, Said};
-use super::limiter::{Class, Urgency};
+use super::limiter::Class;
 use crate::providers::{CloudError, CloudErrorKind, Written};
 
 /// Waits between polls where the cloud says nothing: the first, and the longest.
@@ -57,7 +57,7 @@ impl Arm {
             tokio::time::sleep(asked.min(left - left / 4)).await;
             let (Watch::Operation(url) | Watch::Result(url) | Watch::Resource(url)) = &watch;
             // Counted, but not held back: this is how an ending is noticed.
-            let _ = self.limiter.acquire(&subscription(url), &[Class::Read], Urgency::Close, until).await;
+            self.limiter.count(&subscription(url), Class::Read);
             let polled = match self.send(&Method::GET, url, None).await {
                 Ok(polled) => polled,
                 Err(Silence::NotSent(why) | Silence::Broken(why)) => {

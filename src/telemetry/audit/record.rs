@@ -483,6 +483,8 @@ pub enum Cause {
     Policy,
     /// Somebody else removed or changed it.
     Drift,
+    /// The cloud says that the last write to the firewall failed: written again as it stands.
+    Mend,
 }
 
 /// What is to be written to the cloud.

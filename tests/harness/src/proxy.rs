@@ -96,8 +96,11 @@ async fn pass(client: TcpStream, server: String, state: Arc<State>, number: u64)
     tokio::join!(copy(from_client, to_server, is_silent), copy(from_server, to_client, is_unanswered));
 }
 
-async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, state: &State, number: u64) {
-    let is_silent = || number < state.silent_below.load(Ordering::SeqCst);
+async fn copy(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    is_silent: impl Fn() -> bool,
+) {
     let mut bytes = vec![0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut bytes).await {
         // Swallowed, as by a way that forgot where it leads.

@@ -1,0 +1,161 @@
+//! How a round closes: by name, before it reads, and also where nothing can be read.
+
+use std::time::Duration;
+
+use super::Report;
+use super::lock;
+use super::round::{Outcome, Round};
+use crate::plan::desired::{Duty, Grant, Wanted};
+use crate::plan::lifecycle::Seen;
+use crate::plan::model::Observed;
+use crate::plan::names;
+use crate::providers::{CloudError, CloudErrorKind};
+
+/// How often it is looked, while something is read, whether a close has become due.
+const LOOK: Duration = Duration::from_millis(250);
+
+impl Round<'_> {
+    /// Sends every removal that is due before anything is read: no read, late or stale, holds one up or argues it
+    /// away. But for rules that are only replaced, of which it has to be known whether they stood until then.
+    pub(super) async fn close_by_name(&mut self) {
+        let due = self
+            .wanted
+            .grants
+            .iter()
+            .filter(|grant| !grant.replaced && grant.duty == Duty::Close { sent: false });
+        for name in due.map(|grant| grant.name.clone()).collect::<Vec<_>>() {
+            self.remove(&name).await;
+        }
+        self.wanted = self.wanted_after();
+        if !self.failed.is_empty() {
+            // Said before the read, which may take long to fail as well.
+            self.say_tried();
+            self.tell();
+        }
+    }
+
+    /// Reads the firewall; none where a close became due meanwhile: no read, however slow, holds it up.
+    pub(super) async fn read(&self) -> Option<Result<Observed, CloudError>> {
+        let read = self.firewall.observe(&self.gate.firewall);
+        if self.inner.settings.dry_run {
+            return Some(read.await);
+        }
+        let due = async {
+            while !self.is_due(|grant| !grant.replaced) {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::select! {
+            read = read => Some(read),
+            () = due => None,
+        }
+    }
+
+    /// The firewall cannot be read. What is due was sent all the same.
+    pub(super) async fn blind(&mut self, error: CloudError) -> Outcome {
+        let id = self.gate.firewall.clone();
+        if error.kind == CloudErrorKind::NotFound {
+            self.gone();
+            if let Some(error) = &self.error {
+                return Outcome::Failed { retry_after: error.retry_after };
+            }
+            return Outcome::Done;
+        }
+        tracing::warn!(firewall = %id, error = %error, "failed to read the firewall");
+        if !self.inner.settings.dry_run {
+            let replaced = |grant: &&Grant| grant.replaced && grant.duty == Duty::Close { sent: false };
+            let replaced: Vec<String> =
+                self.wanted.grants.iter().filter(replaced).map(|grant| grant.name.clone()).collect();
+            for name in replaced {
+                self.remove(&name).await;
+            }
+            // What a sweep found, as far as its name alone says that it is an allow of ours.
+            let cluster = &self.wanted.cluster;
+            let ours =
+                |name: &&String| matches!(names::parse_name(cluster, name), Some(names::Mark::Allow { .. }));
+            for name in self.wanted.orphans.iter().filter(ours).cloned().collect::<Vec<_>>() {
+                self.remove(&name).await;
+            }
+        }
+        self.fail("", error);
+        self.keep_sent();
+        self.say_tried();
+        self.tell();
+        Outcome::Failed { retry_after: self.error.as_ref().and_then(|error| error.retry_after) }
+    }
+
+    /// What failed, of each rule that it failed for; of all of them where the firewall cannot be read.
+    fn say_tried(&self) {
+        let blind = self.failed.get("");
+        let mut report = lock(&self.gate.report);
+        report.error.clone_from(&self.error);
+        for grant in &self.wanted.grants {
+            if let Some(error) = blind.or_else(|| self.failed.get(&grant.name)) {
+                let trying = Seen::Trying { reason: error.kind.reason(), message: error.to_string() };
+                report.grants.insert(grant.name.clone(), trying);
+            }
+        }
+    }
+
+    /// A firewall that is gone holds nothing.
+    fn gone(&mut self) {
+        let at = self.inner.clock.now();
+        let grants = self.wanted.grants.iter().map(|grant| {
+            let seen = match grant.duty {
+                Duty::Close { sent: true } => Seen::Absent { at, by_us: false },
+                // Its removal was not answered: a firewall that is not found may only be one that is not seen now.
+                Duty::Close { sent: false } => Seen::Nothing,
+                Duty::Hold => Seen::Lost { at },
+                Duty::Open { .. } => Seen::Refused {
+                    reason: crate::api::Reason::NoFirewall,
+                    message: format!("{} is gone", self.gate.firewall),
+                },
+            };
+            (grant.name.clone(), seen)
+        });
+        *lock(&self.gate.report) = Report { gone: true, grants: grants.collect(), ..Report::default() };
+        lock(&self.gate.duties).orphans.clear();
+        self.keep_sent();
+        self.tell();
+    }
+
+    /// Whether a removal of ours has become due that this round does not know of.
+    pub(super) fn close_is_due(&self) -> bool {
+        self.is_due(|_| true)
+    }
+
+    fn is_due(&self, which: impl Fn(&Grant) -> bool) -> bool {
+        let now = self.inner.clock.now();
+        let cluster = &self.wanted.cluster;
+        lock(&self.gate.duties).grants.values().any(|grant| {
+            if names::parse_name(cluster, &grant.name).is_none() || !which(grant) {
+                return false;
+            }
+            (grant.duty == Duty::Close { sent: false }
+                && !self.sent.contains(&grant.name)
+                && !self.failed.contains_key(&grant.name))
+                || (grant.deadline <= now && !matches!(grant.duty, Duty::Close { .. }))
+        })
+    }
+
+    /// What was wanted at the start of the round, with the removals that were sent.
+    pub(super) fn wanted_after(&self) -> Wanted {
+        let mut wanted = self.wanted.clone();
+        for grant in &mut wanted.grants {
+            if self.sent.contains(&grant.name) {
+                grant.duty = Duty::Close { sent: true };
+            }
+        }
+        wanted
+    }
+
+    /// Remembers in the duties which removals were sent.
+    pub(super) fn keep_sent(&self) {
+        let mut duties = lock(&self.gate.duties);
+        for name in &self.sent {
+            if let Some(grant) = duties.grants.get_mut(name) {
+                grant.duty = Duty::Close { sent: true };
+            }
+        }
+    }
+}
