@@ -284,8 +284,7 @@ fn a_request_is_current_in_every_state_and_argo_says_which() {
 }
 
 fn waits_for_approval(found: &Value) -> bool {
-    ["ApprovalNotSupported", "WaitingForApproval"]
-        .contains(&condition(found, "Active")["reason"].as_str().unwrap_or(""))
+    condition(found, "Active")["reason"] == "WaitingForApproval"
 }
 
 #[test]

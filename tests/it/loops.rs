@@ -77,7 +77,7 @@ impl Bench {
             plane.service_account_kubeconfig(install::CONTROLLER.0, install::CONTROLLER.1).await.unwrap();
         let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig).unwrap();
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
-        let client = kube::Client::try_from(config).unwrap();
+        let client = controllers::connection::client(config).unwrap();
         let tenancy = Tenancy::new(BTreeMap::from([(
             namespace.to_owned(),
             Tenant {

@@ -44,6 +44,7 @@ mod provider_simulator;
 mod provider_topology;
 mod replay;
 mod sigkill;
+mod silent;
 mod tenancy;
 mod walk;
 mod worlds;
