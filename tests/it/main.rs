@@ -13,6 +13,7 @@ mod api_values;
 mod approval;
 mod attacks;
 mod audit;
+mod before_stamping;
 mod busy;
 mod cli;
 mod clocks;
