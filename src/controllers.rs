@@ -141,6 +141,8 @@ pub struct Context {
     pub rights: request::Rights,
     /// Who may be granted next.
     pub turns: request::Turns,
+    /// What gates may open.
+    pub opens: request::Opens,
     /// Which live grants the audit trail tells of.
     pub told: request::record::Told,
     /// Has a policy looked at again.
@@ -211,6 +213,7 @@ pub async fn run(
         reviews_filled: Filled::default(),
         rights: request::Rights::default(),
         turns: request::Turns::default(),
+        opens: request::Opens::default(),
         told: request::record::Told::default(),
         wake_policies,
         wake_requests,
@@ -254,6 +257,7 @@ pub async fn run(
                     Ok(watcher::Event::Delete(request)) => {
                         request::record::gone(&context, request);
                         context.gates.end(&request.uid().unwrap_or_default());
+                        context.opens.forget(&request.uid().unwrap_or_default());
                         context.wake_reviews_of(request);
                     }
                     Ok(watcher::Event::Init | watcher::Event::InitDone) | Err(_) => {}

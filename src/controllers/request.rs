@@ -18,6 +18,7 @@ use crate::plan::model::FirewallId;
 
 mod clocks;
 mod counting;
+mod opens;
 mod passage;
 pub mod record;
 mod rights;
@@ -27,6 +28,7 @@ mod views;
 mod write;
 
 use counting::{Counted, count};
+pub use opens::Opens;
 pub use rights::Rights;
 use tell::tell;
 pub use turns::Turns;
@@ -124,15 +126,23 @@ async fn advance(
                 State::Opening | State::Active => passage::stopped(context, &request, &policies),
                 _ => None,
             },
+            ground: context.opens.ground(&request, fresh),
         };
         let next = step(&world, now);
         // At the grant everything that it rests on is asked again, and from then on in this pass.
-        if !fresh && is_grant(&next) {
+        if !fresh && next.grants {
             fresh = true;
             continue;
         }
         let rest = rest(&next, now);
-        match act(&api, &request, &next).await? {
+        let acted = act(&api, &request, &next).await?;
+        if next.grants && !matches!(acted, Acted::Gone) {
+            // What was sent, whatever came back.
+            let granted = JitAccessRequest { status: Some(next.status.clone()), ..request.clone() };
+            context.opens.vouch(&granted);
+        }
+        match acted {
+            Acted::Nothing if next.grants => {}
             Acted::Nothing => return Ok(Action::requeue(rest)),
             Acted::Gone => {
                 context.gates.end(&request.uid().unwrap_or_default());
@@ -159,12 +169,17 @@ async fn advance(
     Ok(Action::requeue(Duration::from_secs(1)))
 }
 
-/// Tells the gates what the durable status says, and nothing else.
+/// Tells the gates what the durable status says, and nothing else; nor all of it: what nobody vouches for is opened by
+/// none.
 pub(super) fn give_duties(context: &Context, request: &JitAccessRequest) {
     context.turns.note(request);
     let Some(uid) = request.uid() else { return };
+    if state(request).is_last() {
+        context.opens.forget(&uid);
+    }
     let namespace = request.namespace().unwrap_or_default();
     let mut grants = duties(request);
+    context.opens.withhold(&uid, &mut grants);
     match context.settings.tenancy.tenant(&namespace) {
         Some(tenant) => {
             if let Some(cloud) = context.clouds.get(&tenant.credential) {
@@ -184,10 +199,6 @@ pub(super) fn give_duties(context: &Context, request: &JitAccessRequest) {
             }
         }
     }
-}
-
-fn is_grant(next: &Step) -> bool {
-    next.event.as_ref().is_some_and(|event| event.from == State::Approved && event.to == State::Opening)
 }
 
 fn seen(context: &Context, rule: &RuleStatus) -> Seen {

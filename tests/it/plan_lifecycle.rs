@@ -15,12 +15,14 @@ use portcullis::api::{
 use portcullis::plan::admission::Admission;
 use portcullis::plan::authorize::{GrantPlan, Judgement, PlannedRule};
 use portcullis::plan::desired::Duty;
-use portcullis::plan::lifecycle::{Finalizer, Seen, World, duties, state, step};
+use portcullis::plan::lifecycle::{Finalizer, Ground, Seen, World, duties, state, step};
 use portcullis::plan::model::FirewallId;
 use portcullis::plan::names::{Cluster, Mark, parse_name};
 use portcullis::plan::people::Pipelines;
 use portcullis::plan::reviews::{Case, Right, Tally, tally};
 use proptest::prelude::*;
+
+mod forged;
 
 const UID: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
 const NSG: &str = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/web/providers/Microsoft.Network/networkSecurityGroups";
@@ -92,6 +94,10 @@ struct Cloud {
     heard: BTreeMap<String, Timestamp>,
     seen: BTreeMap<(String, String), Seen>,
     ever_removed: BTreeSet<(String, String)>,
+    /// What this process wrote ahead, or was proved to it.
+    vouched: Vec<(FirewallId, portcullis::plan::desired::Grant)>,
+    /// Since when admission has been in force without a break.
+    admitted_since: Timestamp,
 }
 
 impl Cloud {
@@ -101,9 +107,19 @@ impl Cloud {
 
     fn hear(&mut self, request: &JitAccessRequest, now: Timestamp) {
         self.duties = duties(request);
+        self.duties.retain(|rule| !opens(rule) || self.vouched.contains(rule));
         for (_, grant) in &mut self.duties {
             let heard = *self.heard.entry(grant.name.clone()).or_insert(now);
             grant.duty = grant.duty.taken_on(heard);
+        }
+    }
+
+    fn ground(&self, request: &JitAccessRequest, asked: bool) -> Ground {
+        let own = duties(request).iter().filter(|rule| opens(rule)).all(|rule| self.vouched.contains(rule));
+        match (own && !self.vouched.is_empty(), asked) {
+            (true, _) => Ground::Own,
+            (false, true) => Ground::Asked,
+            (false, false) => Ground::Found,
         }
     }
 
@@ -136,6 +152,10 @@ impl Cloud {
             }
         }
     }
+}
+
+fn opens((_, grant): &(FirewallId, portcullis::plan::desired::Grant)) -> bool {
+    matches!(grant.duty, Duty::Open { .. })
 }
 
 #[derive(Clone, Debug)]
@@ -232,8 +252,9 @@ fn reviewed(
         let firewall = FirewallId(ArmId::parse(&rule.firewall).unwrap());
         cloud.seen.get(&Cloud::key(&firewall, &rule.name)).cloned().unwrap_or_default()
     };
-    let (tally, admission) = (count(request, judged, reviews, now), IN_FORCE);
-    let world = World {
+    let tally = count(request, judged, reviews, now);
+    let admission = Admission::InForce { since: cloud.admitted_since };
+    let mut world = World {
         request,
         judgement: judged,
         tally: &tally,
@@ -242,13 +263,23 @@ fn reviewed(
         seen: &seen,
         no_room: None,
         stopped_by: None,
+        ground: cloud.ground(request, false),
     };
-    let next = step(&world, now);
+    let mut next = step(&world, now);
+    if next.grants {
+        world.ground = cloud.ground(request, true);
+        next = step(&world, now);
+    }
     if lost {
         return false;
     }
     match next.finalizer {
-        Finalizer::Leave => request.status = Some(next.status),
+        Finalizer::Leave => {
+            request.status = Some(next.status);
+            if next.grants {
+                cloud.vouched = duties(request).into_iter().filter(opens).collect();
+            }
+        }
         Finalizer::Add => request.metadata.finalizers.get_or_insert_default().push(FINALIZER.into()),
         Finalizer::Remove => {
             request.metadata.finalizers = None;
@@ -309,6 +340,7 @@ proptest! {
                     // Only the object and the cloud outlive a restart.
                     cloud.seen.clear();
                     cloud.heard.clear();
+                    cloud.vouched.clear();
                     cloud.hear(&request, now);
                 }
             }
@@ -367,6 +399,7 @@ fn an_opening_that_is_resumed_too_late_writes_nothing_and_closes() {
     // The snapshot is restored two minutes later: whoever hears of it now hears of it for the first time.
     now += SignedDuration::from_secs(120);
     cloud.heard.clear();
+    cloud.vouched.clear();
     cloud.hear(&request, now);
     cloud.work(now, false);
     assert!(cloud.standing.is_empty());
@@ -502,6 +535,7 @@ fn a_grant_whose_packets_somebody_stops_says_so_and_stays_to_be_closed() {
             seen: &seen,
             no_room: None,
             stopped_by,
+            ground: Ground::Own,
         };
         let next = step(&world, start());
         let conditions = next.status.conditions.clone();

@@ -2,16 +2,21 @@
 
 use jiff::Timestamp;
 
+use super::proof;
 use super::{Draft, Finalizer, NEAR_DEADLINE, Seen, Step, TURN_BOUND, World, plus, said, time};
 use crate::api::{ConditionType, Reason, RuleState, State, find_condition};
 use crate::plan::authorize::{GrantPlan, Judgement, PlannedRule};
 
 /// The rules are being written.
 pub(super) fn opening(world: &World<'_>, now: Timestamp) -> Step {
-    let mut draft = Draft::new(world, now);
+    let draft = Draft::new(world, now);
     if let Some((outcome, reason, message)) = end(&draft) {
         return draft.close(outcome, reason, &message);
     }
+    let mut draft = match proof::demand(draft) {
+        Ok(draft) => draft,
+        Err(step) => return *step,
+    };
     let seen = look(&mut draft);
     if let Some((reason, message)) = seen.refused {
         return draft.close(State::Failed, reason, &message);
@@ -216,9 +221,9 @@ fn end(draft: &Draft<'_>) -> Option<(State, Reason, String)> {
     }
     match draft.world.judgement {
         Judgement::Unknown(..) => None,
-        Judgement::Allowed(plan) => {
-            changed(draft, plan).map(|message| (State::Revoked, Reason::MachineChanged, message))
-        }
+        Judgement::Allowed(plan) => changed(draft, plan)
+            .map(|message| (State::Revoked, Reason::MachineChanged, message))
+            .or_else(|| proof::altered(draft, plan).map(|what| (State::Revoked, Reason::PlanChanged, what))),
         Judgement::Refused(_, message) => Some((
             State::Revoked,
             Reason::PolicyTightened,

@@ -5,7 +5,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::approval::{count, waiting};
-use super::{Draft, Finalizer, SHORTEST_GRANT, Step, World, planned, plus, said, time, whole_second};
+use super::{
+    ASK_AGAIN, Draft, Finalizer, SHORTEST_GRANT, Step, World, planned, plus, said, time, whole_second,
+};
 use crate::api::values::Span;
 use crate::api::{ConditionType, Reason, RuleState, State, Verdict};
 use crate::plan::admission::Admission;
@@ -14,8 +16,6 @@ use crate::plan::names::allow_name;
 use crate::plan::reviews::waiting_since;
 use crate::plan::terms::Ask;
 
-/// When to ask again what the API server did not say.
-const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// How much longer a request waits whose judgement is not known: after a start the machines are read first, and
 /// approvals that came in time are counted then.
 const LATE_JUDGEMENT: Duration = Duration::from_secs(300);
@@ -257,5 +257,5 @@ fn write_ahead(mut draft: Draft<'_>, plan: &GrantPlan) -> Step {
     draft.status.expires_at = Some(time(deadline));
     let message = format!("granted until {deadline}; the rules are being written");
     draft.set(ConditionType::Active, false, Reason::Opening, &message);
-    draft.go(State::Opening, Reason::Opening, &message)
+    Step { grants: true, ..draft.go(State::Opening, Reason::Opening, &message) }
 }
