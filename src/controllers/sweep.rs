@@ -106,6 +106,7 @@ pub async fn sweep(context: &Context) -> Result<Found, Error> {
     );
     // Known before the list is begun: a grant made while it runs is no reason to end it.
     let served = context.gates.requests();
+    let known = context.turns.known();
     // Begun after the firewalls were read, and without a resource version, so the answer is consistent.
     let api: Api<Tolerant<JitAccessRequest>> = Api::all(context.client.clone());
     let mut requests = Vec::new();
@@ -125,7 +126,7 @@ pub async fn sweep(context: &Context) -> Result<Found, Error> {
         .flat_map(duties)
         .map(|(firewall, grant)| (firewall, grant.name.to_ascii_lowercase()))
         .collect();
-    context.turns.keep_only(&live);
+    context.turns.keep_only(&live, &known);
     for gone in served.difference(&live) {
         context.gates.end(gone);
     }

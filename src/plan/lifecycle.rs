@@ -29,7 +29,7 @@ use super::desired::{Duty, Grant};
 use super::model::FirewallId;
 use super::names::{Cluster, deadline_of};
 use super::reviews::{Tally, Word};
-use super::terms::{Ask, PENDING_TIMEOUT, USE_WITHIN};
+use super::terms::Ask;
 use crate::api::values::{ArmId, PortRange, Protocol};
 use crate::api::{
     ConditionType, FINALIZER, JitAccessRequest, JitAccessRequestStatus, Reason, RequestSummary, RuleState,
@@ -64,6 +64,8 @@ pub struct World<'a> {
     pub tally: &'a Tally,
     /// Whether the API server's word can be taken for who asks and who reviews.
     pub admission: &'a Admission,
+    /// How long it may wait for approvals, where it has no plan that says so; none: as long as that cannot be told.
+    pub pending_timeout: Option<Duration>,
     /// Whose rules are ours.
     pub cluster: &'a Cluster,
     /// What its gates have seen of each rule, by firewall and name.

@@ -20,8 +20,6 @@ const DEFAULT_USE_WITHIN: Duration = Duration::from_secs(24 * 3600);
 const DEFAULT_HORIZON: Duration = Duration::from_secs(168 * 3600);
 /// How long a request waits where no policy says.
 pub const PENDING_TIMEOUT: Duration = DEFAULT_PENDING_TIMEOUT;
-/// How long an approval may lie unused where no policy says.
-pub const USE_WITHIN: Duration = DEFAULT_USE_WITHIN;
 /// A pattern that compiles to more than this many bytes is refused: it is there to check a ticket number.
 const PATTERN_SIZE: usize = 1 << 18;
 

@@ -31,6 +31,7 @@ mod plan_exposure;
 mod plan_laws;
 mod plan_lifecycle;
 mod plan_locks;
+mod plan_reviews;
 mod plan_world;
 mod provider_azure;
 mod provider_conformance;

@@ -23,6 +23,7 @@ use portcullis::plan::reviews::{Case, Right, Tally, tally};
 use proptest::prelude::*;
 
 mod forged;
+mod patience;
 
 const UID: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
 const NSG: &str = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/web/providers/Microsoft.Network/networkSecurityGroups";
@@ -259,6 +260,7 @@ fn reviewed(
         judgement: judged,
         tally: &tally,
         admission: &admission,
+        pending_timeout: Some(std::time::Duration::from_secs(3600)),
         cluster: &cluster,
         seen: &seen,
         no_room: None,
@@ -460,7 +462,8 @@ fn a_request_opens_by_two_different_people_who_are_not_its_own_and_by_nobody_les
         (vec![("bob", Approved), ("system:serviceaccount:b:y", Approved)], State::Active),
         (vec![("bob", Denied), ("carol", Approved), ("dave", Approved)], State::Denied),
         (vec![("carol", Approved), ("dave", Approved), ("bob", Revoked)], State::Denied),
-        (vec![("stranger", Denied), ("carol", Approved), ("dave", Approved)], State::Active),
+        // Admission lets no stranger deny: whoever did had the right then.
+        (vec![("stranger", Denied), ("carol", Approved), ("dave", Approved)], State::Denied),
         (vec![("carol", Approved), ("dave", Approved), ("alice", Ended)], State::Ended),
         (vec![("carol", Approved), ("dave", Approved), ("stranger", Ended)], State::Active),
     ] {
@@ -531,6 +534,7 @@ fn a_grant_whose_packets_somebody_stops_says_so_and_stays_to_be_closed() {
             judgement: &judged,
             tally: &Tally::default(),
             admission: &IN_FORCE,
+            pending_timeout: None,
             cluster: &cluster,
             seen: &seen,
             no_room: None,

@@ -229,7 +229,13 @@ fn end(draft: &Draft<'_>) -> Option<(State, Reason, String)> {
             Reason::PolicyTightened,
             format!("the policy no longer allows it: {message}"),
         )),
-        Judgement::Impossible(_, message) => Some((State::Revoked, Reason::MachineChanged, message.clone())),
+        Judgement::Impossible(reason, message) => {
+            let reason = match reason {
+                Reason::CloudUnavailable => Reason::CloudUnavailable,
+                _ => Reason::MachineChanged,
+            };
+            Some((State::Revoked, reason, message.clone()))
+        }
         Judgement::Held(reason, message) => {
             let reason = match reason {
                 Reason::PolicyNotFound | Reason::PolicyDeleted => Reason::PolicyDeleted,

@@ -16,10 +16,6 @@ use crate::plan::names::allow_name;
 use crate::plan::reviews::waiting_since;
 use crate::plan::terms::Ask;
 
-/// How much longer a request waits whose judgement is not known: after a start the machines are read first, and
-/// approvals that came in time are counted then.
-const LATE_JUDGEMENT: Duration = Duration::from_secs(300);
-
 /// Waits for its policy, for its terms to be judged, for approvals.
 pub(super) fn pending(world: &World<'_>, now: Timestamp) -> Step {
     let mut draft = match over(Draft::new(world, now)) {
@@ -28,10 +24,13 @@ pub(super) fn pending(world: &World<'_>, now: Timestamp) -> Step {
     };
     let since = waiting_since(world.request, now);
     let timeout = match world.judgement {
-        Judgement::Allowed(plan) => plan.pending_timeout,
-        _ => super::PENDING_TIMEOUT,
+        Judgement::Allowed(plan) => Some(plan.pending_timeout),
+        // After a start, and after every change of a policy, the machines are read first. Approvals that came in time
+        // are counted then, and what has waited too long ends then.
+        Judgement::Unknown(..) => None,
+        Judgement::Refused(..) | Judgement::Impossible(..) | Judgement::Held(..) => world.pending_timeout,
     };
-    let give_up = plus(since, timeout);
+    let give_up = timeout.map_or(Timestamp::MAX, |timeout| plus(since, timeout));
     if let Judgement::Allowed(plan) = world.judgement {
         show(&mut draft, plan);
         count(&mut draft.status, world.tally);
@@ -42,11 +41,7 @@ pub(super) fn pending(world: &World<'_>, now: Timestamp) -> Step {
             return approve(draft);
         }
     }
-    let patience = match world.judgement {
-        Judgement::Unknown(..) => plus(give_up, LATE_JUDGEMENT),
-        _ => give_up,
-    };
-    if now >= patience {
+    if let Some(timeout) = timeout.filter(|_| now >= give_up) {
         let message =
             format!("waited {} and was not granted (spec.approval.pendingTimeout)", Span::of(timeout));
         return draft.end_unopened(State::TimedOut, Reason::TooLate, &message);
@@ -55,7 +50,7 @@ pub(super) fn pending(world: &World<'_>, now: Timestamp) -> Step {
         Judgement::Refused(reason, message) => draft.end_unopened(State::Denied, *reason, message),
         Judgement::Impossible(reason, message) => draft.end_unopened(State::Failed, *reason, message),
         Judgement::Held(reason, message) | Judgement::Unknown(reason, message) => {
-            wait(draft, *reason, message, patience)
+            wait(draft, *reason, message, give_up)
         }
         Judgement::Allowed(_) => {
             if let Admission::NotInForce { why } = world.admission {
@@ -99,12 +94,7 @@ pub(super) fn approved(world: &World<'_>, now: Timestamp) -> Step {
         Judgement::Impossible(reason, message) => return draft.end_unopened(State::Failed, *reason, message),
         Judgement::Held(reason, message) => return back(draft, *reason, message),
         Judgement::Unknown(reason, message) => {
-            let unused = plus(usable_from, super::USE_WITHIN);
-            return if now >= unused {
-                unused_for(draft, super::USE_WITHIN)
-            } else {
-                hold(draft, *reason, message, unused)
-            };
+            return hold(draft, *reason, message, Timestamp::MAX);
         }
     };
     if let Some(what) = super::approval::changed(&draft.status, plan) {
