@@ -36,9 +36,9 @@ test: build controlplane ## Run every test (cold at most 25 minutes on 2 cores, 
 	AZURE_SIMULATOR=$(CARGO_TARGET_DIR)/debug/azure-simulator tests/clients/run.sh || status=$$?; \
 	if [ $$status -eq 0 ]; then echo "every test passed in $$((SECONDS - begun)) s"; else exit $$status; fi
 
-build: prerequisites ## Build the controller, the simulator and the playground (2 to 4 minutes the first time)
+build: prerequisites ## Build the controller, kubectl jit, the simulator and the playground (2 to 4 minutes the first time)
 	@begun=$$SECONDS; \
-	echo "building the controller, the simulator and the playground into $(CARGO_TARGET_DIR)"; \
+	echo "building the controller, kubectl jit, the simulator and the playground into $(CARGO_TARGET_DIR)"; \
 	cargo build --workspace --bins; \
 	echo "built in $$((SECONDS - begun)) s"
 

@@ -22,7 +22,8 @@ pub use policy::{
 };
 pub use request::{
     Connection, JitAccessRequest, JitAccessRequestSpec, JitAccessRequestStatus, NameRef, PinnedMachine,
-    RequestPort, RequestSummary, RequestTarget, RequestedPolicy, RuleState, RuleStatus, State, UserInfo,
+    RequestPort, RequestSummary, RequestTarget, RequestedPolicy, RuleState, RuleStatus, Shortening, State,
+    UserInfo,
 };
 pub use review::{JitAccessReview, JitAccessReviewSpec, JitAccessReviewStatus, RequestRef, Verdict};
 pub use tolerant::Tolerant;

@@ -14,6 +14,7 @@ pub mod config;
 mod config_check;
 mod crds;
 pub mod docs;
+pub mod jit;
 mod run;
 mod settings;
 

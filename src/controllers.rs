@@ -10,7 +10,7 @@
 //! - [`watched`]: what the watches have told so far.
 //! - [`retry`]: what becomes of a reconcile that could not write.
 //! - [`sweep`]: allows of ours that are nobody's.
-//! - [`history`]: settled requests, deleted in time.
+//! - [`history`]: settled requests and reviews, deleted in time.
 //! - [`events`]: what is told as Kubernetes Events.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,7 +73,7 @@ pub struct Settings {
     pub sweep_interval: Duration,
     /// How often machines with live grants are read.
     pub address_interval: Duration,
-    /// How long settled requests are kept.
+    /// How long settled requests and their reviews are kept.
     pub request_retention: Duration,
     /// Denies of others below this priority number are deliberate.
     pub honour_denies_below: u16,
@@ -124,6 +124,8 @@ pub struct Context {
     pub started: jiff::Timestamp,
     /// What gates may open.
     pub opens: request::Opens,
+    /// How often the waiting requests of one requester are looked at.
+    pub pace: request::Pace,
     /// Which live grants the audit trail tells of.
     pub told: request::record::Told,
     /// Has a policy looked at again.
@@ -197,6 +199,7 @@ pub async fn run(
         terms: request::ParsedTerms::default(),
         started: clock.now(),
         opens: request::Opens::default(),
+        pace: request::Pace::default(),
         told: request::record::Told::default(),
         wake_policies,
         wake_requests,

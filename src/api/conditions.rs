@@ -187,7 +187,7 @@ reasons! {
     Withdrawn,
     /// Somebody removed or changed the rule of the grant.
     RuleRemoved,
-    /// The policy changed and no longer allows the grant.
+    /// The policy changed and no longer allows the grant, or not for as long.
     PolicyTightened,
     /// The policy was deleted.
     PolicyDeleted,

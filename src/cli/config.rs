@@ -41,7 +41,7 @@ pub struct Config {
     pub address_interval: Duration,
     /// How often the machines of a policy are read again.
     pub inventory_interval: Duration,
-    /// How long settled requests are kept.
+    /// How long settled requests and their reviews are kept.
     pub request_retention: Duration,
     /// Denies of others below this priority number count as deliberate.
     pub honour_denies_below: u16,

@@ -103,10 +103,20 @@ struct Duties {
     /// By the rule's name.
     grants: BTreeMap<String, Grant>,
     /// Names whose removal has begun. They are never opened again, whatever a stale cache says.
-    closing: BTreeMap<String, Timestamp>,
+    closing: BTreeMap<String, Removal>,
     orphans: BTreeSet<String>,
     /// Counts changes, so that a report can say what it is about.
     version: u64,
+}
+
+/// A removal of a rule of ours.
+#[derive(Clone, Copy)]
+struct Removal {
+    /// Since when it is wanted.
+    since: Timestamp,
+    /// Whether nobody else removed it before: it stood as granted when the removal was first sent, or had never been
+    /// seen.
+    by_us: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -347,8 +357,16 @@ impl Gate {
                 match duties.grants.get_mut(&grant.name) {
                     // What was sent stays sent, and what was seen as there is no longer to be opened.
                     Some(known) => match (known.duty, grant.duty) {
-                        (Duty::Close { .. }, _) | (Duty::Hold, Duty::Open { .. }) => {}
-                        (_, Duty::Close { .. }) => changed |= close(known, &mut duties.closing, now),
+                        (Duty::Close { .. }, _) => {
+                            // What has ended by now is no longer only replaced.
+                            changed |= known.replaced && !grant.replaced;
+                            known.replaced &= grant.replaced;
+                        }
+                        (Duty::Hold, Duty::Open { .. }) => {}
+                        (_, Duty::Close { .. }) => {
+                            changed |= close(known, &mut duties.closing, now);
+                            known.replaced = grant.replaced;
+                        }
                         (Duty::Open { .. } | Duty::Hold, Duty::Open { .. } | Duty::Hold) => {
                             // Heard of before: in time, or too late, as it was then.
                             if matches!(grant.duty, Duty::Open { .. }) {
@@ -361,7 +379,8 @@ impl Gate {
                     None => {
                         grant.duty = grant.duty.taken_on(now);
                         if matches!(grant.duty, Duty::Close { .. }) {
-                            duties.closing.insert(grant.name.clone(), now);
+                            let removal = Removal { since: now, by_us: false };
+                            duties.closing.entry(grant.name.clone()).or_insert(removal);
                         }
                         duties.grants.insert(grant.name.clone(), grant);
                         changed = true;
@@ -385,11 +404,14 @@ impl Duties {
 }
 
 /// Turns a duty into a removal; whether that is a change.
-fn close(grant: &mut Grant, closing: &mut BTreeMap<String, Timestamp>, now: Timestamp) -> bool {
-    if matches!(grant.duty, Duty::Close { .. }) {
-        return false;
-    }
-    grant.duty = Duty::Close { sent: false };
-    closing.insert(grant.name.clone(), now);
+fn close(grant: &mut Grant, closing: &mut BTreeMap<String, Removal>, now: Timestamp) -> bool {
+    let by_us = match grant.duty {
+        // What was seen as there is held: so it was not seen.
+        Duty::Open { .. } => true,
+        Duty::Hold => false,
+        Duty::Close { .. } => return false,
+    };
+    (grant.duty, grant.replaced) = (Duty::Close { sent: false }, false);
+    closing.insert(grant.name.clone(), Removal { since: now, by_us });
     true
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::runtime::controller::Action;
 use kube::{Api, ResourceExt};
+use tokio::time::Instant;
 
 use super::Context;
 use super::retry::WriteError;
@@ -20,6 +21,7 @@ mod clocks;
 mod counting;
 mod look;
 mod opens;
+mod pace;
 mod passage;
 pub mod record;
 mod rights;
@@ -31,6 +33,7 @@ mod write;
 use counting::Counted;
 use look::Look;
 pub use opens::Opens;
+pub use pace::Pace;
 pub use rights::Rights;
 use tell::tell;
 pub use turns::Turns;
@@ -57,11 +60,17 @@ pub async fn reconcile_when_ready(
     context: Arc<Context>,
 ) -> Result<Action, WriteError> {
     let state = state(&request);
-    if state.holds_rules() || state.is_last() || context.knows_all() {
+    if state.holds_rules() || state.is_last() {
         return reconcile(request, context).await;
     }
-    // Not in here: those who wait would leave no room for those who must not.
-    Ok(Action::requeue(NOT_READY))
+    // Not waited for in here: those who wait would leave no room for those who must not.
+    if !context.knows_all() {
+        return Ok(Action::requeue(NOT_READY));
+    }
+    if let Some(wait) = context.pace.wait(&request, &context.settings.pipelines, Instant::now()) {
+        return Ok(Action::requeue(wait));
+    }
+    reconcile(request, context).await
 }
 
 /// Whether a grant under a policy is live.
@@ -195,7 +204,7 @@ async fn answer_late(
 pub(super) fn give_duties(context: &Context, request: &JitAccessRequest) {
     context.turns.note(request, &context.settings.pipelines);
     let Some(uid) = request.uid() else { return };
-    if state(request).is_last() {
+    if state(request) == State::Closing || state(request).is_last() {
         context.opens.forget(&uid);
     }
     let namespace = request.namespace().unwrap_or_default();

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 
 use super::model::{FirewallId, Machine, Unsupported};
 use super::people::Pipelines;
-use super::terms::{Ask, InvalidSpec, PENDING_TIMEOUT, Terms};
+use super::terms::{Ask, InvalidSpec, Patience, Terms};
 use crate::api::values::{ArmId, PortRange, Protocol, Span};
 use crate::api::{
     Connection, JitAccessRequest, JitAccessRequestSpec, JitAccessRequestStatus, Mode, PinnedMachine, Reason,
@@ -74,8 +74,10 @@ pub struct GrantPlan {
     pub rules: Vec<PlannedRule>,
     /// What to type to connect.
     pub connections: Vec<Connection>,
-    /// How long.
+    /// How long: what is asked for, or what the policies allow of it where it is granted already.
     pub duration: Duration,
+    /// Which policy allows no more, where that is less than what was asked for.
+    pub shortened_by: Option<String>,
     /// SHA-256 over all that an approval is an approval of, in hexadecimal.
     pub hash: String,
     /// How long it may wait for approvals.
@@ -129,20 +131,21 @@ pub fn judge(
     match weigh(request, policies, pipelines, now) {
         Ok(plan) => Judgement::Allowed(Box::new(plan)),
         // What can be told all the same ends a live grant.
-        Err(unknown @ Judgement::Unknown(..)) => paper::judge(request, policies).err().unwrap_or(unknown),
+        Err(unknown @ Judgement::Unknown(..)) => {
+            paper::judge(request, policies, now).err().unwrap_or(unknown)
+        }
         Err(no) => no,
     }
 }
 
-/// How long a request may wait for approvals by the policy that it names, whether or not that can grant anything now.
-/// None where the policy cannot be understood: it says nothing of times either.
+/// How long a request may wait by the policy that it names, whether or not that can grant anything now. One that cannot
+/// be understood says nothing of times either, so it ends nothing.
 #[must_use]
-pub fn pending_timeout(request: &JitAccessRequest, policies: &[PolicyView]) -> Option<Duration> {
+pub fn patience(request: &JitAccessRequest, policies: &[PolicyView]) -> Patience {
     let name = &request.spec.policy_ref.name;
     match policies.iter().find(|policy| policy.name == *name).map(|policy| &policy.terms) {
-        Some(Ok(terms)) => Some(terms.pending_timeout),
-        Some(Err(_)) => None,
-        None => Some(PENDING_TIMEOUT),
+        Some(Err(_)) => Patience { pending: Duration::MAX, unused: Duration::MAX },
+        named => Patience::of(named.and_then(|terms| terms.as_ref().ok())),
     }
 }
 
@@ -190,12 +193,19 @@ fn weigh(
         }
     }
     covering[1..].sort_by(|a, b| a.0.name.cmp(&b.0.name));
+    let mut less = Vec::new();
     for (policy, terms) in &covering {
-        cover::within(policy, terms, policy.uid == named.uid, &machines, &ask)?;
+        let (named, granted) = (policy.uid == named.uid, status.is_some());
+        less.extend(cover::within(policy, terms, (named, granted), &machines, &ask)?);
         justification(spec, policy, terms)?;
         sources(&ask, policy, terms)?;
     }
-    grant::plan(request, &ask, &covering, &machines)
+    let mut plan = grant::plan(request, &ask, &covering, &machines)?;
+    if let Some(least) = less.into_iter().min_by_key(|less| less.duration) {
+        plan.duration = least.duration;
+        plan.shortened_by = Some(least.why);
+    }
+    Ok(plan)
 }
 
 /// A grant is of policies by their UID: one that was deleted ends it, also where another has its name by now.

@@ -72,6 +72,15 @@ pub fn grant_rule(cluster: &Cluster, grant: &Grant, priority: u16) -> Rule {
     }
 }
 
+/// Whether the rule of a grant stands as it was granted.
+#[must_use]
+pub fn stands(observed: &Observed, cluster: &Cluster, grant: &Grant) -> bool {
+    observed.rule(&grant.name).is_some_and(|rule| {
+        rule.provisioning != Provisioning::Failed
+            && rule.same_effect(&grant_rule(cluster, grant, rule.priority))
+    })
+}
+
 /// A rule and the packets that it may match.
 struct Placed<'a> {
     rule: &'a Rule,

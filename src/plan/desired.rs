@@ -119,6 +119,9 @@ pub struct Grant {
     pub ports: Vec<PortRange>,
     /// What is to be done with it. After `deadline`, whatever stands here, it is closed.
     pub duty: Duty,
+    /// Whether it is removed only to be written anew with an earlier deadline. Then it is looked at first: what somebody
+    /// else has closed is not to be opened again.
+    pub replaced: bool,
 }
 
 /// What is to be done with the rule of a request.

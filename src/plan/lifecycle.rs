@@ -5,8 +5,8 @@
 //! | Pending | created; plan changed, held or too few approvals left before the grant | within the terms, enough approvals or none asked -> Approved; refused, denied -> Denied; impossible -> Failed; ended, deleted -> Ended; `pendingTimeout`, `notAfter` -> TimedOut; older than the admission interval -> Void | nothing |
 //! | Approved | Pending, Scheduled | `notBefore` ahead -> Scheduled; admission in force, room under the limits, finalizer there: write-ahead -> Opening; `useWithin` -> TimedOut; plan changed, held, too few approvals left -> Pending; else as Pending | nothing |
 //! | Scheduled | Approved | start -> Approved, judged again; plan changed -> Pending; else as Approved | nothing |
-//! | Opening | write-ahead | all read back -> Active; not written ahead by this process and not proved, an error that stays, the write bound, the deadline, any end -> Closing | 0 to n allows |
-//! | Active | read-back | deadline, deleted, revoked, denied, ended, policy, machine, missing allow, rules other than the plan's -> Closing | n allows |
+//! | Opening | write-ahead; a shortening | all read back -> Active; shortened -> Opening; not written ahead by this process and not proved, an error that stays, the write bound, the deadline, any end -> Closing | 0 to n allows |
+//! | Active | read-back | shortened -> Opening; deadline, deleted, revoked, denied, ended, policy, machine, missing allow, rules other than the plan's -> Closing | n allows |
 //! | Closing | its outcome recorded first | all read back as absent -> that outcome | n to 0 |
 //! | Expired, Ended, Revoked, Failed | Closing (Ended also from Pending, Failed also before any write) | finalizer off, then `settled`; if deleted, gone | nothing |
 //! | Denied, TimedOut, Void | above | the same | nothing |
@@ -29,7 +29,7 @@ use super::desired::{Duty, Grant};
 use super::model::FirewallId;
 use super::names::{Cluster, deadline_of};
 use super::reviews::{Tally, Word};
-use super::terms::Ask;
+use super::terms::{Ask, Patience};
 use crate::api::values::{ArmId, PortRange, Protocol};
 use crate::api::{
     ConditionType, FINALIZER, JitAccessRequest, JitAccessRequestStatus, Reason, RequestSummary, RuleState,
@@ -40,6 +40,7 @@ mod approval;
 mod live;
 mod pending;
 mod proof;
+mod shortening;
 
 /// How long after the grant a gate may first hear of an allow: longer than any restart or change of leader takes, and
 /// short enough that a restored backup opens nothing.
@@ -64,14 +65,14 @@ pub struct World<'a> {
     pub tally: &'a Tally,
     /// Whether the API server's word can be taken for who asks and who reviews.
     pub admission: &'a Admission,
-    /// How long it may wait for approvals, where it has no plan that says so; none: as long as that cannot be told.
-    pub pending_timeout: Option<Duration>,
     /// Whose rules are ours.
     pub cluster: &'a Cluster,
     /// What its gates have seen of each rule, by firewall and name.
     pub seen: &'a (dyn Fn(&RuleStatus) -> Seen + Sync),
     /// What leaves no room for one more grant now, though the terms are met: limits, clocks; none where nothing does.
     pub no_room: Option<(Reason, String)>,
+    /// How long it waits where it is not within the terms of policies, or that is not known.
+    pub patience: Patience,
     /// What stops packets of the grant on their way, though its rules are in place; none where nothing is known
     /// to.
     pub stopped_by: Option<String>,
@@ -110,6 +111,9 @@ pub enum Seen {
     Absent {
         /// When the firewall was read.
         at: Timestamp,
+        /// Whether nobody else removed it before: it stood as granted when its removal was sent, or it had never
+        /// been seen. Where that is not known, as after a restart, it counts as not.
+        by_us: bool,
     },
     /// Was there, and somebody removed or changed it.
     Lost {
@@ -269,9 +273,9 @@ pub fn duties(request: &JitAccessRequest) -> Vec<(FirewallId, Grant)> {
     }
     // Without a deadline nothing may be open: the beginning of time is long past.
     let deadline = status.expires_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |at| at.0);
-    let granted = status.granted_at.as_ref();
-    let after = |bound| granted.and_then(|at| at.0.checked_add(bound).ok()).unwrap_or(Timestamp::UNIX_EPOCH);
-    let (heard_by, until) = (after(OPEN_BOUND), after(TURN_BOUND));
+    let written = shortening::written_ahead_at(status);
+    let (heard_by, until) = (plus(written, OPEN_BOUND), plus(written, TURN_BOUND));
+    let replaced = shortening::is_under_way(status);
     status
         .rules
         .iter()
@@ -298,6 +302,7 @@ pub fn duties(request: &JitAccessRequest) -> Vec<(FirewallId, Grant)> {
                     destinations: rule.destinations.iter().filter_map(|text| text.parse().ok()).collect(),
                     ports: rule.ports.iter().filter_map(|text| text.parse::<PortRange>().ok()).collect(),
                     duty,
+                    replaced,
                 },
             ))
         })

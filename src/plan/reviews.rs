@@ -28,8 +28,8 @@ mod answers;
 mod approvals;
 mod words;
 
-pub(crate) use answers::cut;
 pub use answers::without_request;
+pub(crate) use answers::{MAX_NAME, cut};
 
 /// The most reviews of one request that are looked at at once.
 pub const MOST: usize = 256;
@@ -95,7 +95,7 @@ pub struct Quorum {
 /// Somebody's word that ends a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Word {
-    /// Whose.
+    /// Whose, cut where it is very long.
     pub who: String,
     /// What.
     pub verdict: Verdict,
@@ -176,7 +176,12 @@ pub fn tally(case: Case<'_>, rights: &dyn Fn(&UserInfo, &str) -> Right) -> Tally
     };
     let mut reviews: Vec<(Weight, &JitAccessReview)> =
         case.reviews.iter().filter_map(|review| Some((count.weight(review)?, &**review))).collect();
-    reviews.sort_by_key(|(weight, review)| (*weight, created(review), review.metadata.uid.clone()));
+    // Of two of the same second, the one that was told that it counts goes on counting.
+    let counted =
+        |review: &JitAccessReview| review.status.as_ref().and_then(|status| status.counted) == Some(true);
+    reviews.sort_by_key(|(weight, review)| {
+        (*weight, created(review), !counted(review), review.metadata.uid.clone())
+    });
     if reviews.get(MOST).is_some_and(|(weight, _)| *weight == Weight::Denial) {
         count.tally.doubt = Some(format!("more than {MOST} reviews deny it, and no more are looked at"));
     }
@@ -249,6 +254,11 @@ fn created(review: &JitAccessReview) -> Option<Timestamp> {
     review.metadata.creation_timestamp.as_ref().map(|at| at.0)
 }
 
+/// A name as messages show it: one that is very long would leave no room for what is said of it.
+fn shown(user: &UserInfo) -> String {
+    answers::cut(&user.username, MAX_NAME)
+}
+
 fn reviewer(review: &JitAccessReview) -> Option<&UserInfo> {
     review.spec.reviewer.as_ref().filter(|user| !user.username.trim().is_empty())
 }
@@ -286,5 +296,109 @@ fn is_open(request: &JitAccessRequest) -> bool {
         | State::TimedOut
         | State::Failed
         | State::Void => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+    use crate::api::{JitAccessRequestStatus, JitAccessReviewSpec, NameRef, RequestRef, RequestedPolicy};
+
+    fn at(second: i64) -> Time {
+        Time(Timestamp::from_second(second).unwrap())
+    }
+
+    fn approval(uid: &str, who: &str, second: i64) -> JitAccessReview {
+        let mut review = JitAccessReview::new(
+            uid,
+            JitAccessReviewSpec {
+                request_ref: RequestRef { name: "one".into(), uid: "uid".into() },
+                policy_ref: NameRef { name: "web".into() },
+                plan_hash: Some("hash".into()),
+                verdict: Verdict::Approved,
+                comment: None,
+                reviewer: Some(UserInfo { username: who.into(), ..UserInfo::default() }),
+            },
+        );
+        review.metadata.uid = Some(uid.into());
+        review.metadata.creation_timestamp = Some(at(second));
+        review
+    }
+
+    fn request() -> JitAccessRequest {
+        let mut request = JitAccessRequest::default();
+        request.metadata.creation_timestamp = Some(at(100));
+        request.spec.policy_ref = NameRef { name: "web".into() };
+        request.spec.requester = Some(UserInfo { username: "alice".into(), ..UserInfo::default() });
+        request
+    }
+
+    fn answers(request: &JitAccessRequest, reviews: Vec<JitAccessReview>) -> BTreeMap<String, Answer> {
+        let policy =
+            RequestedPolicy { name: "web".into(), uid: "web".into(), required: 2, ..Default::default() };
+        let plan = GrantPlan {
+            policies: vec![policy],
+            machines: Vec::new(),
+            rules: Vec::new(),
+            connections: Vec::new(),
+            duration: std::time::Duration::from_secs(60),
+            shortened_by: None,
+            hash: "hash".into(),
+            pending_timeout: std::time::Duration::from_secs(3600),
+            use_within: std::time::Duration::from_secs(3600),
+            self_approval: BTreeSet::new(),
+            limits: BTreeMap::new(),
+        };
+        let reviews: Vec<_> = reviews.into_iter().map(Arc::new).collect();
+        let case = Case {
+            request,
+            plan: Some(&plan),
+            reviews: &reviews,
+            admission: &Admission::InForce { since: Timestamp::MIN },
+            pipelines: &Pipelines::default(),
+            now: at(200).0,
+        };
+        tally(case, &|_, _| Right::Allowed).answers
+    }
+
+    #[test]
+    fn of_two_reviews_of_the_same_second_the_one_that_counted_goes_on_counting() {
+        let mut first = approval("z", "bob", 110);
+        first.status = Some(JitAccessReviewStatus { counted: Some(true), ..Default::default() });
+        let answers = answers(&request(), vec![approval("a", "bob", 110), first]);
+        assert!(answers["z"].counted && !answers["a"].counted, "{answers:?}");
+    }
+
+    #[test]
+    fn an_approval_after_the_grant_is_not_said_to_have_counted() {
+        let mut request = request();
+        let policy = RequestedPolicy {
+            name: "web".into(),
+            approved_by: vec!["bob".into()],
+            ..RequestedPolicy::default()
+        };
+        request.status = Some(JitAccessRequestStatus {
+            state: Some("Revoked".into()),
+            plan_hash: Some("hash".into()),
+            granted_at: Some(at(120)),
+            policies: vec![policy],
+            ..Default::default()
+        });
+        let answers = answers(&request, vec![approval("in-time", "bob", 120), approval("late", "bob", 121)]);
+        assert!(answers["in-time"].counted && !answers["late"].counted, "{answers:?}");
+        assert_eq!(answers["late"].reason, "the request is over already (Revoked)");
+    }
+
+    #[test]
+    fn a_name_that_is_very_long_leaves_room_for_what_is_said_of_it() {
+        let mut request = request();
+        let long = "x".repeat(1024);
+        request.spec.requester = Some(UserInfo { username: long.clone(), ..UserInfo::default() });
+        let review = approval("own", &long, 110);
+        let answer = answers(&request, vec![review.clone()]).remove("own").unwrap();
+        let told = status(&review, &answer, at(200).0).unwrap().reason.unwrap();
+        assert!(told.ends_with("... asked: somebody else has to approve"), "{told}");
     }
 }

@@ -18,8 +18,6 @@ const DEFAULT_MAX_DURATION: Duration = Duration::from_secs(3 * 3600);
 const DEFAULT_PENDING_TIMEOUT: Duration = Duration::from_secs(3600);
 const DEFAULT_USE_WITHIN: Duration = Duration::from_secs(24 * 3600);
 const DEFAULT_HORIZON: Duration = Duration::from_secs(168 * 3600);
-/// How long a request waits where no policy says.
-pub const PENDING_TIMEOUT: Duration = DEFAULT_PENDING_TIMEOUT;
 /// A pattern that compiles to more than this many bytes is refused: it is there to check a ticket number.
 const PATTERN_SIZE: usize = 1 << 18;
 
@@ -81,6 +79,32 @@ pub struct Terms {
     pub horizon: Duration,
     /// What becomes of the lock when nobody asks for it any more.
     pub deletion_policy: DeletionPolicy,
+}
+
+/// How long a request waits where it cannot be judged, so that nobody knows which policies cover it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// For its approvals.
+    pub pending: Duration,
+    /// For its turn, once it is approved.
+    pub unused: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { pending: DEFAULT_PENDING_TIMEOUT, unused: DEFAULT_USE_WITHIN }
+    }
+}
+
+impl Patience {
+    /// By the policy that it names; as the defaults have it where that is not there or cannot be understood.
+    #[must_use]
+    pub fn of(named: Option<&Terms>) -> Self {
+        named.map_or_else(Self::default, |terms| Self {
+            pending: terms.pending_timeout,
+            unused: terms.use_within,
+        })
+    }
 }
 
 /// Which machines an entry selects.

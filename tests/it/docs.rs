@@ -102,7 +102,7 @@ fn the_role_has_what_the_provider_names() {
 fn examples_are_right() {
     let root = portcullis_harness::checkout();
     let mut read = 0;
-    for file in ["README.md", "docs/configuration.md", "docs/azure-setup.md"] {
+    for file in ["README.md", "docs/configuration.md", "docs/azure-setup.md", "docs/requesters.md"] {
         let text = std::fs::read_to_string(root.join(file)).unwrap();
         for block in text.split("```yaml\n").skip(1) {
             let block = block.split("```").next().unwrap();
@@ -123,5 +123,5 @@ fn examples_are_right() {
             });
         }
     }
-    assert!(read >= 3, "{read}");
+    assert!(read >= 4, "{read}");
 }

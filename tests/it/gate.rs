@@ -11,6 +11,7 @@ use portcullis::plan::desired::{Duty, Grant, Lock, LockedMachine};
 use portcullis::plan::lifecycle::Seen;
 use portcullis::plan::model::{Access, FirewallId, Observed, ResourceLock, Rule};
 use portcullis::plan::names::{Cluster, allow_name};
+use portcullis::providers::memory::faults::WriteFault;
 use portcullis::providers::memory::{Memory, Write};
 use portcullis::providers::{Cloud, CloudError, CloudErrorKind, Firewall, FirewallLimits, Written};
 use portcullis::telemetry::audit::record::Started;
@@ -78,6 +79,7 @@ impl Bench {
             destinations: vec!["10.0.0.4".parse().unwrap()],
             ports: vec![PortRange::single(22)],
             duty: duty(now + SignedDuration::from_secs(60)),
+            replaced: false,
         };
         (uid, grant)
     }
@@ -245,6 +247,56 @@ async fn a_name_that_was_closed_is_never_opened_again_whatever_a_stale_cache_say
     assert_eq!(bench.allows(), 0);
 }
 
+/// A shortening rests on it: what somebody else removed is not written again.
+#[tokio::test(start_paused = true)]
+async fn a_removal_tells_whether_somebody_else_was_first() {
+    let by_us = |bench: &Bench, name: &str| match bench.gates.seen(&nsg(), name) {
+        Seen::Absent { by_us, .. } => by_us,
+        other => panic!("not removed: {other:?}"),
+    };
+    let close = |bench: &Bench, uid: &str, grant: &Grant| {
+        let closing = Grant { duty: Duty::Close { sent: false }, replaced: true, ..grant.clone() };
+        bench.give(&[(uid.to_owned(), closing)]);
+    };
+    for (seen, removed) in [(false, false), (true, false), (true, true)] {
+        let bench = Bench::new();
+        let (uid, grant) = bench.grant(1, 600, OPEN);
+        bench.give(&[(uid.clone(), grant.clone())]);
+        if seen {
+            bench.pass(3).await;
+            assert_eq!(bench.allows(), 1);
+        }
+        if removed {
+            bench.memory.edit_rules(&nsg(), |rules| rules.clear());
+        }
+        close(&bench, &uid, &grant);
+        bench.pass(3).await;
+        assert_eq!(bench.allows(), 0);
+        assert_eq!(by_us(&bench, &grant.name), !removed, "seen {seen}, removed {removed}");
+    }
+    // After a restart the status alone is known: what stands then was not removed by anybody, what does not may have.
+    for stands in [true, false] {
+        let bench = Bench::new();
+        let (uid, grant) = bench.grant(1, 600, OPEN);
+        if stands {
+            let rule = portcullis::plan::changes::grant_rule(&cluster(), &grant, 100);
+            bench.memory.edit_rules(&nsg(), |rules| rules.push(rule.clone()));
+        }
+        close(&bench, &uid, &grant);
+        bench.pass(3).await;
+        assert_eq!((bench.allows(), by_us(&bench, &grant.name)), (0, stands));
+    }
+    // A removal that fails at first is still ours.
+    let bench = Bench::new();
+    let (uid, grant) = bench.grant(1, 600, OPEN);
+    bench.give(&[(uid.clone(), grant.clone())]);
+    bench.pass(3).await;
+    bench.memory.faults(|faults| faults.break_write(1, WriteFault::Refused(CloudErrorKind::Retryable)));
+    close(&bench, &uid, &grant);
+    bench.pass(10).await;
+    assert_eq!((bench.allows(), by_us(&bench, &grant.name)), (0, true));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lock_on_the_resource_makes_a_close_a_deny_and_the_rule_goes_when_it_lifts() {
     let bench = Bench::new();
@@ -329,16 +381,14 @@ async fn nothing_is_opened_that_has_less_time_left_than_a_write_may_take() {
 /// A firewall whose reads are answered by somebody else as long as it says so.
 struct Misread {
     memory: Memory,
-    read: Box<dyn Fn() -> Option<CloudErrorKind> + Send + Sync>,
+    read: Box<dyn Fn(Observed) -> Result<Observed, CloudErrorKind> + Send + Sync>,
 }
 
 #[async_trait::async_trait]
 impl Firewall for Misread {
     async fn observe(&self, firewall: &FirewallId) -> Result<Observed, CloudError> {
-        match (self.read)() {
-            Some(kind) => Err(CloudError { kind, ..forbidden() }),
-            None => self.memory.observe(firewall).await,
-        }
+        let observed = self.memory.observe(firewall).await?;
+        (self.read)(observed).map_err(|kind| CloudError { kind, ..forbidden() })
     }
 
     async fn put(
@@ -366,7 +416,10 @@ impl Firewall for Misread {
 
 impl Bench {
     /// The cloud in memory, whose firewalls are read so.
-    fn misread(&self, read: impl Fn() -> Option<CloudErrorKind> + Send + Sync + 'static) -> Cloud {
+    fn misread(
+        &self,
+        read: impl Fn(Observed) -> Result<Observed, CloudErrorKind> + Send + Sync + 'static,
+    ) -> Cloud {
         let firewall = Misread { memory: self.memory.clone(), read: Box::new(read) };
         Cloud { inventory: std::sync::Arc::new(self.memory.clone()), firewall: std::sync::Arc::new(firewall) }
     }
@@ -379,7 +432,10 @@ async fn a_firewall_that_is_not_found_argues_no_close_away() {
     let hidden = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let read = {
         let hidden = std::sync::Arc::clone(&hidden);
-        move || hidden.load(std::sync::atomic::Ordering::SeqCst).then_some(CloudErrorKind::NotFound)
+        move |observed| match hidden.load(std::sync::atomic::Ordering::SeqCst) {
+            true => Err(CloudErrorKind::NotFound),
+            false => Ok(observed),
+        }
     };
     bench.gates.set_grants(&uid, "main", &bench.misread(read), vec![(nsg(), grant)]);
     bench.pass(3).await;
@@ -393,28 +449,39 @@ async fn a_firewall_that_is_not_found_argues_no_close_away() {
 async fn a_read_from_before_a_close_proves_nothing_of_it() {
     let bench = Bench::new();
     let (uid, grant) = bench.grant(1, 60, OPEN);
-    // Under a lock the close is a write after the first read, so that it is the second read that would prove it.
+    // Under a lock, and with a first read that does not show the rule, only the second one could prove the close.
     let reads = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let blind = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let read = {
         let (reads, blind) = (std::sync::Arc::clone(&reads), std::sync::Arc::clone(&blind));
-        move || {
+        move |mut observed: Observed| {
             let nth = reads.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-            (blind.load(std::sync::atomic::Ordering::SeqCst) && nth > 0).then_some(CloudErrorKind::Retryable)
+            if blind.load(std::sync::atomic::Ordering::SeqCst) {
+                if nth > 0 {
+                    return Err(CloudErrorKind::Retryable);
+                }
+                observed.rules.retain(|rule| rule.access == Access::Deny);
+            }
+            Ok(observed)
         }
     };
-    bench.gates.set_grants(&uid, "main", &bench.misread(read), vec![(nsg(), grant.clone())]);
-    bench.pass(3).await;
     bench.memory.set_lock(&nsg(), ResourceLock::CannotDelete);
-    bench.pass(50).await;
+    bench.gates.set_grants(&uid, "main", &bench.misread(read), vec![(nsg(), grant.clone())]);
+    bench.pass(53).await;
+    assert_eq!(bench.allows(), 1);
     reads.store(0, std::sync::atomic::Ordering::SeqCst);
     blind.store(true, std::sync::atomic::Ordering::SeqCst);
-    bench.pass(20).await;
-    assert_eq!(bench.allows(), 0, "rewritten as a deny");
-    let seen = bench.gates.seen(&nsg(), &grant.name);
-    assert!(!matches!(seen, Seen::Absent { .. }), "{seen:?}");
+    for _ in 0..160 {
+        bench.clock.step(SignedDuration::from_millis(50));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let seen = bench.gates.seen(&nsg(), &grant.name);
+        assert!(!matches!(seen, Seen::Absent { .. }), "{seen:?}");
+    }
+    assert!(reads.load(std::sync::atomic::Ordering::SeqCst) > 1, "the read-back was tried");
+    assert_eq!(bench.allows(), 1, "nothing could be done yet");
     blind.store(false, std::sync::atomic::Ordering::SeqCst);
     bench.pass(40).await;
+    assert_eq!(bench.allows(), 0, "rewritten as a deny");
     assert!(matches!(bench.gates.seen(&nsg(), &grant.name), Seen::Absent { .. }));
 }
 

@@ -105,6 +105,8 @@ impl Ground {
         let scope = |number: u8| format!("/subscriptions/{}", subscription(number));
         let config = &mut setup.config;
         hurry(config);
+        // Users that are programs, for the tests of who counts.
+        config["pipelineUsers"] = json!(["viewer", "outsider"]);
         config["credentials"].as_array_mut().unwrap().extend(more);
         config["namespaces"][0]["scopes"].as_array_mut().unwrap().extend((0..SITES).map(|n| json!(scope(n))));
         config["namespaces"].as_array_mut().unwrap().extend(

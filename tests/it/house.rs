@@ -14,6 +14,7 @@ fn allowed() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
         ("controllers", vec!["api", "plan", "providers", "clock", "telemetry"]),
         ("cli", vec!["api", "plan", "providers", "controllers", "clock", "telemetry"]),
         ("main", vec!["cli"]),
+        ("bin", vec!["cli"]),
         ("lib", vec!["api", "plan", "providers", "controllers", "clock", "telemetry", "cli"]),
     ]
     .into_iter()

@@ -8,8 +8,8 @@ use ipnet::{IpNet, Ipv4Net};
 use jiff::{SignedDuration, Timestamp};
 use portcullis::api::values::{ArmId, PortRange, Protocol};
 use portcullis::api::{
-    AzureVirtualMachine, JitAccessRequest, JitPolicySpec, Mode, PolicyPort, PolicyTarget, Reason, Source,
-    UserInfo,
+    AzureVirtualMachine, JitAccessRequest, JitAccessRequestStatus, JitPolicySpec, Mode, PolicyPort,
+    PolicyTarget, Reason, Source, UserInfo,
 };
 use portcullis::plan::authorize::{Judgement, PolicyView, judge};
 use portcullis::plan::model::{Address, FirewallId, Machine, NetworkView, Nic, Os, Unsupported};
@@ -30,7 +30,7 @@ fn vm(name: &str) -> ArmId {
     id(&format!("Microsoft.Compute/virtualMachines/{name}"))
 }
 
-fn machine(name: &str, addresses: &[&str], nsgs: &[&str]) -> Machine {
+pub(crate) fn machine(name: &str, addresses: &[&str], nsgs: &[&str]) -> Machine {
     let path: Vec<FirewallId> = nsgs
         .iter()
         .map(|nsg| FirewallId(id(&format!("Microsoft.Network/networkSecurityGroups/{nsg}"))))
@@ -54,7 +54,7 @@ fn machine(name: &str, addresses: &[&str], nsgs: &[&str]) -> Machine {
     }
 }
 
-fn port(port: i32, sources: &[&str], max: &str) -> PolicyPort {
+pub(crate) fn port(port: i32, sources: &[&str], max: &str) -> PolicyPort {
     PolicyPort {
         port,
         allowed_sources: sources.iter().map(|cidr| Source { cidr: (*cidr).into() }).collect(),
@@ -63,7 +63,7 @@ fn port(port: i32, sources: &[&str], max: &str) -> PolicyPort {
     }
 }
 
-fn policy(name: &str, ports: Vec<PolicyPort>, machines: Vec<Machine>) -> PolicyView {
+pub(crate) fn policy(name: &str, ports: Vec<PolicyPort>, machines: Vec<Machine>) -> PolicyView {
     let spec = JitPolicySpec {
         targets: machines
             .iter()
@@ -226,6 +226,54 @@ fn every_policy_that_locks_the_port_has_to_agree() {
         judge(&request(|_| {}), &[web(), audit, other], &Pipelines::default(), now()),
         Judgement::Allowed(_)
     ));
+}
+
+#[test]
+fn what_is_granted_goes_on_for_as_long_as_the_strictest_policy_allows() {
+    let mut request = request(|spec| {
+        spec["ports"] = json!([
+            {"port": 22, "sources": [{"cidr": "203.0.113.7/32"}]},
+            {"port": 5985, "sources": [{"cidr": "203.0.113.7/32"}]},
+        ]);
+    });
+    let machines = || vec![machine("web-1", &["10.0.0.4"], &["subnet"])];
+    let named =
+        |one: &str, other: &str| policy("web", vec![port(22, &[], one), port(5985, &[], other)], machines());
+    let strict = |most: &str| policy("strict", vec![port(22, &[], most)], machines());
+    let judged = |request: &JitAccessRequest, policies: &[PolicyView]| {
+        judge(request, policies, &Pipelines::default(), now())
+    };
+    assert!(matches!(
+        judged(&request, &[named("3h", "30m")]),
+        Judgement::Refused(Reason::DurationTooLong, _)
+    ));
+    let Judgement::Allowed(plan) = judged(&request, &[named("3h", "2h")]) else { panic!() };
+    let hash = plan.hash;
+    let mut status = JitAccessRequestStatus { machines: plan.machines, ..Default::default() };
+    status.granted_at = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now()));
+    request.status = Some(status);
+    for (policies, minutes, by) in [
+        (vec![named("3h", "2h")], 60, None),
+        (vec![named("1h", "1h")], 60, None),
+        (vec![named("3h", "30m")], 30, Some("JitPolicy web (generation 1) allows 30m for port 5985")),
+        (vec![named("20m", "30m")], 20, Some("JitPolicy web (generation 1) allows 20m for port 22")),
+        (
+            vec![named("3h", "30m"), strict("10m")],
+            10,
+            Some("JitPolicy strict (generation 1) allows 10m for port 22"),
+        ),
+    ] {
+        let Judgement::Allowed(plan) = judged(&request, &policies) else { panic!("{minutes}") };
+        assert_eq!(plan.duration, std::time::Duration::from_secs(minutes * 60));
+        assert_eq!(plan.shortened_by.as_deref(), by);
+        assert!(policies.len() > 1 || plan.hash == hash, "it is the same plan");
+    }
+    // What is no longer allowed at all is closed as before.
+    let narrower =
+        policy("web", vec![port(22, &["198.51.100.0/24"], "3h"), port(5985, &[], "3h")], machines());
+    assert!(matches!(judged(&request, &[narrower]), Judgement::Refused(Reason::SourceNotAllowed, _)));
+    let fewer = policy("web", vec![port(22, &[], "3h")], machines());
+    assert!(matches!(judged(&request, &[fewer]), Judgement::Refused(Reason::PortNotAllowed, _)));
 }
 
 #[test]

@@ -8,31 +8,31 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use portcullis::api::values::{ArmId, PortRange, Protocol};
 use portcullis::api::{
-    FINALIZER, JitAccessRequest, JitAccessRequestSpec, JitAccessReview, JitAccessReviewSpec, NameRef,
-    PinnedMachine, Reason, RequestPort, RequestRef, RequestTarget, RequestedPolicy, RuleStatus, Source,
-    State, UserInfo, Verdict,
+    FINALIZER, JitAccessRequest, JitAccessRequestSpec, JitAccessRequestStatus, JitAccessReview,
+    JitAccessReviewSpec, NameRef, PinnedMachine, Reason, RequestPort, RequestRef, RequestTarget,
+    RequestedPolicy, RuleStatus, Source, State, UserInfo, Verdict,
 };
 use portcullis::plan::admission::Admission;
 use portcullis::plan::authorize::{GrantPlan, Judgement, PlannedRule};
-use portcullis::plan::desired::Duty;
+use portcullis::plan::desired::{Duty, Grant};
 use portcullis::plan::lifecycle::{Finalizer, Ground, Seen, World, duties, state, step};
 use portcullis::plan::model::FirewallId;
 use portcullis::plan::names::{Cluster, Mark, parse_name};
 use portcullis::plan::people::Pipelines;
 use portcullis::plan::reviews::{Case, Right, Tally, tally};
+use portcullis::plan::terms::Patience;
 use proptest::prelude::*;
 
 mod forged;
-mod patience;
 
 const UID: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
 const NSG: &str = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/web/providers/Microsoft.Network/networkSecurityGroups";
 
-fn start() -> Timestamp {
+pub(crate) fn start() -> Timestamp {
     "2026-11-22T08:00:00Z".parse().unwrap()
 }
 
-fn request(seconds: u64) -> JitAccessRequest {
+pub(crate) fn request(seconds: u64) -> JitAccessRequest {
     let mut request = JitAccessRequest::new(
         "one",
         JitAccessRequestSpec {
@@ -58,7 +58,7 @@ fn firewall(name: &str) -> FirewallId {
     FirewallId(ArmId::parse(&format!("{NSG}/{name}")).unwrap())
 }
 
-fn plan(seconds: u64) -> GrantPlan {
+pub(crate) fn plan(seconds: u64) -> GrantPlan {
     let rule = |name: &str| PlannedRule {
         firewall: firewall(name),
         protocol: Protocol::Tcp,
@@ -77,6 +77,7 @@ fn plan(seconds: u64) -> GrantPlan {
         rules: vec![rule("nic"), rule("subnet")],
         connections: Vec::new(),
         duration: std::time::Duration::from_secs(seconds),
+        shortened_by: None,
         hash: "a".repeat(64),
         pending_timeout: std::time::Duration::from_secs(3600),
         use_within: std::time::Duration::from_secs(3600),
@@ -87,18 +88,22 @@ fn plan(seconds: u64) -> GrantPlan {
 
 /// A cloud that holds the allows of one request, and a gate that works by the duties it was last given.
 #[derive(Default)]
-struct Cloud {
-    standing: BTreeSet<(String, String)>,
+pub(crate) struct Cloud {
+    pub(crate) standing: BTreeSet<(String, String)>,
     /// What the gate was told, kept over restarts only as far as status tells it again.
-    duties: Vec<(FirewallId, portcullis::plan::desired::Grant)>,
+    duties: Vec<(FirewallId, Grant)>,
     /// When the gate first heard of a rule.
     heard: BTreeMap<String, Timestamp>,
     seen: BTreeMap<(String, String), Seen>,
     ever_removed: BTreeSet<(String, String)>,
-    /// What this process wrote ahead, or was proved to it.
-    vouched: Vec<(FirewallId, portcullis::plan::desired::Grant)>,
+    /// What this process wrote ahead, or was proved to it; none where it knows nothing of the request.
+    vouched: Option<Vec<(FirewallId, Grant)>>,
     /// Since when admission has been in force without a break.
-    admitted_since: Timestamp,
+    pub(crate) admitted_since: Timestamp,
+    /// Rules whose removal was asked for before they were ever seen.
+    unseen: BTreeSet<(String, String)>,
+    /// Rules that were written, each time that they were.
+    pub(crate) written: Vec<(String, String)>,
 }
 
 impl Cloud {
@@ -106,47 +111,109 @@ impl Cloud {
         (firewall.0.key().to_owned(), name.to_owned())
     }
 
-    fn hear(&mut self, request: &JitAccessRequest, now: Timestamp) {
-        self.duties = duties(request);
-        self.duties.retain(|rule| !opens(rule) || self.vouched.contains(rule));
-        for (_, grant) in &mut self.duties {
+    /// Gives the gate its duties.
+    pub(crate) fn told(&mut self, request: &JitAccessRequest, now: Timestamp) {
+        let wanted = self.heard(request, now);
+        for (firewall, grant) in &self.duties {
+            let key = Self::key(firewall, &grant.name);
+            let seen = matches!(self.seen.get(&key), Some(Seen::Present { .. }));
+            if matches!(grant.duty, Duty::Open { .. }) && !seen {
+                self.unseen.insert(key);
+            } else if !matches!(grant.duty, Duty::Close { .. }) {
+                self.unseen.remove(&key);
+            }
+        }
+        self.duties = wanted;
+    }
+
+    /// The duties as the gate takes them on that heard of each when it did: of those that were vouched for.
+    fn heard(&mut self, request: &JitAccessRequest, now: Timestamp) -> Vec<(FirewallId, Grant)> {
+        if matches!(state(request), State::Closing) || state(request).is_last() {
+            self.vouched = None;
+        }
+        let mut wanted = duties(request);
+        wanted.retain(|rule| !opens(rule) || self.vouched.iter().flatten().any(|own| own == rule));
+        for (_, grant) in &mut wanted {
             let heard = *self.heard.entry(grant.name.clone()).or_insert(now);
             grant.duty = grant.duty.taken_on(heard);
         }
+        wanted
     }
 
-    fn ground(&self, request: &JitAccessRequest, asked: bool) -> Ground {
-        let own = duties(request).iter().filter(|rule| opens(rule)).all(|rule| self.vouched.contains(rule));
-        match (own && !self.vouched.is_empty(), asked) {
+    pub(crate) fn ground(&self, request: &JitAccessRequest, asked: bool) -> Ground {
+        let own = |own: &Vec<(FirewallId, Grant)>| {
+            duties(request).iter().filter(|rule| opens(rule)).all(|rule| own.contains(rule))
+        };
+        match (self.vouched.as_ref().is_some_and(own), asked) {
             (true, _) => Ground::Own,
             (false, true) => Ground::Asked,
             (false, false) => Ground::Found,
         }
     }
 
-    fn work(&mut self, now: Timestamp, fails: bool) {
+    /// What the status says is being written may be opened.
+    pub(crate) fn vouch(&mut self, request: &JitAccessRequest) {
+        self.vouched = Some(duties(request).into_iter().filter(opens).collect());
+    }
+
+    /// The sweep: what no live status names is nobody's.
+    pub(crate) fn sweep(&mut self, request: &JitAccessRequest) {
+        let named: BTreeSet<(String, String)> =
+            duties(request).iter().map(|(firewall, grant)| Self::key(firewall, &grant.name)).collect();
+        self.standing.retain(|key| named.contains(key));
+    }
+
+    /// What the gate says of a rule.
+    pub(crate) fn seen(&self, rule: &RuleStatus) -> Seen {
+        let firewall = FirewallId(ArmId::parse(&rule.firewall).unwrap());
+        self.seen.get(&Self::key(&firewall, &rule.name)).cloned().unwrap_or_default()
+    }
+
+    /// Only the object and the cloud outlive a restart.
+    pub(crate) fn restart(&mut self, request: &JitAccessRequest, now: Timestamp) {
+        self.vouched = None;
+        self.seen.clear();
+        self.unseen.clear();
+        self.heard.clear();
+        self.duties = self.heard(request, now);
+    }
+
+    pub(crate) fn somebody_removes_a_rule(&mut self) -> Option<(String, String)> {
+        let first = self.standing.pop_first()?;
+        self.ever_removed.insert(first.clone());
+        Some(first)
+    }
+
+    pub(crate) fn work(&mut self, now: Timestamp, fails: bool) {
         for (firewall, grant) in self.duties.clone() {
             let key = Self::key(&firewall, &grant.name);
             if grant.deadline <= now || matches!(grant.duty, Duty::Close { .. }) {
                 // Closes go through sooner or later; a failing cloud only delays them, so they are not failed here
                 // past their deadline: the bound of the law is counted from a cloud that works.
                 if !(fails && grant.deadline > now) {
-                    self.standing.remove(&key);
+                    let before = match self.seen.get(&key) {
+                        Some(Seen::Absent { by_us, .. }) => *by_us,
+                        _ => self.unseen.contains(&key),
+                    };
+                    let by_us = self.standing.remove(&key) || before;
                     self.ever_removed.insert(key.clone());
-                    self.seen.insert(key, Seen::Absent { at: now });
+                    self.seen.insert(key, Seen::Absent { at: now, by_us });
                 }
                 continue;
             }
             match grant.duty {
                 Duty::Open { until, .. } if now <= until && !fails && !self.ever_removed.contains(&key) => {
-                    self.standing.insert(key.clone());
+                    if self.standing.insert(key.clone()) {
+                        self.written.push(key.clone());
+                    }
                     self.seen.insert(key, Seen::Present { at: now, priority: 100, shadowed_by: None });
                 }
                 Duty::Hold if !self.standing.contains(&key) => {
                     self.seen.insert(key, Seen::Lost { at: now });
                 }
                 Duty::Open { until, .. } if now > until && !self.standing.contains(&key) => {
-                    let (reason, message) = (Reason::OpenTimedOut, "generated".to_owned());
+                    let (reason, message) =
+                        (Reason::OpenTimedOut, "it is too late to open the rule".to_owned());
                     self.seen.insert(key, Seen::Refused { reason, message });
                 }
                 Duty::Open { .. } | Duty::Hold | Duty::Close { .. } => {}
@@ -155,7 +222,7 @@ impl Cloud {
     }
 }
 
-fn opens((_, grant): &(FirewallId, portcullis::plan::desired::Grant)) -> bool {
+pub(crate) fn opens((_, grant): &(FirewallId, Grant)) -> bool {
     matches!(grant.duty, Duty::Open { .. })
 }
 
@@ -183,7 +250,7 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
-fn judgement(kind: u8, seconds: u64) -> Judgement {
+pub(crate) fn judgement(kind: u8, seconds: u64) -> Judgement {
     let why = || "generated".to_owned();
     match kind {
         0 => Judgement::Allowed(Box::new(plan(seconds))),
@@ -210,7 +277,7 @@ fn count(
 }
 
 /// Somebody's word on the request.
-fn review(number: u8, who: &str, verdict: Verdict, hash: &str) -> Arc<JitAccessReview> {
+pub(crate) fn review(number: u8, who: &str, verdict: Verdict, hash: &str) -> Arc<JitAccessReview> {
     let mut review = JitAccessReview::new(
         &format!("review-{number}"),
         JitAccessReviewSpec {
@@ -228,7 +295,7 @@ fn review(number: u8, who: &str, verdict: Verdict, hash: &str) -> Arc<JitAccessR
 }
 
 /// One move without reviews. True: the object is gone.
-fn reconcile(
+pub(crate) fn reconcile(
     request: &mut JitAccessRequest,
     cloud: &mut Cloud,
     judged: &Judgement,
@@ -239,7 +306,7 @@ fn reconcile(
 }
 
 /// One move, as the controller makes it. True: the object is gone.
-fn reviewed(
+pub(crate) fn reviewed(
     request: &mut JitAccessRequest,
     cloud: &mut Cloud,
     judged: &Judgement,
@@ -248,11 +315,8 @@ fn reviewed(
     lost: bool,
 ) -> bool {
     let cluster = Cluster::new("test", &[]);
-    cloud.hear(request, now);
-    let seen = |rule: &RuleStatus| {
-        let firewall = FirewallId(ArmId::parse(&rule.firewall).unwrap());
-        cloud.seen.get(&Cloud::key(&firewall, &rule.name)).cloned().unwrap_or_default()
-    };
+    cloud.told(request, now);
+    let seen = |rule: &RuleStatus| cloud.seen(rule);
     let tally = count(request, judged, reviews, now);
     let admission = Admission::InForce { since: cloud.admitted_since };
     let mut world = World {
@@ -260,10 +324,10 @@ fn reviewed(
         judgement: judged,
         tally: &tally,
         admission: &admission,
-        pending_timeout: Some(std::time::Duration::from_secs(3600)),
         cluster: &cluster,
         seen: &seen,
         no_room: None,
+        patience: Patience::default(),
         stopped_by: None,
         ground: cloud.ground(request, false),
     };
@@ -279,7 +343,7 @@ fn reviewed(
         Finalizer::Leave => {
             request.status = Some(next.status);
             if next.grants {
-                cloud.vouched = duties(request).into_iter().filter(opens).collect();
+                cloud.vouch(request);
             }
         }
         Finalizer::Add => request.metadata.finalizers.get_or_insert_default().push(FINALIZER.into()),
@@ -288,7 +352,7 @@ fn reviewed(
             return request.metadata.deletion_timestamp.is_some();
         }
     }
-    cloud.hear(request, now);
+    cloud.told(request, now);
     false
 }
 
@@ -334,17 +398,9 @@ proptest! {
                     }
                 }
                 Happening::SomebodyRemovesARule => {
-                    if let Some(first) = cloud.standing.pop_first() {
-                        cloud.ever_removed.insert(first);
-                    }
+                    cloud.somebody_removes_a_rule();
                 }
-                Happening::Restart => {
-                    // Only the object and the cloud outlive a restart.
-                    cloud.seen.clear();
-                    cloud.heard.clear();
-                    cloud.vouched.clear();
-                    cloud.hear(&request, now);
-                }
+                Happening::Restart => cloud.restart(&request, now),
             }
             // Written ahead: whatever stands in the cloud is named by the durable status of a request that says so.
             let status = request.status.clone().unwrap_or_default();
@@ -400,9 +456,7 @@ fn an_opening_that_is_resumed_too_late_writes_nothing_and_closes() {
     }
     // The snapshot is restored two minutes later: whoever hears of it now hears of it for the first time.
     now += SignedDuration::from_secs(120);
-    cloud.heard.clear();
-    cloud.vouched.clear();
-    cloud.hear(&request, now);
+    cloud.restart(&request, now);
     cloud.work(now, false);
     assert!(cloud.standing.is_empty());
     reconcile(&mut request, &mut cloud, &judged, now, false);
@@ -534,10 +588,10 @@ fn a_grant_whose_packets_somebody_stops_says_so_and_stays_to_be_closed() {
             judgement: &judged,
             tally: &Tally::default(),
             admission: &IN_FORCE,
-            pending_timeout: None,
             cluster: &cluster,
             seen: &seen,
             no_room: None,
+            patience: Patience::default(),
             stopped_by,
             ground: Ground::Own,
         };
@@ -551,4 +605,45 @@ fn a_grant_whose_packets_somebody_stops_says_so_and_stays_to_be_closed() {
     assert!(condition.message.contains("rule deny-all of hub"), "{}", condition.message);
     let (kept, condition) = active(&request, None);
     assert_eq!((kept.as_str(), condition.status.as_str()), ("Active", "True"));
+}
+
+/// A policy that gives people eight hours does so also while it is suspended or the cloud is away.
+#[test]
+fn the_time_to_wait_is_the_policys_also_while_it_cannot_be_judged() {
+    let hours = |hours: u64| std::time::Duration::from_secs(hours * 3600);
+    let patience = Patience { pending: hours(8), unused: hours(48) };
+    let at = |hours: i64| start() + SignedDuration::from_hours(hours);
+    let after = |before: State, judged: &Judgement, now: Timestamp| {
+        let mut request = request(3600);
+        request.status = Some(JitAccessRequestStatus {
+            state: Some(before.as_str().into()),
+            approved_at: Some(Time(start())),
+            ..Default::default()
+        });
+        let next = step(
+            &World {
+                request: &request,
+                judgement: judged,
+                tally: &Tally::default(),
+                admission: &IN_FORCE,
+                cluster: &Cluster::new("test", &[]),
+                seen: &|_: &RuleStatus| Seen::Nothing,
+                no_room: None,
+                patience,
+                stopped_by: None,
+                ground: Ground::Own,
+            },
+            now,
+        );
+        State::parse(&next.status.state.unwrap()).unwrap()
+    };
+    let (suspended, unknown) = (judgement(3, 3600), judgement(5, 3600));
+    for judged in [&suspended, &unknown] {
+        assert_eq!(after(State::Pending, judged, at(7)), State::Pending, "{judged:?}");
+    }
+    assert_eq!(after(State::Pending, &suspended, at(9)), State::TimedOut);
+    // After a stop that was longer than that: approvals that came in time are counted once it is known.
+    assert_eq!(after(State::Pending, &unknown, at(9)), State::Pending);
+    assert_eq!(after(State::Approved, &unknown, at(47)), State::Approved);
+    assert_eq!(after(State::Approved, &unknown, at(48)), State::TimedOut);
 }

@@ -57,6 +57,7 @@ fn plan(self_approval: bool) -> GrantPlan {
         rules: Vec::new(),
         connections: Vec::new(),
         duration: Duration::from_secs(3600),
+        shortened_by: None,
         hash: "a".repeat(64),
         pending_timeout: Duration::from_secs(3600),
         use_within: Duration::from_secs(3600),

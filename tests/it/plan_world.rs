@@ -140,6 +140,7 @@ pub fn grant(n: u32, source: &str, destination: &str, ports: &str, deadline: i64
         destinations: destination.split(',').map(ip).collect(),
         ports: ports.split(',').map(port).collect(),
         duty,
+        replaced: false,
     }
 }
 

@@ -57,6 +57,9 @@ pub struct JitAccessRequestStatus {
     /// When the grant ends. Only ever decreases.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Time>,
+    /// That the grant ends earlier than it was made for, because a policy was tightened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shortened: Option<Shortening>,
     /// When every rule was read back as gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closed_at: Option<Time>,
@@ -142,6 +145,16 @@ pub struct RequestedPolicy {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10), inner(length(max = 256)), extend("x-kubernetes-list-type" = "atomic"))]
     pub approved_by: Vec<String>,
+}
+
+/// What made a live grant shorter.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Shortening {
+    /// When its last step was written ahead: no rule of it is written long after.
+    pub at: Time,
+    /// Which policy allows how long now.
+    #[schemars(length(max = 1024))]
+    pub message: String,
 }
 
 /// A machine as it was at the grant.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Report;
 use super::lock;
 use super::round::{Outcome, Round};
-use crate::plan::desired::{Close, Duty, Wanted};
+use crate::plan::desired::{Duty, Grant, Wanted};
 use crate::plan::lifecycle::Seen;
 use crate::plan::model::Observed;
 use crate::plan::names;
@@ -16,13 +16,22 @@ const LOOK: Duration = Duration::from_millis(250);
 
 impl Round<'_> {
     /// Sends every removal that is due before anything is read: no read, late or stale, holds one up or argues it
-    /// away.
+    /// away. But for rules that are only replaced, of which it has to be known whether they stood until then.
     pub(super) async fn close_by_name(&mut self) {
-        let due = self.wanted.grants.iter().filter(|grant| grant.duty == Duty::Close { sent: false });
+        let due = self
+            .wanted
+            .grants
+            .iter()
+            .filter(|grant| !grant.replaced && grant.duty == Duty::Close { sent: false });
         for name in due.map(|grant| grant.name.clone()).collect::<Vec<_>>() {
-            self.close(&Close { name, as_deny: None }).await;
+            self.remove(&name).await;
         }
         self.wanted = self.wanted_after();
+        if !self.failed.is_empty() {
+            // Said before the read, which may take long to fail as well.
+            self.say_tried();
+            self.tell();
+        }
     }
 
     /// Reads the firewall; none where a close became due meanwhile: no read, however slow, holds it up.
@@ -32,7 +41,7 @@ impl Round<'_> {
             return Some(read.await);
         }
         let due = async {
-            while !self.close_is_due() {
+            while !self.is_due(|grant| !grant.replaced) {
                 tokio::time::sleep(LOOK).await;
             }
         };
@@ -54,27 +63,38 @@ impl Round<'_> {
         }
         tracing::warn!(firewall = %id, error = %error, "failed to read the firewall");
         if !self.inner.settings.dry_run {
+            let replaced = |grant: &&Grant| grant.replaced && grant.duty == Duty::Close { sent: false };
+            let replaced: Vec<String> =
+                self.wanted.grants.iter().filter(replaced).map(|grant| grant.name.clone()).collect();
+            for name in replaced {
+                self.remove(&name).await;
+            }
             // What a sweep found, as far as its name alone says that it is an allow of ours.
             let cluster = &self.wanted.cluster;
             let ours =
                 |name: &&String| matches!(names::parse_name(cluster, name), Some(names::Mark::Allow { .. }));
             for name in self.wanted.orphans.iter().filter(ours).cloned().collect::<Vec<_>>() {
-                self.close(&Close { name, as_deny: None }).await;
+                self.remove(&name).await;
             }
         }
         self.fail("", error);
         self.keep_sent();
+        self.say_tried();
+        self.tell();
+        Outcome::Failed { retry_after: self.error.as_ref().and_then(|error| error.retry_after) }
+    }
+
+    /// What failed, of each rule that it failed for; of all of them where the firewall cannot be read.
+    fn say_tried(&self) {
+        let blind = self.failed.get("");
         let mut report = lock(&self.gate.report);
         report.error.clone_from(&self.error);
         for grant in &self.wanted.grants {
-            if let Some(error) = self.error.as_ref() {
+            if let Some(error) = blind.or_else(|| self.failed.get(&grant.name)) {
                 let trying = Seen::Trying { reason: error.kind.reason(), message: error.to_string() };
                 report.grants.insert(grant.name.clone(), trying);
             }
         }
-        drop(report);
-        self.tell();
-        Outcome::Failed { retry_after: self.error.as_ref().and_then(|error| error.retry_after) }
     }
 
     /// A firewall that is gone holds nothing.
@@ -82,7 +102,7 @@ impl Round<'_> {
         let at = self.inner.clock.now();
         let grants = self.wanted.grants.iter().map(|grant| {
             let seen = match grant.duty {
-                Duty::Close { sent: true } => Seen::Absent { at },
+                Duty::Close { sent: true } => Seen::Absent { at, by_us: false },
                 // Its removal was not answered: a firewall that is not found may only be one that is not seen now.
                 Duty::Close { sent: false } => Seen::Nothing,
                 Duty::Hold => Seen::Lost { at },
@@ -101,10 +121,14 @@ impl Round<'_> {
 
     /// Whether a removal of ours has become due that this round does not know of.
     pub(super) fn close_is_due(&self) -> bool {
+        self.is_due(|_| true)
+    }
+
+    fn is_due(&self, which: impl Fn(&Grant) -> bool) -> bool {
         let now = self.inner.clock.now();
         let cluster = &self.wanted.cluster;
         lock(&self.gate.duties).grants.values().any(|grant| {
-            if names::parse_name(cluster, &grant.name).is_none() {
+            if names::parse_name(cluster, &grant.name).is_none() || !which(grant) {
                 return false;
             }
             (grant.duty == Duty::Close { sent: false }

@@ -121,7 +121,7 @@ fn snapshot(
     }
     // Names stay barred for a day after their rule's removal: longer than any cache is stale.
     let day = SignedDuration::from_hours(24);
-    closing.retain(|name, at| grants.contains_key(name) || now.duration_since(*at) < day);
+    closing.retain(|name, removal| grants.contains_key(name) || now.duration_since(removal.since) < day);
     forget_closed(gate, &mut duties, now);
     // A name that is not ours by its form (of a cluster id that is no longer configured) is neither written nor
     // removed: it may be anybody's.
@@ -146,7 +146,7 @@ fn forget_closed(gate: &Gate, duties: &mut super::Duties, now: Timestamp) {
     let super::Duties { grants, closing, .. } = duties;
     grants.retain(|name, grant| {
         let absent = matches!(report.grants.get(name), Some(Seen::Absent { .. }));
-        let long_ago = closing.get(name).is_some_and(|at| now.duration_since(*at) > WATCHED);
+        let long_ago = closing.get(name).is_some_and(|removal| now.duration_since(removal.since) > WATCHED);
         !(absent && long_ago && grant.duty == Duty::Close { sent: true })
     });
 }
@@ -183,6 +183,7 @@ impl Round<'_> {
             self.report(&observed, &changes);
             return self.outcome(&observed, &changes);
         }
+        self.note_standing(&observed);
         let repeated = self.memory.last == changes;
         let interrupted = self.write(&changes).await;
         self.memory.last = changes;

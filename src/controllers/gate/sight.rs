@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::round::Round;
 use super::{News, Report, lock};
 use crate::api::Reason;
+use crate::plan::changes;
 use crate::plan::desired::{Changes, Duty, Grant};
 use crate::plan::exposure;
 use crate::plan::lifecycle::Seen;
@@ -101,7 +102,12 @@ impl Round<'_> {
                 // A deny in the rule's place, under a lock that forbids its removal, has to be in force.
                 let in_force = standing.is_none_or(|rule| rule.provisioning == Provisioning::Succeeded);
                 let proved = self.sent.contains(&grant.name) && !self.unread.contains(&grant.name);
-                if proved && settled && in_force && !lets_in { Seen::Absent { at } } else { trying() }
+                if proved && settled && in_force && !lets_in {
+                    let removal = lock(&self.gate.duties).closing.get(&grant.name).copied();
+                    Seen::Absent { at, by_us: removal.is_some_and(|removal| removal.by_us) }
+                } else {
+                    trying()
+                }
             }
             Duty::Hold | Duty::Open { .. } => {
                 if after.lost.contains(&grant.name) {
@@ -121,6 +127,17 @@ impl Round<'_> {
                     }
                     _ => self.memory.refused.get(&grant.name).cloned().unwrap_or_else(trying),
                 }
+            }
+        }
+    }
+
+    /// Remembers of the rules that are about to be removed which still stand as granted.
+    pub(super) fn note_standing(&self, observed: &Observed) {
+        let about_to_go = self.wanted.grants.iter().filter(|grant| grant.duty == Duty::Close { sent: false });
+        let mut duties = lock(&self.gate.duties);
+        for grant in about_to_go.filter(|grant| changes::stands(observed, &self.wanted.cluster, grant)) {
+            if let Some(removal) = duties.closing.get_mut(&grant.name) {
+                removal.by_us = true;
             }
         }
     }

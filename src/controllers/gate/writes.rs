@@ -35,9 +35,7 @@ struct Intent {
 
 impl Round<'_> {
     pub(super) async fn close(&mut self, close: &Close) {
-        let cause = self.why_closed(&close.name);
-        if self.delete(&close.name, Operation::Close, cause).await {
-            self.closed(&close.name);
+        if self.remove(&close.name).await {
             return;
         }
         // A lock that forbids removal does not forbid to write a deny in the rule's place.
@@ -45,6 +43,7 @@ impl Round<'_> {
             self.failed.get(&close.name).is_some_and(|error| error.kind == CloudErrorKind::ScopeLocked);
         let stands_closed = match &close.as_deny {
             Some(deny) if locked => {
+                let cause = self.why_closed(&close.name);
                 let intent = self.intend(&deny.name, Operation::Close, cause, Some(deny));
                 self.put(intent, deny, PATIENCE).await
             }
@@ -55,6 +54,16 @@ impl Round<'_> {
         if stands_closed {
             self.closed(&close.name);
         }
+    }
+
+    /// Removes an allow by its name alone.
+    pub(super) async fn remove(&mut self, name: &str) -> bool {
+        let cause = self.why_closed(name);
+        let removed = self.delete(name, Operation::Close, cause).await;
+        if removed {
+            self.closed(name);
+        }
+        removed
     }
 
     fn closed(&mut self, name: &str) {

@@ -1,7 +1,6 @@
 //! What a request's next move depends on: as the caches have it, or asked afresh for a grant.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::api::ListParams;
@@ -14,16 +13,17 @@ use crate::api::{JitAccessRequest, JitPolicy, Reason, RuleStatus, State, Toleran
 use crate::controllers::Context;
 use crate::controllers::retry::WriteError;
 use crate::plan::admission::Admission;
-use crate::plan::authorize::{Judgement, PolicyView, judge, pending_timeout};
+use crate::plan::authorize::{Judgement, PolicyView, judge, patience};
 use crate::plan::lifecycle::{Ground, Step, World, state, step};
 use crate::plan::reviews::Tally;
+use crate::plan::terms::Patience;
 
 /// One look at what a request depends on, without its reviews.
 pub(super) struct Look {
     pub(super) now: Timestamp,
     judgement: Judgement,
     admission: Admission,
-    pending_timeout: Option<Duration>,
+    patience: Patience,
     ground: Ground,
     no_room: Option<(Reason, String)>,
     stopped_by: Option<String>,
@@ -112,7 +112,7 @@ impl Look {
         };
         Self {
             now,
-            pending_timeout: pending_timeout(request, &policies),
+            patience: patience(request, &policies),
             ground: context.opens.ground(request, asked),
             judgement,
             admission,
@@ -130,7 +130,7 @@ impl Look {
             judgement: &self.judgement,
             tally,
             admission: &self.admission,
-            pending_timeout: self.pending_timeout,
+            patience: self.patience,
             cluster: &context.settings.cluster,
             seen: &seen,
             no_room: self.no_room.clone(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::api::JitAccessRequest;
 use crate::controllers::Context;
 use crate::plan::authorize::PolicyView;
+use crate::plan::desired::Duty;
 use crate::plan::exposure::{self, Passage, Way};
 use crate::plan::lifecycle::duties;
 use crate::plan::model::{FirewallId, Machine, Observed};
@@ -18,7 +19,9 @@ pub(super) fn stopped(
     request: &JitAccessRequest,
     policies: &[PolicyView],
 ) -> Option<String> {
-    let grants = duties(request);
+    // What is being removed has no packets to let through.
+    let grants: Vec<_> =
+        duties(request).into_iter().filter(|(_, grant)| !matches!(grant.duty, Duty::Close { .. })).collect();
     let known = policies.iter().filter_map(|policy| policy.machines.as_ref());
     let machines =
         known.flat_map(|entries| entries.values().flatten()).filter_map(|(_, machine)| machine.as_ref().ok());

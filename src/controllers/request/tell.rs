@@ -19,12 +19,15 @@ pub(super) fn tell(context: &Context, request: &JitAccessRequest, transition: &T
     let note = format!("{} -> {}: {message}", from.as_str(), to.as_str());
     let bad = matches!(to, State::Denied | State::Failed | State::TimedOut | State::Revoked | State::Void)
         || *reason == Reason::RuleRemoved;
-    let (herald, object, word) = (context.herald.clone(), request.clone(), to.as_str());
+    // The same grant, with less time.
+    let shortened = *to == State::Opening && from.holds_rules();
+    let word = if shortened { "Shortened" } else { to.as_str() };
+    let (herald, object) = (context.herald.clone(), request.clone());
     if bad {
         context.metrics.refusal(*reason);
     }
     tokio::spawn(async move {
-        if bad {
+        if bad || shortened {
             herald.warning(&object, word, "Step", note).await;
         } else {
             herald.normal(&object, word, "Step", note).await;
@@ -36,6 +39,7 @@ pub(super) fn tell(context: &Context, request: &JitAccessRequest, transition: &T
     };
     let granted = status.and_then(|status| status.granted_at.as_ref()).map(|at| at.0);
     if *to == State::Active
+        && status.is_some_and(|status| status.shortened.is_none())
         && let Some(seconds) = since(granted, Some(context.clock.now()))
     {
         context.metrics.time_to_open(seconds);

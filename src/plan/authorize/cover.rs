@@ -1,6 +1,7 @@
 //! Whether a policy locks what is asked for, and whether its terms allow it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -30,15 +31,28 @@ fn meets(port: &PortTerms, asked: &AskedPort) -> bool {
     port.protocol.intersects(asked.protocol) && port.range.intersects(asked.range)
 }
 
+/// How long a policy allows what is asked for, where that is less than what is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Less {
+    /// How long.
+    pub(super) duration: Duration,
+    /// Who says so, and for which port.
+    pub(super) why: String,
+}
+
 /// Whether all that is asked for is within a policy's terms. Only the policy that is named has to have every
 /// port; another has to agree to those that it locks.
+///
+/// A duration that is longer than a policy allows is refused. What is granted already goes on for as long as the
+/// policy allows by now: so much is the answer.
 pub(super) fn within(
     policy: &PolicyView,
     terms: &Terms,
-    named: bool,
+    (named, granted): (bool, bool),
     machines: &BTreeMap<ArmId, Machine>,
     ask: &Ask,
-) -> Result<(), Judgement> {
+) -> Result<Option<Less>, Judgement> {
+    let mut least: Option<Less> = None;
     let selected: Vec<&Machine> = match &policy.machines {
         Some(entries) => machines
             .values()
@@ -55,22 +69,30 @@ pub(super) fn within(
             }
             for port in ports.iter().filter(|port| meets(port, asked)) {
                 source(policy, port, asked, &field)?;
-                if ask.duration > port.max_duration {
-                    return Err(Judgement::Refused(
-                        Reason::DurationTooLong,
-                        format!(
-                            "spec.duration: {} is longer than the {} that JitPolicy {} allows for port {}",
-                            Span::of(ask.duration),
-                            Span::of(port.max_duration),
-                            policy.name,
-                            port.range
-                        ),
-                    ));
+                if ask.duration <= port.max_duration {
+                    continue;
+                }
+                let most = Span::of(port.max_duration);
+                if !granted {
+                    let message = format!(
+                        "spec.duration: {} is longer than the {most} that JitPolicy {} allows for port {}",
+                        Span::of(ask.duration),
+                        policy.name,
+                        port.range
+                    );
+                    return Err(Judgement::Refused(Reason::DurationTooLong, message));
+                }
+                if least.as_ref().is_none_or(|least| port.max_duration < least.duration) {
+                    let why = format!(
+                        "JitPolicy {} (generation {}) allows {most} for port {}",
+                        policy.name, policy.generation, port.range
+                    );
+                    least = Some(Less { duration: port.max_duration, why });
                 }
             }
         }
     }
-    Ok(())
+    Ok(least)
 }
 
 /// Whether a policy has all of a range, whole or in pieces.

@@ -64,6 +64,7 @@ pub(super) fn plan(
         machines: pinned,
         rules,
         duration: ask.duration,
+        shortened_by: None,
         hash,
         pending_timeout: least(|terms| terms.pending_timeout),
         use_within: least(|terms| terms.use_within),

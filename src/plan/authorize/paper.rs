@@ -8,9 +8,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::{Judgement, PolicyView, Resolved, cover, justification, sources, usable};
 use crate::api::values::ArmId;
 use crate::api::{JitAccessRequest, JitAccessRequestStatus, Reason};
+use crate::plan::lifecycle::plus;
 use crate::plan::model::{Machine, Os};
 use crate::plan::terms::{Ask, Selector, Terms};
 
@@ -18,7 +21,11 @@ use crate::plan::terms::{Ask, Selector, Terms};
 type Machines = BTreeMap<ArmId, Machine>;
 
 /// Whether a live grant is within the terms as far as that takes no cloud.
-pub(super) fn judge(request: &JitAccessRequest, policies: &[PolicyView]) -> Result<(), Judgement> {
+pub(super) fn judge(
+    request: &JitAccessRequest,
+    policies: &[PolicyView],
+    now: Timestamp,
+) -> Result<(), Judgement> {
     let spec = &request.spec;
     let Some(status) = request.status.as_ref().filter(|status| status.granted_at.is_some()) else {
         return Ok(());
@@ -49,12 +56,28 @@ pub(super) fn judge(request: &JitAccessRequest, policies: &[PolicyView]) -> Resu
         let view = on_paper(policy, is_named, status, &machines);
         if is_named || cover::locks_any(&view, &machines, &ask) {
             let terms = usable(policy)?;
-            cover::within(&view, terms, is_named, &machines, &ask)?;
+            let less = cover::within(&view, terms, (is_named, true), &machines, &ask)?;
+            had_its_time(status, less.as_ref(), now)?;
             justification(spec, policy, terms)?;
             sources(&ask, policy, terms)?;
         }
     }
     Ok(())
+}
+
+/// A grant is made shorter once its machines are known again; one that has had its time by then ends now.
+fn had_its_time(
+    status: &JitAccessRequestStatus,
+    less: Option<&cover::Less>,
+    now: Timestamp,
+) -> Result<(), Judgement> {
+    let granted = status.granted_at.as_ref().map_or(now, |at| at.0);
+    match less {
+        Some(less) if plus(granted, less.duration) <= now => {
+            Err(Judgement::Refused(Reason::DurationTooLong, less.why.clone()))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn refused(message: String) -> Result<(), Judgement> {

@@ -3,12 +3,10 @@
 use super::{World, planned};
 use crate::api::{JitAccessRequestStatus, PinnedMachine, RequestedPolicy};
 use crate::plan::authorize::GrantPlan;
-use crate::plan::reviews::{Quorum, Tally, cut};
+use crate::plan::reviews::{MAX_NAME, Quorum, Tally, cut};
 
 /// The most names that are shown for one policy.
 const MAX_NAMES: usize = 10;
-/// The most bytes of a name that are shown.
-const MAX_NAME: usize = 256;
 
 /// Puts the approvals that count into the status.
 pub(super) fn count(status: &mut JitAccessRequestStatus, tally: &Tally) {
@@ -25,7 +23,14 @@ pub(super) fn waiting(world: &World<'_>) -> String {
     if let Some(why) = world.tally.doubt.as_deref().or_else(|| world.tally.open_question()) {
         parts.push(why.to_owned());
     }
-    format!("{}; to approve: create a JitAccessReview of it with its planHash", parts.join("; "))
+    let metadata = &world.request.metadata;
+    let (name, namespace) = (metadata.name.as_deref(), metadata.namespace.as_deref());
+    format!(
+        "{}; to approve: kubectl jit approve {} -n {}, or create a JitAccessReview of it with its planHash",
+        parts.join("; "),
+        name.unwrap_or_default(),
+        namespace.unwrap_or_default()
+    )
 }
 
 /// Who approved.

@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 
 use super::proof;
-use super::{Draft, Finalizer, NEAR_DEADLINE, Seen, Step, TURN_BOUND, World, plus, said, time};
+use super::shortening::{is_under_way, not_opened, replace, shorten, shorter, written_ahead_at};
+use super::{Draft, Finalizer, NEAR_DEADLINE, OPEN_BOUND, Seen, Step, TURN_BOUND, World, plus, said, time};
 use crate::api::{ConditionType, Reason, RuleState, State, find_condition};
 use crate::plan::authorize::{GrantPlan, Judgement, PlannedRule};
 
@@ -17,9 +18,10 @@ pub(super) fn opening(world: &World<'_>, now: Timestamp) -> Step {
         Ok(draft) => draft,
         Err(step) => return *step,
     };
+    let replacing = is_under_way(&draft.status);
     let seen = look(&mut draft);
     if let Some((reason, message)) = seen.refused {
-        return draft.close(State::Failed, reason, &message);
+        return not_opened(draft, reason, &message);
     }
     if seen.lost {
         return draft.close(
@@ -28,21 +30,39 @@ pub(super) fn opening(world: &World<'_>, now: Timestamp) -> Step {
             "somebody removed or changed a rule of this grant",
         );
     }
-    if seen.absent > 0 {
+    if seen.unsure {
+        let why =
+            "it is not known whether its rules stood until they were removed, so they are not written again";
+        return not_opened(draft, Reason::RuleRemoved, why);
+    }
+    if !replacing && seen.absent > 0 {
         // By its own gate: after a restart, a write that was begun before it may land too late.
-        let message = "a rule was written too late, and was removed again";
-        return draft.close(State::Failed, Reason::OpenTimedOut, message);
+        return not_opened(draft, Reason::OpenTimedOut, "a rule was written too late, and was removed again");
     }
-    if seen.present == draft.status.rules.len() {
-        return opened(draft, seen.shadowed);
-    }
-    let granted = draft.status.granted_at.as_ref().map_or(Timestamp::MIN, |at| at.0);
-    // A gate that heard of it too late to open it has refused it long before.
-    let until = plus(granted, TURN_BOUND);
-    if now >= until {
+    let opens = !replacing && seen.present == draft.status.rules.len();
+    // A gate that heard too late of what is to be opened has refused it long before.
+    let bound = if replacing { OPEN_BOUND } else { TURN_BOUND };
+    let until = plus(written_ahead_at(&draft.status), bound);
+    // Before a shortening, which has a bound of its own: what is too late for the old one is too late.
+    if !opens && now >= until {
         let why = seen.trying.map(|(_, message)| format!(": {message}")).unwrap_or_default();
-        let message = format!("could not be opened within {}s of the grant{why}", TURN_BOUND.as_secs());
-        return draft.close(State::Failed, Reason::OpenTimedOut, &message);
+        let what = if replacing { "its former rules were not gone" } else { "it could not be opened" };
+        let after = if draft.status.shortened.is_some() { "being shortened" } else { "the grant" };
+        let message = format!("{what} within {}s of {after}{why}", bound.as_secs());
+        return not_opened(draft, Reason::OpenTimedOut, &message);
+    }
+    if let Some(shorter) = shorter(&draft) {
+        // A shortening has a bound of its own, and must not give one to what a gate may have heard of too late.
+        if !opens && now >= plus(written_ahead_at(&draft.status), OPEN_BOUND) {
+            return draft.close(State::Revoked, Reason::PolicyTightened, &shorter.refused());
+        }
+        return shorten(draft, shorter);
+    }
+    if replacing {
+        return replace(draft, &seen);
+    }
+    if opens {
+        return opened(draft, seen.shadowed);
     }
     if let Some((reason, message)) = seen.trying {
         draft.set(ConditionType::Active, false, reason, &message);
@@ -66,6 +86,9 @@ pub(super) fn active(world: &World<'_>, now: Timestamp) -> Step {
             let message = "somebody removed or changed a rule of this grant; ask again if it was a mistake";
             draft.close(State::Ended, Reason::RuleRemoved, message)
         };
+    }
+    if let Some(until) = shorter(&draft) {
+        return shorten(draft, until);
     }
     judge_shadow(&mut draft, seen.shadowed);
     draft.stay(expires)
@@ -126,35 +149,41 @@ pub(super) fn last(world: &World<'_>) -> Step {
 
 /// What the gates have seen, in sum; written into the rules of the status on the way.
 #[derive(Default)]
-struct Sum {
+pub(super) struct Sum {
     present: usize,
-    absent: usize,
+    pub(super) absent: usize,
     lost: bool,
+    /// A rule that was to be replaced is gone, and it is not known whether it stood until it was removed.
+    unsure: bool,
     shadowed: Option<String>,
     refused: Option<(Reason, String)>,
-    trying: Option<(Reason, String)>,
+    pub(super) trying: Option<(Reason, String)>,
 }
 
 fn look(draft: &mut Draft<'_>) -> Sum {
     let mut sum = Sum::default();
     let world = draft.world;
     let closing = super::state(world.request) == State::Closing;
+    let replacing = !closing && is_under_way(&draft.status);
     for rule in &mut draft.status.rules {
-        if RuleState::parse(&rule.state) == RuleState::Absent {
+        let known = RuleState::parse(&rule.state);
+        if known == RuleState::Absent {
             sum.absent += 1;
             continue;
         }
         match (world.seen)(rule) {
             Seen::Nothing => {
-                if RuleState::parse(&rule.state) == RuleState::Present {
+                if known == RuleState::Present {
                     sum.present += 1;
                 }
             }
+            // From before its removal was asked for.
+            Seen::Present { .. } | Seen::Lost { .. } | Seen::Refused { .. } if replacing => {}
             Seen::Present { at, priority, shadowed_by } => {
                 rule.priority = Some(i32::from(priority));
                 if !closing {
                     // The moment of the first read-back: a status that changed with every read would never rest.
-                    if RuleState::parse(&rule.state) != RuleState::Present {
+                    if known != RuleState::Present {
                         rule.observed_at = Some(time(at));
                     }
                     rule.state = RuleState::Present.as_str().to_owned();
@@ -162,10 +191,11 @@ fn look(draft: &mut Draft<'_>) -> Sum {
                     sum.shadowed = sum.shadowed.take().or(shadowed_by);
                 }
             }
-            Seen::Absent { at } => {
+            Seen::Absent { at, by_us } => {
                 rule.state = RuleState::Absent.as_str().to_owned();
                 rule.observed_at = Some(time(at));
                 sum.absent += 1;
+                sum.unsure |= replacing && !by_us;
             }
             Seen::Lost { at } => {
                 rule.observed_at = Some(time(at));
@@ -180,8 +210,7 @@ fn look(draft: &mut Draft<'_>) -> Sum {
 }
 
 fn opened(mut draft: Draft<'_>, shadowed: Option<String>) -> Step {
-    let expires = draft.status.expires_at.as_ref().map(|at| at.0.to_string()).unwrap_or_default();
-    let message = format!("open until {expires}; every rule was read back");
+    let message = open_until(&draft);
     judge_shadow(&mut draft, shadowed);
     let mut step = draft.go(State::Active, Reason::Open, &message);
     step.look_again = step.status.expires_at.as_ref().map(|at| at.0);
@@ -190,17 +219,22 @@ fn opened(mut draft: Draft<'_>, shadowed: Option<String>) -> Step {
 
 /// A grant whose packets somebody else's rule stops says so, and stays: its rules are there to be closed.
 fn judge_shadow(draft: &mut Draft<'_>, shadowed: Option<String>) {
-    let expires = draft.status.expires_at.as_ref().map(|at| at.0.to_string()).unwrap_or_default();
     match shadowed {
         Some(by) => {
             let message = format!("the rules are in place, but {by} stops the packets");
             draft.set(ConditionType::Active, false, Reason::GrantShadowed, &message);
         }
         None => {
-            let message = format!("open until {expires}; every rule was read back");
+            let message = open_until(draft);
             draft.set(ConditionType::Active, true, Reason::Open, &message);
         }
     }
+}
+
+fn open_until(draft: &Draft<'_>) -> String {
+    let expires = draft.status.expires_at.as_ref().map(|at| at.0.to_string()).unwrap_or_default();
+    let shortened = draft.status.shortened.as_ref().map(|shortened| format!("; {}", shortened.message));
+    format!("open until {expires}; every rule was read back{}", shortened.unwrap_or_default())
 }
 
 /// What ends a grant, the most certain first.

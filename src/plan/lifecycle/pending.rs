@@ -24,13 +24,13 @@ pub(super) fn pending(world: &World<'_>, now: Timestamp) -> Step {
     };
     let since = waiting_since(world.request, now);
     let timeout = match world.judgement {
-        Judgement::Allowed(plan) => Some(plan.pending_timeout),
+        Judgement::Allowed(plan) => plan.pending_timeout,
+        Judgement::Refused(..) | Judgement::Impossible(..) | Judgement::Held(..) => world.patience.pending,
         // After a start, and after every change of a policy, the machines are read first. Approvals that came in time
         // are counted then, and what has waited too long ends then.
-        Judgement::Unknown(..) => None,
-        Judgement::Refused(..) | Judgement::Impossible(..) | Judgement::Held(..) => world.pending_timeout,
+        Judgement::Unknown(..) => Duration::MAX,
     };
-    let give_up = timeout.map_or(Timestamp::MAX, |timeout| plus(since, timeout));
+    let give_up = plus(since, timeout);
     if let Judgement::Allowed(plan) = world.judgement {
         show(&mut draft, plan);
         count(&mut draft.status, world.tally);
@@ -41,7 +41,7 @@ pub(super) fn pending(world: &World<'_>, now: Timestamp) -> Step {
             return approve(draft);
         }
     }
-    if let Some(timeout) = timeout.filter(|_| now >= give_up) {
+    if now >= give_up {
         let message =
             format!("waited {} and was not granted (spec.approval.pendingTimeout)", Span::of(timeout));
         return draft.end_unopened(State::TimedOut, Reason::TooLate, &message);
@@ -94,7 +94,12 @@ pub(super) fn approved(world: &World<'_>, now: Timestamp) -> Step {
         Judgement::Impossible(reason, message) => return draft.end_unopened(State::Failed, *reason, message),
         Judgement::Held(reason, message) => return back(draft, *reason, message),
         Judgement::Unknown(reason, message) => {
-            return hold(draft, *reason, message, Timestamp::MAX);
+            let unused = plus(usable_from, world.patience.unused);
+            return if now >= unused {
+                unused_for(draft, world.patience.unused)
+            } else {
+                hold(draft, *reason, message, unused)
+            };
         }
     };
     if let Some(what) = super::approval::changed(&draft.status, plan) {

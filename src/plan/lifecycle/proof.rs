@@ -11,51 +11,75 @@
 //! | were found otherwise | closed |
 //! | were found, and what that takes is not known | waits, for as long as a gate may first hear of an allow ([`OPEN_BOUND`]); then closed |
 
-use super::{ASK_AGAIN, Draft, Ground, OPEN_BOUND, Step, planned, plus};
-use crate::api::{ConditionType, Reason, RuleState, RuleStatus, State};
+use std::time::Duration;
+
+use super::shortening::{not_opened, written_ahead_at};
+use super::{ASK_AGAIN, Draft, Ground, OPEN_BOUND, Step, World, planned, plus};
+use crate::api::{ConditionType, Reason, RuleState, RuleStatus};
 use crate::plan::admission::Admission;
 use crate::plan::authorize::{GrantPlan, Judgement};
 use crate::plan::terms::Ask;
 
-/// Goes on where the status is our own word; else what is to be done about it. To be asked after what ends the grant:
-/// what differs from the plan has ended by then.
+/// Whether rules may be written on the word of a status.
+pub(super) enum Word {
+    /// It is ours.
+    Ours,
+    /// Everything has to be asked again first.
+    Ask,
+    /// It is not known yet, and why.
+    NotYet(Reason, String),
+    /// It is somebody else's, or as good as that.
+    Nobodys,
+}
+
+/// Whose word a status is. To be asked after what ends the grant: what differs from the plan has ended by then.
+pub(super) fn word(world: &World<'_>) -> Word {
+    let created = world.request.metadata.creation_timestamp.as_ref().map(|at| at.0);
+    match (world.ground, world.admission, world.judgement) {
+        (Ground::Own, ..) => Word::Ours,
+        (Ground::Found, ..) => Word::Ask,
+        (Ground::Asked, Admission::NotInForce { why }, _) => {
+            Word::NotYet(Reason::AdmissionNotEnforced, why.clone())
+        }
+        (Ground::Asked, admission, _) if !admission.vouches_for(created) => Word::Nobodys,
+        (Ground::Asked, _, Judgement::Allowed(_)) => Word::Ours,
+        (
+            Ground::Asked,
+            _,
+            Judgement::Unknown(reason, message)
+            | Judgement::Refused(reason, message)
+            | Judgement::Impossible(reason, message)
+            | Judgement::Held(reason, message),
+        ) => Word::NotYet(*reason, message.clone()),
+    }
+}
+
+/// What is said where nobody can have granted it.
+pub(super) const NOT_PROVED: &str = "nothing proves that it was granted: the admission policies, which keep others \
+    from writing its status, have not been in force without a break since it was created";
+
+/// Goes on where the rules that the status says are being written may be; else what is to be done about it.
 pub(super) fn demand(mut draft: Draft<'_>) -> Result<Draft<'_>, Box<Step>> {
     let unwritten =
         |rule: &RuleStatus| matches!(RuleState::parse(&rule.state), RuleState::Planned | RuleState::Opening);
     if draft.world.ground == Ground::Own || !draft.status.rules.iter().any(unwritten) {
         return Ok(draft);
     }
-    let heard_by = draft.status.granted_at.as_ref().map(|at| plus(at.0, OPEN_BOUND));
-    let Some(heard_by) = heard_by.filter(|heard_by| draft.now <= *heard_by) else {
+    let heard_by = plus(written_ahead_at(&draft.status), OPEN_BOUND);
+    if draft.now > heard_by {
         let message = format!(
             "was not resumed within {}s of the grant, after which a rule that is not written yet is not written any more",
             OPEN_BOUND.as_secs()
         );
-        return Err(Box::new(draft.close(State::Failed, Reason::OpenTimedOut, &message)));
-    };
-    let created = draft.world.request.metadata.creation_timestamp.as_ref().map(|at| at.0);
-    let again = plus(draft.now, ASK_AGAIN).min(plus(heard_by, std::time::Duration::from_secs(1)));
-    let step = match (draft.world.ground, draft.world.admission, draft.world.judgement) {
-        (Ground::Own | Ground::Found, ..) => {
-            let now = draft.now;
-            Step { grants: true, ..draft.stay(Some(now)) }
-        }
-        (Ground::Asked, Admission::NotInForce { why }, _) => {
-            draft.set(ConditionType::Active, false, Reason::AdmissionNotEnforced, why);
-            draft.stay(Some(again))
-        }
-        (Ground::Asked, admission, _) if !admission.vouches_for(created) => {
-            let message = "nothing proves that it was granted: the admission policies, which keep others from writing \
-                           its status, have not been in force without a break since it was created";
-            draft.close(State::Failed, Reason::NotTrusted, message)
-        }
-        (Ground::Asked, _, Judgement::Allowed(_)) => Step { grants: true, ..draft.stay(Some(again)) },
-        (Ground::Asked, _, Judgement::Unknown(reason, message)) => {
-            draft.set(ConditionType::Active, false, *reason, message);
-            draft.stay(Some(again))
-        }
-        // Has ended it by then.
-        (Ground::Asked, _, Judgement::Refused(..) | Judgement::Impossible(..) | Judgement::Held(..)) => {
+        return Err(Box::new(not_opened(draft, Reason::OpenTimedOut, &message)));
+    }
+    let (now, again) = (draft.now, plus(draft.now, ASK_AGAIN).min(plus(heard_by, Duration::from_secs(1))));
+    let step = match word(draft.world) {
+        Word::Ask => Step { grants: true, ..draft.stay(Some(now)) },
+        Word::Ours => Step { grants: true, ..draft.stay(Some(again)) },
+        Word::Nobodys => not_opened(draft, Reason::NotTrusted, NOT_PROVED),
+        Word::NotYet(reason, why) => {
+            draft.set(ConditionType::Active, false, reason, &why);
             draft.stay(Some(again))
         }
     };

@@ -1,8 +1,11 @@
 //! What is said of reviews whose request is past them.
 
 use super::{Answer, is_open, never};
-use crate::api::{JitAccessRequest, JitAccessReview, State, Verdict};
+use crate::api::{JitAccessRequest, JitAccessRequestStatus, JitAccessReview, State, Verdict};
 use crate::plan::lifecycle::state;
+
+/// The most bytes of a user's name that are shown.
+pub(crate) const MAX_NAME: usize = 256;
 
 /// What remains to be said of a review once its request was granted or is over; none while it is not.
 ///
@@ -46,11 +49,15 @@ fn outcome(request: &JitAccessRequest) -> State {
 
 fn counted_at_the_grant(request: &JitAccessRequest, review: &JitAccessReview) -> bool {
     let status = request.status.as_ref();
+    // What a person said before the grant counted once; what they say again later on has done nothing.
+    let created = review.metadata.creation_timestamp.as_ref();
+    let in_time = |status: &JitAccessRequestStatus| {
+        status.granted_at.as_ref().zip(created).is_some_and(|(granted, created)| created.0 <= granted.0)
+    };
     review.spec.verdict == Verdict::Approved
-        && status
-            .is_some_and(|status| status.granted_at.is_some() && status.plan_hash == review.spec.plan_hash)
+        && status.is_some_and(|status| in_time(status) && status.plan_hash == review.spec.plan_hash)
         && status.into_iter().flat_map(|status| &status.policies).any(|policy| {
-            let by = review.spec.reviewer.as_ref().map(|reviewer| cut(&reviewer.username, 256));
+            let by = review.spec.reviewer.as_ref().map(|reviewer| cut(&reviewer.username, MAX_NAME));
             policy.name == review.spec.policy_ref.name
                 && by.is_some_and(|by| policy.approved_by.contains(&by))
         })

@@ -1,7 +1,7 @@
 //! Approvals: of one policy and one plan, by somebody else.
 
 use super::{Answer, Right};
-use super::{Case, Count, answers, counts, created, never, not_now, reviewer, waiting_since};
+use super::{Case, Count, answers, counts, created, never, not_now, reviewer, shown, waiting_since};
 use crate::api::{JitAccessReview, UserInfo};
 use crate::plan::admission::Admission;
 use crate::plan::lifecycle::plus;
@@ -63,7 +63,7 @@ impl Count<'_> {
             self.seen[place].extend(traits);
             return not_now(format!(
                 "{} counts already under JitPolicy {name}: everybody counts once",
-                who.username
+                shown(who)
             ));
         }
         match right {
@@ -71,14 +71,14 @@ impl Count<'_> {
             Right::NotAllowed => {
                 return not_now(format!(
                     "{} may not approve under JitPolicy {name} (verb approve on jitpolicies/{name})",
-                    who.username
+                    shown(who)
                 ));
             }
             Right::Unknown(why) => {
                 self.seen[place].extend(traits);
                 let why = format!(
                     "whether {} may approve under JitPolicy {name} could not be asked: {why}",
-                    who.username
+                    shown(who)
                 );
                 self.tally.quorums[place].unasked.push(why.clone());
                 return not_now(why);
@@ -105,7 +105,7 @@ impl Count<'_> {
         }
         let claimed = spec.on_behalf_of.as_deref();
         if claimed.is_some_and(|claim| people.may_be(claim, who)) {
-            return Some(format!("{} is whom the request is on behalf of, who never counts", who.username));
+            return Some(format!("{} is whom the request is on behalf of, who never counts", shown(who)));
         }
         let own = spec.requester.as_ref().is_none_or(|requester| people.same(requester, who));
         if !own {
@@ -114,11 +114,11 @@ impl Count<'_> {
         if claimed.is_some() {
             return Some(format!(
                 "{} asked, on another's behalf, and so never counts (allowSelfApproval does not apply)",
-                who.username
+                shown(who)
             ));
         }
         let allowed = self.case.plan.is_some_and(|plan| plan.self_approval.contains(policy_uid));
-        (!allowed).then(|| format!("{} asked: somebody else has to approve", who.username))
+        (!allowed).then(|| format!("{} asked: somebody else has to approve", shown(who)))
     }
 
     /// Why the approval of a pipeline would be somebody's own.
@@ -132,10 +132,10 @@ impl Count<'_> {
             return Some(format!(
                 "{} is a service account of the request's own namespace, whose editors can act as it: a person has to \
                  approve, or a pipeline of another namespace",
-                who.username
+                shown(who)
             ));
         }
         let asked = request.spec.requester.as_ref().is_none_or(|user| pipelines.has(&user.username));
-        asked.then(|| format!("{} is a pipeline, and so is who asked: a person has to approve", who.username))
+        asked.then(|| format!("{} is a pipeline, and so is who asked: a person has to approve", shown(who)))
     }
 }

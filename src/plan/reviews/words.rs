@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 
 use super::{
-    Answer, Count, Right, Weight, Word, answers, counts, created, is_settled, never, not_now, reviewer,
+    Answer, Count, Right, Weight, Word, answers, counts, created, is_settled, never, not_now, reviewer, shown,
 };
 use crate::api::{JitAccessReview, UserInfo, Verdict};
 
@@ -14,7 +14,7 @@ const GRACE: SignedDuration = SignedDuration::from_secs(60);
 impl Word {
     fn of(review: &JitAccessReview, reviewer: &UserInfo) -> Self {
         let comment = review.spec.comment.clone().filter(|comment| !comment.trim().is_empty());
-        Self { who: reviewer.username.clone(), verdict: review.spec.verdict, comment }
+        Self { who: shown(reviewer), verdict: review.spec.verdict, comment }
     }
 }
 
@@ -49,7 +49,7 @@ impl Count<'_> {
             Err(_) if past.is_some() => never("the request is over already"),
             Err(Right::Unknown(why)) => {
                 let why =
-                    format!("whether {} may decide on the request could not be asked: {why}", who.username);
+                    format!("whether {} may decide on the request could not be asked: {why}", shown(who));
                 self.tally.doubt.get_or_insert_with(|| why.clone());
                 not_now(why)
             }
@@ -58,7 +58,7 @@ impl Count<'_> {
                 let or_requester = if verdict == Verdict::Ended { "is not the requester and " } else { "" };
                 let reason = format!(
                     "{} {or_requester}may not approve under any policy that covers the request ({})",
-                    who.username,
+                    shown(who),
                     names.join(", ")
                 );
                 // Admission has asked for the right to all verdicts but this one.
@@ -72,7 +72,7 @@ impl Count<'_> {
     fn is_requester(&self, who: &UserInfo) -> bool {
         let uid = |user: &UserInfo| user.uid.clone().unwrap_or_default();
         let requester = self.case.request.spec.requester.as_ref();
-        requester.is_some_and(|own| own.username == who.username && uid(own) == uid(who))
+        requester.is_some_and(|own| own.username == shown(who) && uid(own) == uid(who))
     }
 
     /// Whether somebody may approve under a policy that covers the request.

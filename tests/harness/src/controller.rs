@@ -146,6 +146,12 @@ impl Controller {
         &mut self.setup
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// The file with its log.
     #[must_use]
     pub fn log(&self) -> &Path {

@@ -4,6 +4,7 @@
 //! code with the controller, so that a test cannot agree with a mistake of the program it tests.
 //!
 //! - [`assets`]: where the control plane's programs come from, built once when nobody provides them
+//! - [`plugin`]: `kubectl jit`, as users install it
 //! - [`process`]: children that end with the test, also when it is killed
 //! - [`control_plane`]: etcd, API server and optionally controller manager, with several real users
 //! - [`install`]: what `deploy/` ships, applied and waited for
@@ -20,6 +21,7 @@ pub mod control_plane;
 pub mod controller;
 pub mod install;
 pub mod judge;
+pub mod plugin;
 mod ports;
 pub mod process;
 pub mod scratch;

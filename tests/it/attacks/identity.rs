@@ -202,3 +202,42 @@ fn windows_and_networks_that_make_no_sense_are_refused_in_words() {
         }
     });
 }
+
+#[test]
+fn a_deleted_object_stays_until_the_controller_lets_it_go_whoever_else_takes_its_finalizer_off() {
+    with_cast("deleted", |cast| async move {
+        let path = format!("{}/held", cast.path("jitaccessrequests"));
+        let asker = cast.person(Actor::Requester);
+        assert_eq!(create(&cast, Actor::Requester, &request("held", &[])).await.code, 201);
+        let patch = async |actor: Actor, kind: &str, patch: &Value| {
+            cast.send_as(cast.person(actor), Method::PATCH, &path, kind, Some(patch), &[]).await
+        };
+        let merge = "application/merge-patch+json";
+        let ours = json!({"metadata": {"finalizers": ["jit.portcullis.io/cloud-rules"]}});
+        let none = json!({"metadata": {"finalizers": null}});
+        assert_eq!(patch(Actor::Controller, merge, &ours).await.code, 200);
+        assert_eq!(cast.send(asker, Method::DELETE, &path, None).await.code, 200);
+
+        let json_patch = "application/json-patch+json";
+        let first = json!([{"op": "remove", "path": "/metadata/finalizers/0"}]);
+        let all = json!([{"op": "replace", "path": "/metadata/finalizers", "value": []}]);
+        for actor in [Actor::Requester, Actor::Wildcard, Actor::ClusterAdmin, Actor::Namesake] {
+            for (kind, body) in [(merge, &none), (json_patch, &first), (json_patch, &all)] {
+                let answer = patch(actor, kind, body).await;
+                assert_eq!(answer.code, 200, "{actor:?} {body}: {answer:?}");
+            }
+            let mut whole = cast.get(asker, &path).await.body;
+            whole["metadata"].as_object_mut().unwrap().remove("finalizers");
+            let answer = cast.send(cast.person(actor), Method::PUT, &path, Some(&whole)).await;
+            assert_eq!(answer.code, 200, "{actor:?}: {answer:?}");
+            let left = cast.get(asker, &path).await;
+            assert_eq!(
+                left.body["metadata"]["finalizers"], ours["metadata"]["finalizers"],
+                "{actor:?}: {left:?}"
+            );
+            assert!(left.body["metadata"]["deletionTimestamp"].is_string());
+        }
+        assert_eq!(patch(Actor::Controller, merge, &none).await.code, 200);
+        assert_eq!(cast.get(asker, &path).await.code, 404);
+    });
+}

@@ -2,7 +2,8 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use portcullis::api::{AzureScope, JitAccessRequestStatus, PinnedMachine, RequestedPolicy};
-use portcullis::plan::authorize::{UNREAD_BOUND, pending_timeout};
+use portcullis::plan::authorize::{UNREAD_BOUND, patience};
+use portcullis::plan::terms::Patience;
 
 use super::*;
 
@@ -50,10 +51,9 @@ fn edited(mut policy: PolicyView, latest: bool, change: impl FnOnce(&mut JitPoli
 #[test]
 fn a_tightened_policy_ends_a_grant_whose_machines_cannot_be_read() {
     type Change = fn(&mut JitPolicySpec);
-    let tightened: [(Reason, Change); 6] = [
+    let tightened: [(Reason, Change); 5] = [
         (Reason::SourceNotAllowed, |spec| spec.ports = vec![port(22, &["198.51.100.0/24"], "3h")]),
         (Reason::PortNotAllowed, |spec| spec.ports = vec![port(3389, &[], "3h")]),
-        (Reason::DurationTooLong, |spec| spec.ports = vec![port(22, &[], "30m")]),
         (Reason::JustificationRequired, |spec| spec.justification.required = true),
         (Reason::TargetNotAllowed, |spec| spec.targets[0].name = "other".into()),
         (Reason::TargetNotAllowed, |spec| {
@@ -69,6 +69,11 @@ fn a_tightened_policy_ends_a_grant_whose_machines_cannot_be_read() {
             assert!(matches!(&judgement, Judgement::Refused(is, _) if is == reason), "{judgement:?}");
         }
     }
+    // Less time makes it shorter once the machines are known; what has had its time ends at once.
+    let shorter = edited(web(), true, |spec| spec.ports = vec![port(22, &["203.0.113.0/24"], "30m")]);
+    let at = |minutes| judged(std::slice::from_ref(&shorter), now() + SignedDuration::from_mins(minutes));
+    assert!(matches!(at(29), Judgement::Unknown(..)));
+    assert!(matches!(at(30), Judgement::Refused(Reason::DurationTooLong, _)));
     // What is not granted yet waits for its machines.
     let waits = judge(&request(|_| {}), &[edited(web(), true, tightened[0].1)], &Pipelines::default(), now());
     assert!(matches!(waits, Judgement::Unknown(..)), "{waits:?}");
@@ -182,9 +187,10 @@ fn how_long_a_request_waits_is_its_policys_to_say_also_where_that_grants_nothing
         spec.suspend = true;
         spec.approval.pending_timeout = Some("8h".into());
     });
-    let of = |policies: &[PolicyView]| pending_timeout(&request(|_| {}), policies).map(|wait| wait.as_secs());
-    assert_eq!(of(std::slice::from_ref(&policy)), Some(8 * 3600));
-    assert_eq!(of(&[]), Some(3600));
+    let of = |policies: &[PolicyView]| patience(&request(|_| {}), policies);
+    assert_eq!(of(std::slice::from_ref(&policy)).pending.as_secs(), 8 * 3600);
+    assert_eq!(of(&[]), Patience::default());
     policy.terms = Terms::parse(&JitPolicySpec::default());
-    assert_eq!(of(&[policy]), None, "one that cannot be understood says nothing");
+    let ever = std::time::Duration::MAX;
+    assert_eq!(of(&[policy]), Patience { pending: ever, unused: ever }, "one that cannot be understood");
 }

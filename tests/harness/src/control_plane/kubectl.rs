@@ -14,6 +14,7 @@ pub struct Kubectl {
     kubeconfig: PathBuf,
     home: PathBuf,
     namespace: Option<String>,
+    plugins: Option<PathBuf>,
 }
 
 /// What a kubectl command answered.
@@ -29,7 +30,7 @@ pub struct Output {
 
 impl Kubectl {
     pub(super) const fn new(program: PathBuf, kubeconfig: PathBuf, home: PathBuf) -> Self {
-        Self { program, kubeconfig, home, namespace: None }
+        Self { program, kubeconfig, home, namespace: None, plugins: None }
     }
 
     /// The same, for a namespace: commands that name none are about it.
@@ -37,6 +38,17 @@ impl Kubectl {
     pub fn in_namespace(mut self, namespace: &str) -> Self {
         self.namespace = Some(namespace.to_owned());
         self
+    }
+
+    /// The same, with `kubectl jit` on PATH. Flags go after the plugin's name.
+    ///
+    /// # Errors
+    /// When the plugin is not built.
+    pub fn with_plugin(mut self) -> anyhow::Result<Self> {
+        let folder = self.home.with_file_name("plugins");
+        crate::plugin::install(&folder)?;
+        self.plugins = Some(folder);
+        Ok(self)
     }
 
     /// Runs kubectl and returns its standard output.
@@ -78,20 +90,8 @@ impl Kubectl {
     /// # Errors
     /// When it cannot be run at all.
     pub async fn output(&self, arguments: &[&str], input: Option<&str>) -> anyhow::Result<Output> {
-        std::fs::create_dir_all(&self.home)?;
-        let mut command = Command::new(&self.program);
-        if let Some(namespace) = &self.namespace {
-            command.args(["--namespace", namespace]);
-        }
-        command
-            .args(arguments)
-            .env("KUBECONFIG", &self.kubeconfig)
-            .env("HOME", &self.home)
-            .env("KUBERC", "off")
-            .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
+        let mut command = self.command(&[], arguments)?;
+        command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
         let mut child =
             command.spawn().with_context(|| format!("failed to start {}", self.program.display()))?;
         if let (Some(mut pipe), Some(input)) = (child.stdin.take(), input) {
@@ -104,6 +104,38 @@ impl Kubectl {
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         })
+    }
+
+    /// The command, not yet started, its output to be read: for those who talk with it. A `wrapper` is a program that
+    /// runs it, as one that gives it a terminal.
+    ///
+    /// # Errors
+    /// When its home folder cannot be made.
+    pub fn command(&self, wrapper: &[&str], arguments: &[&str]) -> anyhow::Result<Command> {
+        std::fs::create_dir_all(&self.home)?;
+        let mut command = match wrapper {
+            [] => Command::new(&self.program),
+            [wrapper, rest @ ..] => {
+                let mut command = Command::new(wrapper);
+                command.args(rest).arg(&self.program);
+                command
+            }
+        };
+        if let Some(namespace) = &self.namespace {
+            command.args(["--namespace", namespace]);
+        }
+        if let Some(folder) = &self.plugins {
+            command.env("PATH", crate::plugin::path_with(folder)?);
+        }
+        command
+            .args(arguments)
+            .env("KUBECONFIG", &self.kubeconfig)
+            .env("HOME", &self.home)
+            .env("KUBERC", "off")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        Ok(command)
     }
 
     async fn succeed(&self, arguments: &[&str], input: Option<&str>) -> anyhow::Result<String> {

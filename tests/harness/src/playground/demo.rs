@@ -100,10 +100,7 @@ impl Demo {
         self.probe(REQUESTER, address, false).await?;
 
         self.chapter("What would be written stands in the request before anybody agrees. Not to be agreed to by oneself:");
-        self.shell(
-            "kubectl get jitreq disk-full -o jsonpath='{range .status.rules[*]}{.protocol} {.ports} from {.sources} to {.destinations} on {.firewall}{\"\\n\"}{end}'",
-        )
-        .await?;
+        self.shell("kubectl jit describe disk-full --context approver").await?;
         self.shell(REVIEW).await?;
         self.shell("cat review.yaml").await?;
         let code = self.run("kubectl --context developer create -f review.yaml").await?;

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use portcullis_harness::install::{ARGOCD, NAMESPACE};
-use portcullis_harness::{Stage, User, control_plane};
+use portcullis_harness::{Stage, User, control_plane, plugin};
 
 /// Variables by name, in the order of the file.
 #[derive(Debug, Clone)]
 pub(crate) struct Environment {
     pub(crate) variables: Vec<(&'static str, String)>,
-    /// The folder with `kubectl` and `playground`.
+    /// The folder with `kubectl`, `kubectl jit` and `playground`.
     pub(crate) commands: PathBuf,
 }
 
@@ -30,6 +30,7 @@ impl Environment {
         std::fs::create_dir_all(&commands)?;
         link(&stage.plane.assets().path("kubectl"), &commands.join("kubectl"))?;
         link(&std::env::current_exe()?, &commands.join("playground"))?;
+        plugin::install(&commands)?;
 
         let variables = vec![
             ("KUBECONFIG", kubeconfig.display().to_string()),

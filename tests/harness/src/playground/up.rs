@@ -67,10 +67,11 @@ fn show(narrator: Narrator, folder: &Path) -> anyhow::Result<()> {
         records.iter().map(|record| format!("{} ({})", record.name, record.pid)).collect();
     narrator.print(&format!(
         "Running: {}\n\n\
-         . {folder}/env      # KUBECONFIG, SIMULATOR_URL, AZURE_* and the commands kubectl and playground\n\
+         . {folder}/env      # KUBECONFIG, SIMULATOR_URL, AZURE_* and the commands kubectl, kubectl jit and playground\n\
          kubectl --context policy-admin apply -f deploy/samples/policy-one-machine.yaml\n\
          kubectl --context developer apply -f deploy/samples/request.yaml\n\
-         kubectl get jit -o wide\n\n\
+         kubectl get jit -o wide\n\
+         kubectl jit describe disk-full --context developer\n\n\
          Contexts: admin (the default), developer, approver, argocd, developer2, approver2, policy-admin, viewer, \
          outsider.",
         processes.join(", ")

@@ -80,6 +80,7 @@ async fn the_demo_shows_the_main_job_within_90_seconds() -> anyhow::Result<()> {
     // open, two after.
     assert_eq!(text.matches("PASSES").count(), 3, "{text}");
     assert_eq!(text.matches("BLOCKED").count(), 6, "{text}");
+    assert!(text.contains("Rules that would be written:"), "kubectl jit is on PATH: {text}");
     assert!(text.contains("developer may not review"), "nobody approves their own request: {text}");
     assert!(text.contains("condition met") && text.contains("Expired"), "{text}");
     let job = text.lines().rev().find_map(|line| {
