@@ -33,6 +33,8 @@ pub(crate) use answers::{MAX_NAME, cut};
 
 /// The most reviews of one request that are looked at at once.
 pub const MOST: usize = 256;
+/// What is said of an approval whose request cannot be judged now: nothing about the approval.
+pub const NOT_NOW: &str = "the request cannot be granted now (its status says why); judged again when it can";
 
 /// What the API server says to: may this user `approve` this policy?
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -647,3 +647,26 @@ fn the_time_to_wait_is_the_policys_also_while_it_cannot_be_judged() {
     assert_eq!(after(State::Approved, &unknown, at(47)), State::Approved);
     assert_eq!(after(State::Approved, &unknown, at(48)), State::TimedOut);
 }
+
+#[test]
+fn a_plan_that_changed_between_approval_and_grant_is_said_and_approved_anew() {
+    for before in [State::Approved, State::Scheduled] {
+        let (mut request, judged) = (request(3600), two_of(3600));
+        request.status = Some(JitAccessRequestStatus {
+            state: Some(before.as_str().into()),
+            plan_hash: Some("b".repeat(64)),
+            approved_at: Some(Time(start())),
+            ..Default::default()
+        });
+        let now = start() + SignedDuration::from_secs(60);
+        reconcile(&mut request, &mut Cloud::default(), &judged, now, false);
+        let status = request.status.as_ref().unwrap();
+        let approved = status.conditions.iter().find(|condition| condition.type_ == "Approved").unwrap();
+        assert_eq!(
+            (state(&request), approved.reason.as_str()),
+            (State::Pending, "PlanChanged"),
+            "{before:?}"
+        );
+        assert_eq!(status.pending_since, Some(Time(now)), "the wait begins anew");
+    }
+}

@@ -8,7 +8,7 @@ use kube::core::ObjectMeta;
 
 use super::cluster::Cluster;
 use super::failure::{Exit, Failure};
-use super::follow::{self, Patience};
+use super::follow::{self, Patience, Progress};
 use super::note;
 use super::output::{DryRun, Format, full_name, shown, together, write_json, write_yaml};
 use super::stamp::{self, Stamp};
@@ -17,6 +17,7 @@ use super::values;
 use crate::api::{
     JitAccessRequest, JitAccessReview, JitAccessReviewSpec, NameRef, RequestRef, Tolerant, UserInfo, Verdict,
 };
+use crate::plan::reviews;
 
 /// How long the controller's answer is waited for where nothing else is said.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -149,7 +150,7 @@ pub async fn send(
             shown_at_the_end.push(shown(&created)?);
             continue;
         }
-        match answer(cluster, &created, patience).await {
+        match answer(cluster, &created, sending.wait, patience).await {
             Ok(answered) => {
                 failures.extend(tell_answer(&answered, sending, out)?);
                 shown_at_the_end.push(shown(&answered)?);
@@ -206,34 +207,43 @@ async fn create(
 }
 
 /// Waits until the controller has said whether the review counts. What it may still think better of is given some
-/// seconds more.
+/// seconds more; where it says that it cannot judge the request now, as long as answers are waited for, and with
+/// `waits` as long as the request is.
 async fn answer(
     cluster: &Cluster,
     review: &JitAccessReview,
+    waits: bool,
     patience: Patience,
 ) -> Result<JitAccessReview, Failure> {
     let name = review.metadata.name.clone().unwrap_or_default();
     let what =
         format!("waiting for the controller's answer to {name}, which was created and may still count");
-    let patience = patience.or(ANSWER);
-    let first =
-        follow::until(cluster.reviews(), &name, patience, &what, |found| answered(found, &name)).await?;
-    if is_final(&first) {
-        return Ok(first);
-    }
-    let mut latest = first;
-    let thoughts = patience.at_most(SECOND_THOUGHTS);
-    let second = follow::until(cluster.reviews(), &name, thoughts, &what, |found| {
-        let answer = answered(found, &name)?;
-        if let Ok(review) = &answer {
-            latest = review.clone();
+    let bounded = patience.or(ANSWER);
+    let mut latest =
+        follow::until(cluster.reviews(), &name, bounded, &what, |found| answered(found, &name)).await?;
+    let mut progress = Progress::new();
+    while !is_final(&latest) {
+        let held = is_held(&latest);
+        let patience = match (held, waits) {
+            (true, true) => patience,
+            (true, false) => bounded,
+            (false, _) => bounded.at_most(SECOND_THOUGHTS),
+        };
+        if held {
+            progress.say(&format!("{name}: {}", reviews::NOT_NOW));
         }
-        answer.as_ref().map_or(true, is_final).then_some(answer)
-    });
-    match second.await {
-        Err(failure) if failure.exit == Exit::TimedOut => Ok(latest),
-        other => other,
+        let said = latest.status.clone();
+        let next = follow::until(cluster.reviews(), &name, patience, &what, |found| {
+            let answer = answered(found, &name)?;
+            let news = answer.as_ref().map_or(true, |found| found.status != said);
+            news.then_some(answer)
+        });
+        match next.await {
+            Err(failure) if failure.exit == Exit::TimedOut && !held => break,
+            next => latest = next?,
+        }
     }
+    Ok(latest)
 }
 
 /// The review, once something was said of it.
@@ -248,6 +258,12 @@ fn answered(found: Option<&JitAccessReview>, name: &str) -> Option<Result<JitAcc
 /// Whether nothing better will be said of it.
 fn is_final(review: &JitAccessReview) -> bool {
     review.status.as_ref().is_some_and(|status| status.counted == Some(true) || status.settled)
+}
+
+/// Whether nothing was said of it but that its request cannot be judged now.
+fn is_held(review: &JitAccessReview) -> bool {
+    let reason = review.status.as_ref().and_then(|status| status.reason.as_deref());
+    !is_final(review) && reason == Some(reviews::NOT_NOW)
 }
 
 fn tell_created(review: &JitAccessReview, sending: &Sending, out: &mut dyn Write) -> Result<(), Failure> {
@@ -332,11 +348,14 @@ mod tests {
         assert!(answered(Some(&silent), "a").is_none() && !is_final(&silent));
         for (status, last) in [
             (json!({"counted": true}), true),
-            (json!({"counted": false}), false),
+            (json!({"counted": false, "reason": "asked"}), false),
+            (json!({"counted": false, "reason": reviews::NOT_NOW}), false),
             (json!({"counted": false, "settled": true}), true),
         ] {
+            let held = status["reason"] == reviews::NOT_NOW;
             let review = review(status);
             assert!(answered(Some(&review), "a").unwrap().is_ok());
+            assert_eq!(is_held(&review), held);
             assert_eq!(is_final(&review), last);
         }
         assert!(answered(None, "a").unwrap().is_err());

@@ -1,7 +1,7 @@
 //! Approvals: of one policy and one plan, by somebody else.
 
 use super::{Answer, Right};
-use super::{Case, Count, answers, counts, created, never, not_now, reviewer, shown, waiting_since};
+use super::{Case, Count, NOT_NOW, answers, counts, created, never, not_now, reviewer, shown, waiting_since};
 use crate::api::{JitAccessReview, UserInfo};
 use crate::plan::admission::Admission;
 use crate::plan::lifecycle::plus;
@@ -29,9 +29,7 @@ impl Count<'_> {
             Admission::InForce { .. } => {}
         }
         let Some(plan) = self.case.plan else {
-            return not_now(
-                "the request cannot be granted now (its status says why); judged again when it can",
-            );
+            return not_now(NOT_NOW);
         };
         if review.spec.plan_hash.as_deref() != Some(plan.hash.as_str()) {
             return never(

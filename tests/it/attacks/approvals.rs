@@ -21,7 +21,7 @@ fn nobody_approves_their_own_be_it_directly_or_on_anothers_behalf() {
         for role in ["portcullis-requester", "portcullis-delegate"] {
             site.bind(role, role, &user(BUSY.name())).await;
         }
-        site.asks(&busy, "own", "web", &json!({})).await;
+        site.asks_as(&busy, "own", "web", &json!({})).await;
         let own = site.planned("jitreq/own").await;
         site.approves(&busy, ("own", "web"), &own, false, "approver2 asked: somebody else has to approve")
             .await;
@@ -31,7 +31,7 @@ fn nobody_approves_their_own_be_it_directly_or_on_anothers_behalf() {
         for (number, claim) in ["approver", "oidc:Approver@contoso.com"].into_iter().enumerate() {
             let more = json!({"onBehalfOf": claim, "notAfter": end.to_string()});
             let name = format!("claimed-{number}");
-            site.asks(&busy, &name, "web", &more).await;
+            site.asks_as(&busy, &name, "web", &more).await;
             let claimed = site.planned(&format!("jitreq/{name}")).await;
             let by = |who: User| (site.kubectl(who), format!("{name}-{}", who.name()));
             let (whom, review) = by(User::Approver);
@@ -60,7 +60,7 @@ fn one_person_fills_no_quorum_however_many_names_and_accounts_they_have() {
         site.guarded("web", &a, 3).await;
         let locked = Timestamp::now();
         let (developer, approver) = (site.kubectl(User::Developer), site.kubectl(User::Approver));
-        site.asks(&developer, "mine", "web", &json!({})).await;
+        site.asks_as(&developer, "mine", "web", &json!({})).await;
         let mine = site.planned("jitreq/mine").await;
         site.approves(&approver, ("first", "web"), &mine, true, "under JitPolicy").await;
         site.approves(&approver, ("again", "web"), &mine, false, "approver counts already").await;
@@ -68,7 +68,7 @@ fn one_person_fills_no_quorum_however_many_names_and_accounts_they_have() {
         let admin = site.kubectl(User::Admin);
         for (number, name) in ["Approver", "APPROVER"].into_iter().enumerate() {
             let review = format!("spelt-{number}");
-            let word = site.word(&review, &mine, "web", "Approved");
+            let word = site.review_of(&review, &mine, "web", "Approved");
             let sent = site.send(&admin, &["--as", name, "--as-group", "approvers"], &word).await;
             assert_eq!(sent.code, 0, "{sent:?}");
             site.answered(&review, false, "counts already under").await;
@@ -100,13 +100,13 @@ fn an_approval_dies_with_the_request_and_with_the_policy_it_was_given_for() {
         let other = site.kubectl(User::Approver2);
 
         // Before there is a policy: there is no plan to approve, and none can be guessed.
-        site.asks(&developer, "early", "web", &json!({})).await;
+        site.asks_as(&developer, "early", "web", &json!({})).await;
         let early = site.until("waits", "jitreq/early", |found| {
             condition(found, "Approved")["reason"] == "PolicyNotFound"
         });
         let mut early = early.await;
         early["status"]["planHash"] = json!("0".repeat(64));
-        let word = site.word("early", &early, "web", "Approved");
+        let word = site.review_of("early", &early, "web", "Approved");
         assert_eq!(site.send(&approver, &[], &word).await.code, 0);
         site.guarded("web", &a, 1).await;
         let locked = Timestamp::now();
@@ -114,12 +114,12 @@ fn an_approval_dies_with_the_request_and_with_the_policy_it_was_given_for() {
 
         // Deleted, and created again wider under the same name.
         site.guarded("web", &a, 2).await;
-        site.asks(&developer, "mine", "web", &json!({})).await;
+        site.asks_as(&developer, "mine", "web", &json!({})).await;
         let narrow = site.planned("jitreq/mine").await;
         site.approves(&approver, ("first", "web"), &narrow, true, "under JitPolicy").await;
         site.kubectl_delete("jitreq/mine").await;
         let wide = json!([{"port": 22, "sources": [{"cidr": "0.0.0.0/0"}]}]);
-        site.asks(&developer, "mine", "web", &json!({"ports": wide})).await;
+        site.asks_as(&developer, "mine", "web", &json!({"ports": wide})).await;
         let mine = site.planned("jitreq/mine").await;
         assert_ne!(mine["status"]["planHash"], narrow["status"]["planHash"]);
         site.approves(&other, ("second", "web"), &mine, true, "under JitPolicy").await;
@@ -164,13 +164,16 @@ fn a_denial_is_final_before_and_after_approvals_and_closes_what_is_open() {
         for (name, verdicts) in
             [("after", ["Approved", "Denied", "Approved"]), ("before", ["Denied", "Approved", "Approved"])]
         {
-            site.asks(&developer, name, "web", &json!({})).await;
+            site.asks_as(&developer, name, "web", &json!({})).await;
             let object = format!("jitreq/{name}");
             let asked = site.planned(&object).await;
             let admin = site.kubectl(User::Admin);
             for (number, (verdict, by)) in verdicts.into_iter().zip([&one, &other, &admin]).enumerate() {
                 let review = format!("{name}-{number}");
-                assert_eq!(site.send(by, &[], &site.word(&review, &asked, "web", verdict)).await.code, 0);
+                assert_eq!(
+                    site.send(by, &[], &site.review_of(&review, &asked, "web", verdict)).await.code,
+                    0
+                );
                 site.until("is answered", &format!("jitrev/{review}"), |found| {
                     found["status"]["reason"].is_string()
                 })
@@ -182,18 +185,18 @@ fn a_denial_is_final_before_and_after_approvals_and_closes_what_is_open() {
         site.some_rounds().await;
         assert_eq!(site.exposed(REQUESTER, &a.ip, 22, locked).await, []);
 
-        site.asks(&developer, "live", "web", &json!({})).await;
+        site.asks_as(&developer, "live", "web", &json!({})).await;
         let live = site.planned("jitreq/live").await;
         site.approves(&one, ("live-0", "web"), &live, true, "under JitPolicy").await;
         site.approves(&other, ("live-1", "web"), &live, true, "").await;
         site.state("jitreq/live", "Active").await;
         assert!(site.passes(REQUESTER, &a.ip, 22).await);
-        assert_eq!(site.send(&one, &[], &site.word("live-2", &live, "web", "Denied")).await.code, 0);
+        assert_eq!(site.send(&one, &[], &site.review_of("live-2", &live, "web", "Denied")).await.code, 0);
         site.state("jitreq/live", "Revoked").await;
         assert!(!site.passes(REQUESTER, &a.ip, 22).await);
         // And nobody's later word brings it back.
         let closed = Timestamp::now();
-        assert_eq!(site.send(&other, &[], &site.word("live-3", &live, "web", "Approved")).await.code, 0);
+        assert_eq!(site.send(&other, &[], &site.review_of("live-3", &live, "web", "Approved")).await.code, 0);
         site.answered("live-3", false, "the request is over already").await;
         site.some_rounds().await;
         assert_eq!(site.exposed(REQUESTER, &a.ip, 22, closed).await, []);
@@ -211,7 +214,7 @@ fn an_approver_whose_right_is_taken_away_before_the_grant_has_not_approved() {
         let (account, binding) = site.approving_account("leaver").await;
         // Time enough to approve and to be removed, on a busy machine too.
         let start = Timestamp::from_second(Timestamp::now().as_second() + 20).unwrap();
-        site.asks(&developer, "mine", "web", &json!({"notBefore": start.to_string()})).await;
+        site.asks_as(&developer, "mine", "web", &json!({"notBefore": start.to_string()})).await;
         let mine = site.planned("jitreq/mine").await;
         site.approves(&account, ("leaver", "web"), &mine, true, "under JitPolicy").await;
         site.state("jitreq/mine", "Scheduled").await;
@@ -259,13 +262,13 @@ fn unknown_names_and_too_long_ones_are_refused_and_the_longest_are_judged() {
         assert_eq!(mine["spec"]["requester"]["username"], json!(asker));
 
         let approve = async |review: &str, name: &str| {
-            let word = site.word(review, &mine, "web", "Approved");
+            let word = site.review_of(review, &mine, "web", "Approved");
             site.send(&admin, &["--as", name, "--as-group", "approvers"], &word).await
         };
         let sent = approve("longer", &named("b", 1025)).await;
         assert!(sent.code != 0 && sent.stderr.contains("spec.reviewer.username: Too long"), "{sent:?}");
         // Nobody knows this one, nor has given it anything.
-        let word = site.word("unknown", &mine, "web", "Approved");
+        let word = site.review_of("unknown", &mine, "web", "Approved");
         let sent = site.send(&admin, &["--as", "no-such-user", "--as-group", "viewers"], &word).await;
         assert!(sent.code != 0 && sent.stderr.contains("no-such-user"), "{sent:?}");
         assert_eq!(approve("own", &asker).await.code, 0);

@@ -13,10 +13,6 @@ pub(super) fn user(name: &str) -> Value {
 }
 
 impl Site {
-    pub(super) fn kubectl(&self, user: User) -> Kubectl {
-        self.ground.play.stage.plane.kubectl(user).unwrap()
-    }
-
     /// A policy over a machine that asks for approvals, once its lock stands.
     pub(super) async fn guarded(&self, name: &str, machine: &Vm, required: u8) {
         let spec = json!({"targets": targets(&[machine]), "approval": {"required": required}});
@@ -60,7 +56,7 @@ impl Site {
     }
 
     /// A review of a request as it was read, with the plan that it showed.
-    pub(super) fn word(&self, name: &str, request: &Value, policy: &str, verdict: &str) -> Value {
+    pub(super) fn review_of(&self, name: &str, request: &Value, policy: &str, verdict: &str) -> Value {
         let mut spec = json!({
             "requestRef": {"name": request["metadata"]["name"], "uid": request["metadata"]["uid"]},
             "policyRef": {"name": self.name(policy)}, "verdict": verdict,
@@ -89,7 +85,7 @@ impl Site {
         counted: bool,
         says: &str,
     ) {
-        let word = self.word(name, request, policy, "Approved");
+        let word = self.review_of(name, request, policy, "Approved");
         let sent = self.send(by, &[], &word).await;
         assert_eq!(sent.code, 0, "{sent:?}");
         self.answered(name, counted, says).await;
@@ -106,7 +102,7 @@ impl Site {
     }
 
     /// What the requester asks for: port 22 of the machine `a`, for an hour.
-    pub(super) async fn asks(&self, by: &Kubectl, name: &str, policy: &str, more: &Value) {
+    pub(super) async fn asks_as(&self, by: &Kubectl, name: &str, policy: &str, more: &Value) {
         let manifest = self.wanted(name, policy, more);
         by.run_with_input(&["create", "-f", "-"], &manifest.to_string()).await.unwrap();
     }

@@ -23,34 +23,31 @@ use objects::{Stock, comparable};
 const AT_ONCE: usize = 24;
 const UNKNOWN: [Part; 2] = [Part::Unknown("scale"), Part::Unknown("approve")];
 
-/// The attempts at one kind.
-fn attempts<'a>(kind: Kind, stock: &'a Stock) -> Vec<Attempt<'a>> {
+/// Everything that can be tried at one kind by somebody, in the same order for everybody.
+fn everything(actor: Actor, kind: Kind, stock: &Stock) -> Vec<Attempt<'_>> {
     use Verb::{
         Apply, ApplyForced, ApplyNew, Create, Delete, DeleteCollection, JsonPatch, MergePatch, Put,
         StrategicPatch,
     };
+    let at = |verb, part, change| Attempt { actor, kind, verb, part, change };
     let mut all = Vec::new();
-    for actor in Actor::ALL {
-        let at = |verb, part, change| Attempt { actor, kind, verb, part, change };
-        for change in stock.made(kind) {
-            all.extend([Create, ApplyNew].map(|verb| at(verb, Part::Main, Some(change))));
+    for change in stock.made(kind) {
+        all.extend([Create, ApplyNew].map(|verb| at(verb, Part::Main, Some(change))));
+    }
+    for change in stock.changed(kind) {
+        for part in [Part::Main, Part::Status] {
+            let verbs = [Put, JsonPatch, MergePatch, Apply, ApplyForced];
+            all.extend(verbs.map(|verb| at(verb, part, Some(change))));
         }
-        for change in stock.changed(kind) {
-            for part in [Part::Main, Part::Status] {
-                let verbs = [Put, JsonPatch, MergePatch, Apply, ApplyForced];
-                all.extend(verbs.map(|verb| at(verb, part, Some(change))));
-            }
-        }
-        for part in [Part::Main, Part::Status].into_iter().chain(UNKNOWN) {
-            all.push(at(StrategicPatch, part, None));
-            all.push(at(Delete, part, None));
-        }
-        all.push(at(DeleteCollection, Part::Main, None));
-        for part in UNKNOWN {
-            let change =
-                stock.changed(kind).iter().find(|change| change.pointer() == "/metadata/labels/attack");
-            all.extend([Put, JsonPatch, MergePatch, Apply].map(|verb| at(verb, part, change)));
-        }
+    }
+    for part in [Part::Main, Part::Status].into_iter().chain(UNKNOWN) {
+        all.push(at(StrategicPatch, part, None));
+        all.push(at(Delete, part, None));
+    }
+    all.push(at(DeleteCollection, Part::Main, None));
+    for part in UNKNOWN {
+        let change = stock.changed(kind).iter().find(|change| change.pointer() == "/metadata/labels/attack");
+        all.extend([Put, JsonPatch, MergePatch, Apply].map(|verb| at(verb, part, change)));
     }
     // A field cannot be taken out by applying, and what is applied has its name in the path.
     all.retain(|attempt| match (attempt.verb, attempt.change) {
@@ -58,21 +55,31 @@ fn attempts<'a>(kind: Kind, stock: &'a Stock) -> Vec<Attempt<'a>> {
         (ApplyNew, Some(change)) => change.pointer() != "/metadata/generateName",
         _ => true,
     });
-    // Who lacks the right is refused before anything is read, and a status that comes with an object is dropped
-    // before it is looked at: of those, some, and other fields for each.
-    let everything = std::env::var("PORTCULLIS_ATTACKS").is_ok_and(|which| which == "all");
-    let kept = |place: usize, attempt: &Attempt<'_>| {
-        let dropped =
-            attempt.part == Part::Main && attempt.change.is_some_and(|change| change.at[0] == "status");
-        let one_in = match attempt.missing() {
-            Some(_) => 8,
-            None if dropped => 3,
-            None => 1,
-        };
-        everything || (place + attempt.actor as usize).is_multiple_of(one_in)
+    all
+}
+
+/// One attempt in how many is made. Who lacks the right is refused before anything is read; a status that comes with
+/// an object is dropped before it is looked at; and several have the same rights to what is there already.
+fn one_in(attempt: &Attempt<'_>) -> usize {
+    let Some(change) = attempt.change else { return 1 };
+    let new = matches!(attempt.verb, Verb::Create | Verb::ApplyNew);
+    let alone = matches!(attempt.actor, Actor::Controller | Actor::PolicyAdmin | Actor::Approver);
+    match attempt.missing() {
+        Some(_) => 8,
+        None if attempt.part == Part::Main && change.at[0] == "status" => 4,
+        None if new || alone || change.at[0] == "metadata" => 1,
+        None => 2,
+    }
+}
+
+/// The attempts at one kind: what one leaves out, its equals try.
+fn attempts(kind: Kind, stock: &Stock) -> Vec<Attempt<'_>> {
+    let all = std::env::var("PORTCULLIS_ATTACKS").is_ok_and(|which| which == "all");
+    let of = |actor: Actor| {
+        let tried = everything(actor, kind, stock).into_iter().enumerate();
+        tried.filter(move |(place, attempt)| all || (place + actor as usize).is_multiple_of(one_in(attempt)))
     };
-    let all = all.into_iter().enumerate().filter(|(place, attempt)| kept(*place, attempt));
-    all.map(|(_, attempt)| attempt).collect()
+    Actor::ALL.into_iter().flat_map(of).map(|(_, attempt)| attempt).collect()
 }
 
 /// What is sent, and to where.

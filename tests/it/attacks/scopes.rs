@@ -17,7 +17,7 @@ impl Site {
 
     /// Asks, and expects the controller to deny it for this reason, in these words.
     async fn denied_in(&self, name: &str, more: &Value, reason: &str, words: &str) {
-        self.asks(&self.kubectl(User::Developer), name, "web", more).await;
+        self.asks_as(&self.kubectl(User::Developer), name, "web", more).await;
         let object = format!("jitreq/{name}");
         let denied = self.state(&object, "Denied").await;
         let told = condition(&denied, "Denied");
@@ -89,7 +89,7 @@ fn a_machine_outside_of_the_scope_is_reached_by_no_tag_case_id_or_look_alike() {
         }
         // The one that is meant is reached, in whatever case.
         let more = target(json!({"machine": "A"}));
-        site.asks(&site.kubectl(User::Developer), "own", "web", &more).await;
+        site.asks_as(&site.kubectl(User::Developer), "own", "web", &more).await;
         site.state("jitreq/own", "Active").await;
         for machine in &machines {
             assert_eq!(
@@ -134,12 +134,12 @@ async fn moved(site: Site, what: &str) {
     site.guarded("web", &a, 1).await;
     site.lock("other", &[&b]).await;
     let (developer, approver) = (site.kubectl(User::Developer), site.kubectl(User::Approver));
-    site.asks(&developer, "live", "web", &json!({})).await;
+    site.asks_as(&developer, "live", "web", &json!({})).await;
     let live = site.planned("jitreq/live").await;
     site.approves(&approver, ("live", "web"), &live, true, "under JitPolicy").await;
     site.state("jitreq/live", "Active").await;
     assert!(site.passes(REQUESTER, &a.ip, 22).await);
-    site.asks(&developer, "waits", "web", &json!({})).await;
+    site.asks_as(&developer, "waits", "web", &json!({})).await;
     let waits = site.planned("jitreq/waits").await;
 
     gives_away(&site, what, &a, &b).await;
@@ -219,8 +219,13 @@ fn parts_that_are_allowed_do_not_add_up_to_what_is_not() {
         }
 
         // The same half twice is that half once.
-        site.asks(&site.kubectl(User::Developer), "twice", "web", &ask(ssh(), &["0.0.0.0/1", "0.0.0.0/1"]))
-            .await;
+        site.asks_as(
+            &site.kubectl(User::Developer),
+            "twice",
+            "web",
+            &ask(ssh(), &["0.0.0.0/1", "0.0.0.0/1"]),
+        )
+        .await;
         site.state("jitreq/twice", "Active").await;
         assert!(site.passes("1.2.3.4", &a.ip, 22).await);
         for source in ["130.1.2.3", "203.0.113.7"] {

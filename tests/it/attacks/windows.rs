@@ -79,7 +79,7 @@ fn patterns_that_do_not_compile_or_that_run_away_stop_nobody_but_their_own_polic
             let reason = "spec.justification.pattern";
             site.says("jitpol/web", "Stalled", "True", "InvalidSpec", reason).await;
         }
-        site.asks(&site.kubectl(User::Developer), "held", "web", &json!({"justification": "INC-1"})).await;
+        site.asks_as(&site.kubectl(User::Developer), "held", "web", &json!({"justification": "INC-1"})).await;
         site.says("jitreq/held", "Approved", "False", "InvalidSpec", "spec.justification.pattern").await;
         site.some_rounds().await;
         assert_eq!(site.ours_that("net", "Allow").await, Vec::<Value>::new());
@@ -96,7 +96,7 @@ fn patterns_that_do_not_compile_or_that_run_away_stop_nobody_but_their_own_polic
         assert!(said.code != 0 && said.stderr.contains("spec.justification must match"), "{said:?}");
         // As a request that came before its policy, so that the controller is the one to judge.
         let good = json!({"justification": long});
-        site.asks(&site.kubectl(User::Developer), "good", "web", &good).await;
+        site.asks_as(&site.kubectl(User::Developer), "good", "web", &good).await;
         site.state("jitreq/good", "Active").await;
         assert!(begun.elapsed().as_secs() < 45, "{:?}", begun.elapsed());
         assert_eq!(site.exposed("198.51.100.23", &a.ip, 22, locked).await, []);
