@@ -42,6 +42,8 @@ use write::{Acted, act};
 
 /// The longest time until a request that is not settled is looked at again.
 const LONGEST_REST: Duration = Duration::from_secs(30);
+/// When to try again where the API server has said something else than the cache.
+const CACHE_LAGS: Duration = Duration::from_secs(1);
 /// When to try again while not everything is known.
 const NOT_READY: Duration = Duration::from_millis(200);
 /// The moves that one reconcile makes at most.
@@ -134,6 +136,7 @@ async fn advance(
             fresh = true;
             continue;
         }
+        let refused = fresh && !next.grants;
         fresh = false;
         let now = look.now;
         let rest = rest(&next, now);
@@ -167,6 +170,10 @@ async fn advance(
                 }
                 if !moved && next.finalizer == Finalizer::Leave {
                     return Ok(Action::requeue(rest));
+                }
+                // A cache that lags behind says the same as before.
+                if refused {
+                    return Ok(Action::requeue(CACHE_LAGS));
                 }
             }
         }
