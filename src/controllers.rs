@@ -8,6 +8,7 @@
 //! - [`tenancy`]: which namespace may reach which machines, with which credential.
 //! - [`gate`]: one serial worker per firewall.
 //! - [`policy`], [`request`], [`review`]: one reconcile loop per kind.
+//! - [`watched`]: what the watches have told so far.
 //! - [`retry`]: what becomes of a reconcile that could not write.
 //! - [`sweep`]: allows of ours that are nobody's.
 //! - [`history`]: settled requests and reviews, deleted in time.
@@ -22,7 +23,7 @@ use kube::runtime::controller::{self, Action};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{Controller, WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
@@ -46,11 +47,14 @@ pub mod retry;
 pub mod review;
 pub mod sweep;
 pub mod tenancy;
+mod watched;
 
 use events::Herald;
 use gate::{GateSettings, Gates, News};
 use resolutions::Resolutions;
 use tenancy::Tenancy;
+pub use watched::Filled;
+use watched::Judged;
 
 /// How the controller works; the configuration file, checked.
 #[derive(Clone, Debug)]
@@ -85,33 +89,6 @@ pub struct Settings {
     pub admission: admission::Settings,
 }
 
-/// Whether a cache has been filled once.
-///
-/// In place of the store's own `wait_until_ready`, which wakes only the last of several waiters (kube-runtime
-/// 5.0): with the controller waiting too, a reconcile that waited could wait for ever.
-#[derive(Clone, Debug)]
-pub struct Filled(watch::Sender<bool>);
-
-impl Default for Filled {
-    fn default() -> Self {
-        Self(watch::Sender::new(false))
-    }
-}
-
-impl Filled {
-    fn see<K>(&self, event: &Result<watcher::Event<K>, watcher::Error>) {
-        if let Ok(watcher::Event::InitDone) = event {
-            self.0.send_replace(true);
-        }
-    }
-
-    /// Waits until it has been filled.
-    pub async fn wait(&self) {
-        // The sender is ours, so it cannot be gone.
-        let _ = self.0.subscribe().wait_for(|filled| *filled).await;
-    }
-}
-
 /// What every loop shares.
 #[derive(Clone)]
 pub struct Context {
@@ -143,6 +120,12 @@ pub struct Context {
     pub rights: request::Rights,
     /// Who may be granted next.
     pub turns: request::Turns,
+    /// What policies say, parsed.
+    pub terms: request::ParsedTerms,
+    /// When this process began to know anything.
+    pub started: jiff::Timestamp,
+    /// What gates may open.
+    pub opens: request::Opens,
     /// How often the waiting requests of one requester are looked at.
     pub pace: request::Pace,
     /// What the audit trail has told of each request.
@@ -215,6 +198,9 @@ pub async fn run(
         reviews_filled: Filled::default(),
         rights: request::Rights::default(),
         turns: request::Turns::default(),
+        terms: request::ParsedTerms::default(),
+        started: clock.now(),
+        opens: request::Opens::default(),
         pace: request::Pace::default(),
         told: request::told::Told::default(),
         wake_policies,
@@ -227,15 +213,25 @@ pub async fn run(
 
     let policy_stream = {
         let context = Arc::clone(&context);
+        let mut judged = Judged::default();
         watcher(Api::<Tolerant<JitPolicy>>::all(client.clone()), connection::watching())
             .map_ok(untold)
             .default_backoff()
             .reflect(policy_writer)
             .inspect(move |event| {
                 context.policies_filled.see(event);
-                // Whatever happens to a policy, its requests are judged by it anew.
-                if let Ok(watcher::Event::Apply(policy) | watcher::Event::Delete(policy)) = event {
-                    context.wake_requests(policy);
+                match event {
+                    Ok(watcher::Event::Apply(policy) | watcher::Event::InitApply(policy)) => {
+                        if judged.is_news(policy) {
+                            context.wake_requests(policy);
+                        }
+                    }
+                    Ok(watcher::Event::Delete(policy)) => {
+                        judged.forget(policy);
+                        context.terms.forget(&policy.uid().unwrap_or_default());
+                        context.wake_requests(policy);
+                    }
+                    Ok(watcher::Event::Init | watcher::Event::InitDone) | Err(_) => {}
                 }
             })
             .touched_objects()
@@ -259,6 +255,7 @@ pub async fn run(
                     Ok(watcher::Event::Delete(request)) => {
                         request::record::gone(&context, request);
                         context.gates.end(&request.uid().unwrap_or_default());
+                        context.opens.forget(&request.uid().unwrap_or_default());
                         context.wake_reviews_of(request);
                     }
                     Ok(watcher::Event::Init | watcher::Event::InitDone) | Err(_) => {}
@@ -301,7 +298,6 @@ pub async fn run(
             Arc::clone(&context),
         )
         .for_each(|_| async {});
-    // Requests wait for the policies' cache: an empty one would look as if every policy had been deleted.
     let request_loop = {
         let context = Arc::clone(&context);
         let shutdown = shutdown.clone();
@@ -330,6 +326,7 @@ pub async fn run(
             let filled = async {
                 context.policies_filled.wait().await;
                 context.requests_filled.wait().await;
+                context.reviews_filled.wait().await;
                 health.pass(Check::Caches);
                 history::run(&context).await;
             };
@@ -405,6 +402,12 @@ async fn spread(context: Arc<Context>, mut news: mpsc::UnboundedReceiver<News>) 
 }
 
 impl Context {
+    /// Whether everything is known that a grant rests on.
+    fn knows_all(&self) -> bool {
+        let filled = [&self.policies_filled, &self.requests_filled, &self.reviews_filled];
+        filled.into_iter().all(Filled::is_filled) && self.admission.has_looked()
+    }
+
     /// Has the policies and requests of these UIDs looked at again.
     fn wake(&self, owners: &BTreeSet<String>) {
         let owned = |uid: Option<String>| uid.is_some_and(|uid| owners.contains(&uid));
@@ -466,28 +469,4 @@ async fn timed<E: std::error::Error>(
     let outcome = if result.is_ok() { ReconcileResult::Success } else { ReconcileResult::Error };
     context.metrics.reconcile(controller, outcome, started.elapsed());
     result
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The store's own `wait_until_ready` wakes one of several waiters; a request that waited beside the
-    /// controller was then never reconciled.
-    #[tokio::test]
-    async fn every_waiter_learns_that_a_cache_was_filled() {
-        let filled = Filled::default();
-        let waiters: Vec<_> = (0..8)
-            .map(|_| {
-                let filled = filled.clone();
-                tokio::spawn(async move { filled.wait().await })
-            })
-            .collect();
-        tokio::task::yield_now().await;
-        filled.see::<JitPolicy>(&Ok(watcher::Event::Init));
-        filled.see::<JitPolicy>(&Ok(watcher::Event::InitDone));
-        let all = futures::future::join_all(waiters);
-        tokio::time::timeout(Duration::from_secs(5), all).await.expect("somebody waits for ever");
-        filled.wait().await;
-    }
 }

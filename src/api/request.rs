@@ -103,7 +103,7 @@ pub struct NameRef {
 }
 
 /// Who somebody is, by the API server's word.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct UserInfo {
     /// User name.
     #[schemars(length(min = 1, max = 1024))]

@@ -124,9 +124,10 @@ impl Proof {
         }
     }
 
-    /// Waits until the first look has ended, well or not.
-    pub async fn looked(&self) {
-        let _ = self.0.known.subscribe().wait_for(|known| known.look > 0).await;
+    /// Whether the first look has ended, well or not.
+    #[must_use]
+    pub fn has_looked(&self) -> bool {
+        self.0.known.borrow().look > 0
     }
 
     /// Why admission is not in force, once it was looked at.

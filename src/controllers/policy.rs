@@ -124,7 +124,8 @@ async fn enforce(
 ) -> Result<Action, WriteError> {
     let uid = policy.uid().unwrap_or_default();
     let before = policy.status.clone().unwrap_or_default();
-    let interval = if super::request::has_live_grants(context, &uid) {
+    let wanted = context.resolutions.is_wanted(&uid);
+    let interval = if wanted || super::request::has_live_grants(context, &uid) {
         context.settings.address_interval
     } else {
         context.settings.inventory_interval
@@ -145,7 +146,11 @@ async fn enforce(
     };
     let mut done = true;
     if let Some(resolution) = read.resolution {
-        if read.changed {
+        let satisfied = wanted && world.problem.is_none();
+        if satisfied {
+            context.resolutions.satisfied(&uid);
+        }
+        if read.changed || satisfied {
             context.wake_requests(policy);
         }
         let name = format!("{}/{}", policy.namespace().unwrap_or_default(), policy.name_any());

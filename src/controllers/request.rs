@@ -11,16 +11,17 @@ use tokio::time::Instant;
 use super::Context;
 use super::retry::WriteError;
 use crate::api::values::ArmId;
-use crate::api::{JitAccessRequest, Reason, RuleStatus, State, Tolerant};
-use crate::plan::authorize::{Judgement, PolicyView, judge};
+use crate::api::{JitAccessRequest, RuleStatus, State, Tolerant};
 use crate::plan::desired::{Duty, Grant};
-use crate::plan::lifecycle::{Finalizer, Seen, Step, World, duties, state, step};
+use crate::plan::lifecycle::{Finalizer, Seen, Step, duties, state};
 use crate::plan::model::FirewallId;
-use crate::plan::terms::Patience;
+use crate::plan::reviews::Tally;
 use crate::providers::CloudErrorKind;
 
 mod clocks;
 mod counting;
+mod look;
+mod opens;
 mod pace;
 mod passage;
 pub mod record;
@@ -31,21 +32,30 @@ mod turns;
 mod views;
 mod write;
 
-use counting::{Counted, count};
+use counting::Counted;
+use look::Look;
+pub use opens::Opens;
 pub use pace::Pace;
 pub use rights::Rights;
 use tell::tell;
 pub use turns::Turns;
-pub use views::views;
+pub use views::ParsedTerms;
 use write::{Acted, act};
 
 /// The longest time until a request that is not settled is looked at again.
 const LONGEST_REST: Duration = Duration::from_secs(30);
+/// When to try again where the API server has said something else than the cache.
+const CACHE_LAGS: Duration = Duration::from_secs(1);
+/// When to try again while not everything is known.
+const NOT_READY: Duration = Duration::from_millis(200);
 /// The moves that one reconcile makes at most.
 const MOVES: usize = 16;
 
-/// Brings one request as far as it goes, once the policies are known: an empty cache would look as if every
-/// policy had been deleted. The gates have learnt from the watch what is to be closed.
+/// Brings one request as far as it goes now.
+///
+/// What is not granted waits until everything is known: reviews, because a denial that is not known yet would come too
+/// late; other requests, because limits are judged by all that live; admission, because what was not looked at would be
+/// said not to be in force. What may have rules in the cloud waits for nothing.
 ///
 /// # Errors
 /// As [`reconcile`].
@@ -53,13 +63,14 @@ pub async fn reconcile_when_ready(
     request: Arc<JitAccessRequest>,
     context: Arc<Context>,
 ) -> Result<Action, WriteError> {
-    context.policies_filled.wait().await;
-    // And for the requests: limits are judged by all that live.
-    context.requests_filled.wait().await;
-    // And for the reviews: a denial that is not known yet would come too late.
-    context.reviews_filled.wait().await;
-    // And for admission: what was not looked at yet would be said not to be in force.
-    context.admission.looked().await;
+    let state = state(&request);
+    if state.holds_rules() || state.is_last() {
+        return reconcile(request, context).await;
+    }
+    // Not waited for in here: those who wait would leave no room for those who must not.
+    if !context.knows_all() {
+        return Ok(Action::requeue(NOT_READY));
+    }
     if let Some(wait) = context.pace.wait(&request, &context.settings.pipelines, Instant::now()) {
         return Ok(Action::requeue(wait));
     }
@@ -106,44 +117,43 @@ async fn advance(
     record::sight(context, &request);
     for _ in 0..MOVES {
         give_duties(context, &request);
-        let now = context.clock.now();
-        let policies = views(context, &namespace);
-        let judgement = judge(&request, &policies, &context.settings.pipelines, now);
-        let admission = if fresh { context.admission.confirmed().await } else { context.admission.now() };
-        *counted = count(context, &request, &judgement, &admission, fresh).await?;
-        // Held until what becomes of it is written.
-        let turn = match (&judgement, state(&request)) {
-            (Judgement::Allowed(plan), State::Approved) => Some(context.turns.take(&request, &plan.limits)),
-            _ => None,
+        let (look, next) = if fresh {
+            let (look, now_counted) = Look::afresh(context, &request).await?;
+            *counted = now_counted;
+            let next = look.step(context, &request, &counted.tally);
+            (look, next)
+        } else {
+            let look = Look::at_caches(context, &request);
+            let next = match unheard(context, &request, &look) {
+                Some(next) => next,
+                None => {
+                    *counted = look.count(context, &request).await?;
+                    look.step(context, &request, &counted.tally)
+                }
+            };
+            (look, next)
         };
-        let limit = turn.as_ref().and_then(|turn| turn.as_ref().err());
-        let no_room = clocks::apart(context, &namespace)
-            .map(|why| (Reason::ClockSkew, why))
-            .or_else(|| limit.map(|why| (Reason::LimitReached, why.clone())));
-        let seen = |rule: &RuleStatus| seen(context, rule);
-        let world = World {
-            request: &request,
-            judgement: &judgement,
-            tally: &counted.tally,
-            admission: &admission,
-            cluster: &context.settings.cluster,
-            seen: &seen,
-            no_room,
-            patience: patience(&request, &policies),
-            stopped_by: match state(&request) {
-                State::Opening | State::Active => passage::stopped(context, &request, &policies),
-                _ => None,
-            },
-        };
-        let next = step(&world, now);
-        // At the grant everything that it rests on is asked again, and from then on in this pass.
-        if !fresh && is_grant(&next) {
+        // At the grant everything that it rests on is asked again.
+        if !fresh && next.grants {
             fresh = true;
             continue;
         }
+        let refused = fresh && !next.grants;
+        fresh = false;
+        let now = look.now;
         let rest = rest(&next, now);
-        match act(&api, &request, &next).await? {
-            Acted::Nothing => return Ok(Action::requeue(rest)),
+        let acted = act(&api, &request, &next).await?;
+        if next.grants && !matches!(acted, Acted::Gone) {
+            // What was sent, whatever came back.
+            let granted = JitAccessRequest { status: Some(next.status.clone()), ..request.clone() };
+            context.opens.vouch(&granted);
+        }
+        match acted {
+            Acted::Nothing if next.grants => {}
+            Acted::Nothing => {
+                answer_late(context, &request, &look, counted).await?;
+                return Ok(Action::requeue(rest));
+            }
             Acted::Gone => {
                 context.gates.end(&request.uid().unwrap_or_default());
                 return Ok(Action::await_change());
@@ -163,18 +173,52 @@ async fn advance(
                 if !moved && next.finalizer == Finalizer::Leave {
                     return Ok(Action::requeue(rest));
                 }
+                // A cache that lags behind says the same as before.
+                if refused {
+                    return Ok(Action::requeue(CACHE_LAGS));
+                }
             }
         }
     }
     Ok(Action::requeue(Duration::from_secs(1)))
 }
 
-/// Tells the gates what the durable status says, and nothing else.
+/// The next move of what may have rules in the cloud, where it takes nobody's word: it ends, it closes, or the reviews
+/// are not known yet. Closing waits for no review.
+fn unheard(context: &Context, request: &JitAccessRequest, look: &Look) -> Option<Step> {
+    if !state(request).holds_rules() {
+        return None;
+    }
+    let next = look.step(context, request, &Tally::default());
+    let closes = next.status.state.as_deref() != Some(State::Opening.as_str())
+        && next.status.state.as_deref() != Some(State::Active.as_str());
+    (closes || !context.reviews_filled.is_filled()).then_some(next)
+}
+
+/// Counts for the answers alone, where the move took nobody's word.
+async fn answer_late(
+    context: &Context,
+    request: &JitAccessRequest,
+    look: &Look,
+    counted: &mut Counted,
+) -> Result<(), WriteError> {
+    if state(request) == State::Closing && context.reviews_filled.is_filled() {
+        *counted = look.count(context, request).await?;
+    }
+    Ok(())
+}
+
+/// Tells the gates what the durable status says, and nothing else; nor all of it: what nobody vouches for is opened by
+/// none.
 pub(super) fn give_duties(context: &Context, request: &JitAccessRequest) {
-    context.turns.note(request);
+    context.turns.note(request, &context.settings.pipelines);
     let Some(uid) = request.uid() else { return };
+    if state(request) == State::Closing || state(request).is_last() {
+        context.opens.forget(&uid);
+    }
     let namespace = request.namespace().unwrap_or_default();
     let mut grants = duties(request);
+    context.opens.withhold(&uid, &mut grants);
     match context.settings.tenancy.tenant(&namespace) {
         Some(tenant) => {
             if let Some(cloud) = context.clouds.get(&tenant.credential) {
@@ -212,15 +256,6 @@ fn call_others(context: &Context, own: &str, grants: &[(FirewallId, Grant)]) {
             context.gates.close_orphans(firewall, credential, cloud, [grant.name.clone()].into());
         }
     }
-}
-
-fn patience(request: &JitAccessRequest, policies: &[PolicyView]) -> Patience {
-    let named = policies.iter().find(|policy| policy.name == request.spec.policy_ref.name);
-    Patience::of(named.and_then(|policy| policy.terms.as_ref().ok()))
-}
-
-fn is_grant(next: &Step) -> bool {
-    next.event.as_ref().is_some_and(|event| event.from == State::Approved && event.to == State::Opening)
 }
 
 fn seen(context: &Context, rule: &RuleStatus) -> Seen {

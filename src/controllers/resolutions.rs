@@ -1,6 +1,6 @@
 //! The machines of every policy, as last read from the cloud.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
@@ -20,12 +20,16 @@ pub struct Resolution {
 
 /// The machines of every policy, by its UID. Cheap to clone; clones are the same.
 #[derive(Clone, Debug, Default)]
-pub struct Resolutions(Arc<Mutex<HashMap<String, Resolution>>>);
+pub struct Resolutions {
+    known: Arc<Mutex<HashMap<String, Resolution>>>,
+    /// Policies whose machines a grant waits for.
+    wanted: Arc<Mutex<HashSet<String>>>,
+}
 
 impl Resolutions {
     /// Keeps what was read; whether the machines differ from those before.
     pub fn put(&self, policy_uid: &str, resolution: Resolution) -> bool {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let same = all.get(policy_uid).is_some_and(|before| {
             before.machines == resolution.machines && before.generation == resolution.generation
         });
@@ -36,18 +40,35 @@ impl Resolutions {
     /// What was read for this generation of the policy; none where it was not read yet.
     #[must_use]
     pub fn get(&self, policy_uid: &str, generation: i64) -> Option<Resolution> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         all.get(policy_uid).filter(|resolution| resolution.generation == generation).cloned()
     }
 
     /// What was last read for any generation of the policy.
     #[must_use]
     pub fn latest(&self, policy_uid: &str) -> Option<Resolution> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(policy_uid).cloned()
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(policy_uid).cloned()
+    }
+
+    /// A grant waits for the machines of a policy to be read again.
+    pub fn want(&self, policy_uid: &str) {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).insert(policy_uid.to_owned());
+    }
+
+    /// Whether a grant waits for the machines of a policy.
+    #[must_use]
+    pub fn is_wanted(&self, policy_uid: &str) -> bool {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).contains(policy_uid)
+    }
+
+    /// No grant waits any more: they were read.
+    pub fn satisfied(&self, policy_uid: &str) {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).remove(policy_uid);
     }
 
     /// Forgets a policy that is gone.
     pub fn forget(&self, policy_uid: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(policy_uid);
+        self.satisfied(policy_uid);
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(policy_uid);
     }
 }

@@ -183,6 +183,7 @@ async fn judge(context: &Context, mut read: Read, reads: &Reads) -> Result<usize
     close_overdue(context, &read);
     // Known before the list is begun: a grant made while it runs is no reason to end it.
     let served = context.gates.requests();
+    let granted = context.turns.known();
     let requests = unsettled(context).await?;
     let live: BTreeSet<String> =
         requests.iter().filter(|request| state(request).holds_rules()).filter_map(ResourceExt::uid).collect();
@@ -191,7 +192,7 @@ async fn judge(context: &Context, mut read: Read, reads: &Reads) -> Result<usize
         .flat_map(duties)
         .map(|(firewall, grant)| (firewall, grant.name.to_ascii_lowercase()))
         .collect();
-    context.turns.keep_only(&live);
+    context.turns.keep_only(&live, &granted);
     for gone in served.difference(&live) {
         context.gates.end(gone);
     }

@@ -13,14 +13,16 @@ use jiff::Timestamp;
 
 use super::model::{FirewallId, Machine, Unsupported};
 use super::people::Pipelines;
-use super::terms::{Ask, InvalidSpec, Terms};
+use super::terms::{Ask, InvalidSpec, Patience, Terms};
 use crate::api::values::{ArmId, PortRange, Protocol, Span};
 use crate::api::{
-    Connection, JitAccessRequest, JitAccessRequestSpec, Mode, PinnedMachine, Reason, RequestedPolicy,
+    Connection, JitAccessRequest, JitAccessRequestSpec, JitAccessRequestStatus, Mode, PinnedMachine, Reason,
+    RequestedPolicy,
 };
 
 mod cover;
 mod grant;
+mod paper;
 mod targets;
 
 pub use grant::pin;
@@ -29,6 +31,8 @@ pub use grant::pin;
 pub const MAX_MACHINES: usize = 64;
 /// The most rules that one request may have.
 pub const MAX_RULES: usize = 128;
+/// How long the machines of a live grant may go unread. Then it ends: its addresses may be another machine's by now.
+pub const UNREAD_BOUND: Duration = Duration::from_secs(1800);
 
 /// A policy, as requests are judged by it.
 #[derive(Clone, Debug)]
@@ -50,6 +54,10 @@ pub struct PolicyView {
     /// The machines of each entry, with why one cannot be locked: as last read, where the policy can no longer be
     /// understood. None: not read yet.
     pub machines: Option<Arc<BTreeMap<String, Vec<Resolved>>>>,
+    /// The same as last read, whatever the policy said then.
+    pub latest: Option<Arc<BTreeMap<String, Vec<Resolved>>>>,
+    /// When they were last read; when reading began, where they never were.
+    pub read_at: Timestamp,
 }
 
 /// A machine that a policy's entry selects.
@@ -122,7 +130,22 @@ pub fn judge(
 ) -> Judgement {
     match weigh(request, policies, pipelines, now) {
         Ok(plan) => Judgement::Allowed(Box::new(plan)),
+        // What can be told all the same ends a live grant.
+        Err(unknown @ Judgement::Unknown(..)) => {
+            paper::judge(request, policies, now).err().unwrap_or(unknown)
+        }
         Err(no) => no,
+    }
+}
+
+/// How long a request may wait by the policy that it names, whether or not that can grant anything now. One that cannot
+/// be understood says nothing of times either, so it ends nothing.
+#[must_use]
+pub fn patience(request: &JitAccessRequest, policies: &[PolicyView]) -> Patience {
+    let name = &request.spec.policy_ref.name;
+    match policies.iter().find(|policy| policy.name == *name).map(|policy| &policy.terms) {
+        Some(Err(_)) => Patience { pending: Duration::MAX, unused: Duration::MAX },
+        named => Patience::of(named.and_then(|terms| terms.as_ref().ok())),
     }
 }
 
@@ -148,6 +171,10 @@ fn weigh(
     // A live grant is judged by its own machines: one that joined the scope since, or cannot be read, is none of
     // its business.
     let status = request.status.as_ref().filter(|status| status.granted_at.is_some());
+    if let Some(status) = status {
+        still_there(status, policies)?;
+        still_known(status, named, policies, now)?;
+    }
     let machines = targets::machines(spec, named, status.map(|status| status.machines.as_slice()))?;
     let mut covering: Vec<(&PolicyView, &Terms)> = vec![(named, terms)];
     for policy in policies.iter().filter(|policy| policy.uid != named.uid) {
@@ -179,6 +206,44 @@ fn weigh(
         plan.shortened_by = Some(least.why);
     }
     Ok(plan)
+}
+
+/// A grant is of policies by their UID: one that was deleted ends it, also where another has its name by now.
+fn still_there(status: &JitAccessRequestStatus, policies: &[PolicyView]) -> Result<(), Judgement> {
+    let there = |uid: &str| policies.iter().any(|policy| policy.uid == uid && !policy.deleting);
+    match status.policies.iter().find(|policy| !there(&policy.uid)) {
+        None => Ok(()),
+        Some(gone) => Err(Judgement::Held(
+            Reason::PolicyDeleted,
+            format!("JitPolicy {} of the grant was deleted (its uid was {})", gone.name, gone.uid),
+        )),
+    }
+}
+
+/// A grant whose machines nobody has seen for long is not known to be one of theirs.
+fn still_known(
+    status: &JitAccessRequestStatus,
+    named: &PolicyView,
+    policies: &[PolicyView],
+    now: Timestamp,
+) -> Result<(), Judgement> {
+    let of_grant = |policy: &&PolicyView| {
+        policy.uid == named.uid || status.policies.iter().any(|known| known.uid == policy.uid)
+    };
+    let unread = |policy: &&PolicyView| {
+        Duration::try_from(now.duration_since(policy.read_at)).is_ok_and(|age| age > UNREAD_BOUND)
+    };
+    match policies.iter().filter(of_grant).find(unread) {
+        None => Ok(()),
+        Some(policy) => Err(Judgement::Impossible(
+            Reason::CloudUnavailable,
+            format!(
+                "the machines of JitPolicy {} could not be read for {} and may have changed: ask again when they can",
+                policy.name,
+                Span::of(UNREAD_BOUND)
+            ),
+        )),
+    }
 }
 
 /// The terms of a policy that may grant something now.

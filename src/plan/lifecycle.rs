@@ -5,8 +5,8 @@
 //! | Pending | created; plan changed, held or too few approvals left before the grant | within the terms, enough approvals or none asked -> Approved; refused, denied -> Denied; impossible -> Failed; ended, deleted -> Ended; `pendingTimeout`, `notAfter` -> TimedOut; older than the admission interval -> Void | nothing |
 //! | Approved | Pending, Scheduled | `notBefore` ahead -> Scheduled; admission in force, room under the limits, finalizer there: write-ahead -> Opening; `useWithin` -> TimedOut; plan changed, held, too few approvals left -> Pending; else as Pending | nothing |
 //! | Scheduled | Approved | start -> Approved, judged again; plan changed -> Pending; else as Approved | nothing |
-//! | Opening | write-ahead; a shortening | all read back -> Active; shortened -> Opening; an error that stays, the write bound, the deadline, any end -> Closing | 0 to n allows |
-//! | Active | read-back | shortened -> Opening; deadline, deleted, revoked, denied, ended, policy, machine, missing allow -> Closing | n allows |
+//! | Opening | write-ahead; a shortening | all read back -> Active; shortened -> Opening; not written ahead by this process and not proved, an error that stays, the write bound, the deadline, any end -> Closing | 0 to n allows |
+//! | Active | read-back | shortened -> Opening; deadline, deleted, revoked, denied, ended, policy, machine, missing allow, rules other than the plan's -> Closing | n allows |
 //! | Closing | its outcome recorded first | all read back as absent -> that outcome | n to 0 |
 //! | Expired, Ended, Revoked, Failed | Closing (Ended also from Pending, Failed also before any write) | finalizer off, then `settled`; if deleted, gone | nothing |
 //! | Denied, TimedOut, Void | above | the same | nothing |
@@ -27,7 +27,7 @@ use super::admission::Admission;
 use super::authorize::{GrantPlan, Judgement};
 use super::desired::{Duty, Grant};
 use super::model::FirewallId;
-use super::names::Cluster;
+use super::names::{Cluster, deadline_of};
 use super::reviews::{Tally, Word};
 use super::terms::{Ask, Patience};
 use crate::api::values::{ArmId, PortRange, Protocol};
@@ -39,6 +39,7 @@ use crate::api::{
 mod approval;
 mod live;
 mod pending;
+mod proof;
 mod shortening;
 
 /// How long after the grant a gate may first hear of an allow: longer than any restart or change of leader takes, and
@@ -51,6 +52,8 @@ pub const TURN_BOUND: Duration = Duration::from_secs(600);
 pub const NEAR_DEADLINE: Duration = Duration::from_secs(30);
 /// The shortest grant that is worth making.
 pub const SHORTEST_GRANT: Duration = Duration::from_secs(30);
+/// When to ask again what was not said.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Everything that a request's next move depends on.
 pub struct World<'a> {
@@ -73,6 +76,20 @@ pub struct World<'a> {
     /// What stops packets of the grant on their way, though its rules are in place; none where nothing is known
     /// to.
     pub stopped_by: Option<String>,
+    /// Why the status is to be believed where it says that rules are being written.
+    pub ground: Ground,
+}
+
+/// Why a status is to be believed where it says that rules are being written: a status is only as good as the
+/// admission policies that keep others from writing it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ground {
+    /// This process wrote them ahead, or they were proved to it.
+    Own,
+    /// It was found like that: by a start in the middle of a grant, or written by somebody.
+    Found,
+    /// It was found like that, and everything that a grant rests on was asked again for this very step.
+    Asked,
 }
 
 /// What the gate of a rule's firewall has seen of it.
@@ -130,6 +147,9 @@ pub struct Step {
     pub look_again: Option<Timestamp>,
     /// What to tell, where this is a transition.
     pub event: Option<Transition>,
+    /// Whether rules are opened by it that this process had not written ahead before. To be taken only after
+    /// everything that a grant rests on was asked again; once the status is written, gates may be told of them.
+    pub grants: bool,
 }
 
 /// What to do about the finalizer.
@@ -239,8 +259,9 @@ pub fn state(request: &JitAccessRequest) -> State {
 
 /// The rules of a request as its gates are to treat them: what is in status, and nothing else.
 ///
-/// A rule that cannot be read is left out: it cannot be written either, and an allow of its name is closed by
-/// the sweep as nobody's.
+/// A rule that cannot be read, or whose name is not that of an allow of this request, is left out: an allow of its name
+/// is its own request's, or closed by the sweep as nobody's. Where name and status differ in the deadline, the earlier
+/// counts.
 #[must_use]
 pub fn duties(request: &JitAccessRequest) -> Vec<(FirewallId, Grant)> {
     let (Some(status), Some(uid)) = (&request.status, &request.metadata.uid) else {
@@ -265,6 +286,7 @@ pub fn duties(request: &JitAccessRequest) -> Vec<(FirewallId, Grant)> {
                 (State::Opening | State::Active, RuleState::Present) => Duty::Hold,
                 _ => Duty::Close { sent: false },
             };
+            let deadline = deadline.min(deadline_of(&rule.name, uid)?);
             Some((
                 FirewallId(ArmId::parse(&rule.firewall).ok()?),
                 Grant {
@@ -327,7 +349,7 @@ impl<'a> Draft<'a> {
 
     /// Stays where it is.
     fn stay(self, look_again: Option<Timestamp>) -> Step {
-        Step { status: self.status, finalizer: Finalizer::Leave, look_again, event: None }
+        Step { status: self.status, finalizer: Finalizer::Leave, look_again, event: None, grants: false }
     }
 
     /// Moves.
@@ -339,6 +361,7 @@ impl<'a> Draft<'a> {
             finalizer: Finalizer::Leave,
             look_again: Some(self.now),
             event: Some(Transition { from, to, reason, message: message.to_owned() }),
+            grants: false,
         }
     }
 

@@ -87,6 +87,17 @@ pub fn allow_name(cluster: &Cluster, request_uid: &str, deadline: Timestamp, n: 
     format!("portcullis-{}-allow-{}-{}-{n}", cluster.mark, uid12(request_uid), compact(deadline))
 }
 
+/// The deadline in a name, where it is that of an allow of this request under any cluster id: the beginning of time
+/// where it cannot be read.
+#[must_use]
+pub fn deadline_of(name: &str, request_uid: &str) -> Option<Timestamp> {
+    let name = name.to_ascii_lowercase();
+    let mut parts = name.strip_prefix("portcullis-")?.split('-').skip(1);
+    let (kind, owner, deadline) = (parts.next()?, parts.next()?, parts.next()?);
+    let is_its_own = kind == "allow" && owner.len() == 12 && owner == uid12(request_uid);
+    is_its_own.then(|| parse_compact(deadline).unwrap_or(Timestamp::UNIX_EPOCH))
+}
+
 /// Name of the `n`th deny of a policy.
 #[must_use]
 pub fn deny_name(cluster: &Cluster, policy_uid: &str, n: u32) -> String {
@@ -178,10 +189,8 @@ fn compact(at: Timestamp) -> String {
 
 fn parse_compact(text: &str) -> Option<Timestamp> {
     let text = text.to_ascii_uppercase();
-    if text.len() != 16 || !text.ends_with('Z') {
-        return None;
-    }
-    let civil = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%S", &text[..15]).ok()?;
+    let civil = text.strip_suffix('Z').filter(|civil| civil.len() == 15)?;
+    let civil = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%S", civil).ok()?;
     Some(civil.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp())
 }
 

@@ -3,6 +3,10 @@
 //! Nobody may count twice, and nobody for their own request. So in doubt two users are taken for one person: where
 //! their names differ only in case or in space around them, or where they have the same uid. All pipelines (service
 //! accounts, and users that the configuration names) are one person, because whoever can run one can run another.
+//!
+//! Where places are limited that would be too strict: one pipeline would take them from all others. There, the service
+//! accounts of one namespace are one, because whoever may edit the namespace can make more of them; a pipeline that the
+//! configuration names is itself.
 
 use std::collections::BTreeSet;
 
@@ -38,6 +42,16 @@ impl Pipelines {
         uid.chain([Trait::Name(fold(&user.username))]).collect()
     }
 
+    /// Who somebody is where places are limited: who shares one of these shares the places.
+    #[must_use]
+    pub fn claimants(&self, user: &UserInfo) -> BTreeSet<Trait> {
+        match namespace_of(&user.username) {
+            Some(namespace) => BTreeSet::from([Trait::Namespace(namespace)]),
+            None if self.has(&user.username) => BTreeSet::from([Trait::Name(fold(&user.username))]),
+            None => self.traits(user),
+        }
+    }
+
     /// Whether two users are taken for one person.
     #[must_use]
     pub fn same(&self, one: &UserInfo, other: &UserInfo) -> bool {
@@ -69,9 +83,20 @@ pub enum Trait {
     Name(String),
     /// Has this uid.
     Uid(String),
+    /// Is a service account of this namespace.
+    Namespace(String),
 }
 
-fn fold(name: &str) -> String {
+/// The namespace of a service account; none where the user is something else.
+#[must_use]
+pub fn namespace_of(username: &str) -> Option<String> {
+    let name = fold(username);
+    let (namespace, _) = name.strip_prefix(SERVICE_ACCOUNT)?.split_once(':')?;
+    Some(namespace.to_owned())
+}
+
+/// A name without regard to case and to space around it.
+pub(crate) fn fold(name: &str) -> String {
     name.trim().to_lowercase()
 }
 
@@ -111,6 +136,19 @@ mod tests {
         assert!(same(("system:serviceaccount:a:x", "1"), ("system:serviceaccount:b:y", "2")));
         assert!(same(("CI@contoso.com", "1"), ("system:serviceaccount:b:y", "2")));
         assert!(!same(("ci@contoso.com", "1"), ("alice", "1")), "a program is nobody");
+    }
+
+    #[test]
+    fn places_are_shared_by_a_person_a_pipeline_or_all_service_accounts_of_a_namespace() {
+        let shared = |one: (&str, &str), other: (&str, &str)| {
+            let of = |(name, uid)| pipelines().claimants(&user(name, uid));
+            !of(one).is_disjoint(&of(other))
+        };
+        assert!(shared(("alice", "1"), ("ALICE ", "2")) && shared(("alice", "1"), ("bob", "1")));
+        assert!(shared(("system:serviceaccount:a:x", "1"), ("system:serviceaccount:a:y", "2")));
+        assert!(!shared(("system:serviceaccount:a:x", "1"), ("system:serviceaccount:b:x", "2")));
+        assert!(shared(("ci@contoso.com", "1"), ("CI@contoso.com", "2")));
+        assert!(!shared(("ci@contoso.com", "1"), ("system:serviceaccount:a:x", "1")));
     }
 
     #[test]

@@ -2,34 +2,39 @@
 //!
 //! | verdict | counts, when the reviewer | for what | when |
 //! |---|---|---|---|
-//! | `Approved` | may `approve` that policy, is not the requester nor who is named in `onBehalfOf`, and is not counted yet | one policy, one plan | in time, vouched for by admission, before the grant |
-//! | `Denied`, `Revoked` | may `approve` a policy that covers the request | the request | always |
+//! | `Approved` | may `approve` that policy, is not the requester nor who is named in `onBehalfOf`, and is not counted yet; a pipeline only for a person's request, and from another namespace | one policy, one plan | in time, vouched for by admission, before the grant |
+//! | `Denied`, `Revoked` | might `approve` a policy that covers the request when admission asked, or may now | the request | always |
 //! | `Ended` | is the requester, or as above | the request | always |
 //!
 //! Every review gets an answer. What can never count is settled at once, and stays as it was answered: a plan that
-//! comes back finds no approvals.
+//! comes back finds no approvals. Words against a request are read all the same: a `settled` that somebody else wrote
+//! hides no denial.
+//!
+//! Of one request at most [`MOST`] reviews are looked at at once, and nobody is asked about any more once a word has
+//! decided: whoever may create reviews could otherwise keep the controller busy with one request.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::admission::Admission;
 use super::authorize::GrantPlan;
-use super::lifecycle::{plus, state};
+use super::lifecycle::state;
 use super::people::{Pipelines, Trait};
 use crate::api::{JitAccessRequest, JitAccessReview, JitAccessReviewStatus, State, UserInfo, Verdict};
 
 mod answers;
+mod approvals;
+mod words;
 
 pub use answers::without_request;
 pub(crate) use answers::{MAX_NAME, cut};
 
+/// The most reviews of one request that are looked at at once.
+pub const MOST: usize = 256;
 /// What is said of an approval whose request cannot be judged now: nothing about the approval.
 pub const NOT_NOW: &str = "the request cannot be granted now (its status says why); judged again when it can";
-/// How long the word of somebody without the right to it is kept in mind: a right that was just given may not be
-/// known everywhere yet.
-const GRACE: SignedDuration = SignedDuration::from_secs(60);
 
 /// What the API server says to: may this user `approve` this policy?
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,36 +139,30 @@ impl Tally {
     }
 }
 
-impl Word {
-    fn of(review: &JitAccessReview, reviewer: &UserInfo) -> Self {
-        let comment = review.spec.comment.clone().filter(|comment| !comment.trim().is_empty());
-        Self { who: shown(reviewer), verdict: review.spec.verdict, comment }
-    }
-}
-
-/// Which rights the tally depends on: users, and policies by name.
+/// Which rights the tally depends on beside those that are known: users, and policies by name. None where the rest
+/// changes nothing, because a word that is known to count has decided it.
 #[must_use]
-pub fn questions(case: Case<'_>) -> Vec<(UserInfo, String)> {
-    let asked = std::cell::RefCell::new(Vec::new());
+pub fn questions(
+    case: Case<'_>,
+    known: &dyn Fn(&UserInfo, &str) -> Option<Right>,
+) -> Vec<(UserInfo, String)> {
+    let open = std::cell::RefCell::new((HashSet::new(), Vec::new()));
     let _ = tally(case, &|user, policy| {
-        let question = (user.clone(), policy.to_owned());
-        let mut asked = asked.borrow_mut();
-        if !asked.contains(&question) {
-            asked.push(question);
-        }
-        Right::Unknown(String::new())
+        known(user, policy).unwrap_or_else(|| {
+            let question = (user.clone(), policy.to_owned());
+            let (seen, open) = &mut *open.borrow_mut();
+            if seen.insert(question.clone()) {
+                open.push(question);
+            }
+            Right::Unknown(String::new())
+        })
     });
-    asked.into_inner()
+    open.into_inner().1
 }
 
 /// Counts the reviews of a request.
 #[must_use]
 pub fn tally(case: Case<'_>, rights: &dyn Fn(&UserInfo, &str) -> Right) -> Tally {
-    let mut reviews: Vec<&JitAccessReview> = case.reviews.iter().map(AsRef::as_ref).collect();
-    // Of two of the same second, the one that was told that it counts goes on counting.
-    let counted =
-        |review: &JitAccessReview| review.status.as_ref().and_then(|status| status.counted) == Some(true);
-    reviews.sort_by_key(|review| (created(review), !counted(review), review.metadata.uid.clone()));
     let policies = case.plan.map(|plan| plan.policies.as_slice()).unwrap_or_default();
     let quorum = |policy: &crate::api::RequestedPolicy| Quorum {
         policy: policy.name.clone(),
@@ -175,19 +174,53 @@ pub fn tally(case: Case<'_>, rights: &dyn Fn(&UserInfo, &str) -> Right) -> Tally
         rights,
         tally: Tally { quorums: policies.iter().map(quorum).collect(), ..Tally::default() },
         seen: vec![BTreeSet::new(); policies.len()],
+        covering: covering(case),
     };
-    for review in reviews {
-        // What was settled without counting stays so, whatever has come back since.
-        if review.status.as_ref().is_some_and(|status| status.settled) {
-            continue;
-        }
+    let mut reviews: Vec<(Weight, &JitAccessReview)> =
+        case.reviews.iter().filter_map(|review| Some((count.weight(review)?, &**review))).collect();
+    // Of two of the same second, the one that was told that it counts goes on counting.
+    let counted =
+        |review: &JitAccessReview| review.status.as_ref().and_then(|status| status.counted) == Some(true);
+    reviews.sort_by_key(|(weight, review)| {
+        (*weight, created(review), !counted(review), review.metadata.uid.clone())
+    });
+    if reviews.get(MOST).is_some_and(|(weight, _)| *weight == Weight::Denial) {
+        count.tally.doubt = Some(format!("more than {MOST} reviews deny it, and no more are looked at"));
+    }
+    for (_, review) in reviews.into_iter().take(MOST) {
         let answer = match review.spec.verdict {
             Verdict::Approved => count.approval(review),
             Verdict::Denied | Verdict::Revoked | Verdict::Ended => count.against(review),
         };
-        count.tally.answers.insert(review.metadata.uid.clone().unwrap_or_default(), answer);
+        if !is_settled(review) {
+            count.tally.answers.insert(review.metadata.uid.clone().unwrap_or_default(), answer);
+        }
     }
     count.tally
+}
+
+/// In which order reviews are looked at: what ends a request first, and last what anybody may write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Weight {
+    /// By somebody who may approve, as admission has asked.
+    Denial,
+    /// By the requester.
+    Withdrawal,
+    Approval,
+    /// By whoever may create reviews.
+    Ended,
+}
+
+fn is_settled(review: &JitAccessReview) -> bool {
+    review.status.as_ref().is_some_and(|status| status.settled)
+}
+
+/// The policies that cover the request now, did at the last judgement, and the one that it names.
+fn covering(case: Case<'_>) -> BTreeSet<String> {
+    let planned = case.plan.into_iter().flat_map(|plan| &plan.policies);
+    let known = case.request.status.iter().flat_map(|status| &status.policies);
+    let named = std::iter::once(case.request.spec.policy_ref.name.clone());
+    planned.chain(known).map(|policy| policy.name.clone()).chain(named).collect()
 }
 
 /// The status that an answer makes; none where it says that already.
@@ -215,6 +248,8 @@ struct Count<'a> {
     tally: Tally,
     /// Who was counted under each policy.
     seen: Vec<BTreeSet<Trait>>,
+    /// Names of the policies that cover the request now, did at the last judgement, and of the one that it names.
+    covering: BTreeSet<String>,
 }
 
 fn created(review: &JitAccessReview) -> Option<Timestamp> {
@@ -240,180 +275,6 @@ fn not_now(reason: impl Into<String>) -> Answer {
 
 fn counts(reason: impl Into<String>) -> Answer {
     Answer { counted: true, reason: reason.into(), settled: false }
-}
-
-impl Count<'_> {
-    fn approval(&mut self, review: &JitAccessReview) -> Answer {
-        let Some(who) = reviewer(review) else {
-            return never("admission did not say who reviews: create the review again");
-        };
-        if let Some(answer) = answers::of_the_past(self.case.request, review) {
-            return answer;
-        }
-        match self.case.admission {
-            Admission::NotInForce { why } => {
-                return not_now(format!(
-                    "the admission policies are not in force, so nobody's identity is certain: {why}"
-                ));
-            }
-            Admission::InForce { since } if !self.case.admission.vouches_for(created(review)) => {
-                return never(format!(
-                    "not provably created while the admission policies were in force (since {since}): create the review again"
-                ));
-            }
-            Admission::InForce { .. } => {}
-        }
-        let Some(plan) = self.case.plan else {
-            return not_now(NOT_NOW);
-        };
-        if review.spec.plan_hash.as_deref() != Some(plan.hash.as_str()) {
-            return never(
-                "it approves another plan than the present one: look at status.rules of the request and approve again",
-            );
-        }
-        let name = &review.spec.policy_ref.name;
-        let Some(place) = plan.policies.iter().position(|policy| policy.name == *name) else {
-            let known: Vec<&str> = plan.policies.iter().map(|policy| policy.name.as_str()).collect();
-            return never(format!("JitPolicy {name} does not cover the request: {} does", known.join(", ")));
-        };
-        let waits_until = plus(waiting_since(self.case.request, self.case.now), plan.pending_timeout);
-        if created(review).is_none_or(|at| at > waits_until) {
-            return never(format!(
-                "it came after {waits_until}, when the request had waited long enough (spec.approval.pendingTimeout)"
-            ));
-        }
-        if let Some(why) = self.own(who, &plan.policies[place].uid) {
-            return not_now(why);
-        }
-        let traits = self.case.pipelines.traits(who);
-        if !traits.is_disjoint(&self.seen[place]) {
-            self.seen[place].extend(traits);
-            return not_now(format!(
-                "{} counts already under JitPolicy {name}: everybody counts once",
-                shown(who)
-            ));
-        }
-        match (self.rights)(who, name) {
-            Right::Allowed => {}
-            Right::NotAllowed => {
-                return not_now(format!(
-                    "{} may not approve under JitPolicy {name} (verb approve on jitpolicies/{name})",
-                    shown(who)
-                ));
-            }
-            Right::Unknown(why) => {
-                self.seen[place].extend(traits);
-                let why = format!(
-                    "whether {} may approve under JitPolicy {name} could not be asked: {why}",
-                    shown(who)
-                );
-                self.tally.quorums[place].unasked.push(why.clone());
-                return not_now(why);
-            }
-        }
-        self.seen[place].extend(traits);
-        let quorum = &mut self.tally.quorums[place];
-        quorum.by.push(who.username.clone());
-        if quorum.by.len() == quorum.required {
-            quorum.reached_at = created(review);
-        }
-        counts(format!("counts under JitPolicy {name}, which asks for {}", quorum.required))
-    }
-
-    /// Why somebody's approval would be of their own request.
-    ///
-    /// A delegated request has two people behind it, of whom the one is certain and the other claimed. With
-    /// `allowSelfApproval` either could approve what the other is named for, so there it does not apply.
-    fn own(&self, who: &UserInfo, policy_uid: &str) -> Option<String> {
-        let spec = &self.case.request.spec;
-        let people = self.case.pipelines;
-        let claimed = spec.on_behalf_of.as_deref();
-        if claimed.is_some_and(|claim| people.may_be(claim, who)) {
-            return Some(format!("{} is whom the request is on behalf of, who never counts", shown(who)));
-        }
-        let own = spec.requester.as_ref().is_none_or(|requester| people.same(requester, who));
-        if !own {
-            return None;
-        }
-        if claimed.is_some() {
-            return Some(format!(
-                "{} asked, on another's behalf, and so never counts (allowSelfApproval does not apply)",
-                shown(who)
-            ));
-        }
-        let allowed = self.case.plan.is_some_and(|plan| plan.self_approval.contains(policy_uid));
-        (!allowed).then(|| format!("{} asked: somebody else has to approve", shown(who)))
-    }
-
-    fn against(&mut self, review: &JitAccessReview) -> Answer {
-        let Some(who) = reviewer(review) else {
-            return never("admission did not say who reviews: create the review again");
-        };
-        let verdict = review.spec.verdict;
-        let past = answers::of_the_past(self.case.request, review);
-        if let (Some(past), true) = (&past, answers::is_answered(review)) {
-            return past.clone();
-        }
-        let right =
-            if verdict == Verdict::Ended && self.is_requester(who) { Ok(()) } else { self.may_decide(who) };
-        match right {
-            Ok(()) => {
-                let word = Word::of(review, who);
-                let place =
-                    if verdict == Verdict::Ended { &mut self.tally.ended } else { &mut self.tally.against };
-                place.get_or_insert(word);
-                past.unwrap_or_else(|| counts(answers::effect(verdict)))
-            }
-            Err(_) if past.is_some() => never("the request is over already"),
-            Err(Right::Unknown(why)) => {
-                let why =
-                    format!("whether {} may decide on the request could not be asked: {why}", shown(who));
-                self.tally.doubt.get_or_insert_with(|| why.clone());
-                not_now(why)
-            }
-            Err(Right::Allowed | Right::NotAllowed) => {
-                let names: Vec<String> = self.covering().into_iter().collect();
-                let or_requester = if verdict == Verdict::Ended { "is not the requester and " } else { "" };
-                let reason = format!(
-                    "{} {or_requester}may not approve under any policy that covers the request ({})",
-                    shown(who),
-                    names.join(", ")
-                );
-                // Admission has asked for the right to all verdicts but this one.
-                let late = created(review).is_none_or(|at| self.case.now.duration_since(at) > GRACE);
-                if verdict == Verdict::Ended && late { never(reason) } else { not_now(reason) }
-            }
-        }
-    }
-
-    /// By username and uid: a namesake is somebody else.
-    fn is_requester(&self, who: &UserInfo) -> bool {
-        let uid = |user: &UserInfo| user.uid.clone().unwrap_or_default();
-        let requester = self.case.request.spec.requester.as_ref();
-        requester.is_some_and(|own| own.username == who.username && uid(own) == uid(who))
-    }
-
-    /// Whether somebody may approve under a policy that covers the request.
-    fn may_decide(&self, who: &UserInfo) -> Result<(), Right> {
-        let mut answer = Right::NotAllowed;
-        for name in self.covering() {
-            match (self.rights)(who, &name) {
-                Right::Allowed => return Ok(()),
-                Right::NotAllowed => {}
-                unknown @ Right::Unknown(_) => answer = unknown,
-            }
-        }
-        Err(answer)
-    }
-
-    /// The policies that cover the request now, did at the last judgement, and the one that it names.
-    fn covering(&self) -> BTreeSet<String> {
-        let request = self.case.request;
-        let planned = self.case.plan.into_iter().flat_map(|plan| &plan.policies);
-        let known = request.status.iter().flat_map(|status| &status.policies);
-        let named = std::iter::once(request.spec.policy_ref.name.clone());
-        planned.chain(known).map(|policy| policy.name.clone()).chain(named).collect()
-    }
 }
 
 /// Since when a request has waited for its approvals.

@@ -2,8 +2,10 @@
 //! user understands, and no packet gets through that should not.
 
 mod approvals;
+mod approvers;
 mod audit_log;
 mod flood;
+mod forged;
 mod hands;
 mod identity;
 mod matrix;

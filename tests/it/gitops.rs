@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use portcullis_harness::install::{ARGOCD, NAMESPACE};
-use portcullis_harness::{Kubectl, eventually};
+use portcullis_harness::{Kubectl, User, eventually};
 use serde_json::{Value, json};
 
 use crate::ground::{REQUESTER, STRANGER, Site, on_site, targets};
@@ -258,7 +258,8 @@ fn a_pruned_request_is_closed_and_a_pruned_policy_keeps_its_lock_for_the_next_to
     });
 }
 
-/// The repository that `docs/gitops.md` shows, each part as the service account that applies it there.
+/// The repository that `docs/gitops.md` shows, each part as the service account that applies it there. A person approves
+/// what the pipeline asks, and the pipeline carries the approval of what a person asks.
 #[test]
 fn the_sample_repository_locks_asks_and_approves_with_three_service_accounts() {
     on_site(|site| async move {
@@ -274,13 +275,15 @@ fn the_sample_repository_locks_asks_and_approves_with_three_service_accounts() {
             times.iter().fold(text, |text, (from, to)| text.replace(from, to))
         };
         let apply = ["apply", "--server-side", "--force-conflicts", "--field-manager=gitops", "-f", "-"];
-        play.admin.run_with_input(&apply, &built("platform/team-web").await).await.unwrap();
+        for part in ["platform/jit-pipelines", "platform/team-web"] {
+            play.admin.run_with_input(&apply, &built(part).await).await.unwrap();
+        }
         let pipeline = async |account: &str| {
             let plane = &play.stage.plane;
-            plane.kubectl_with(&plane.service_account_kubeconfig(NAMESPACE, account).await.unwrap())
+            plane.kubectl_with(&plane.service_account_kubeconfig("jit-pipelines", account).await.unwrap())
         };
         let (policies, requests, reviews) =
-            (pipeline("jit-policies").await, pipeline("jit-requests").await, pipeline("jit-reviews").await);
+            (pipeline("web-policies").await, pipeline("web-requests").await, pipeline("web-reviews").await);
 
         let wanted = built("teams/web/policies").await;
         for _ in 0..2 {
@@ -292,30 +295,72 @@ fn the_sample_repository_locks_asks_and_approves_with_three_service_accounts() {
         assert_eq!(policy["spec"]["approval"]["required"], 1, "the house rules are in it");
         assert!(!play.passes(STRANGER, "web-1", 22).await);
 
+        // Asked by pull request, approved by a person.
         let wanted = built("teams/web/requests").await;
         for _ in 0..2 {
             requests.run_with_input(&apply, &wanted).await.unwrap();
         }
         let request = site.rereads("jitreq/chg-1042", |found| found["status"]["planHash"].is_string()).await;
-        assert_eq!(request["spec"]["requester"]["username"], "system:serviceaccount:team-web:jit-requests");
+        let asked_by = "system:serviceaccount:jit-pipelines:web-requests";
+        assert_eq!(request["spec"]["requester"]["username"], asked_by);
+        let approve = |name: &str, request: &Value| {
+            json!({
+                "apiVersion": "jit.portcullis.io/v1alpha1", "kind": "JitAccessReview",
+                "metadata": {"name": name, "namespace": NAMESPACE},
+                "spec": {
+                    "requestRef": {"name": request["metadata"]["name"], "uid": request["metadata"]["uid"]},
+                    "policyRef": {"name": "admins"}, "verdict": "Approved",
+                    "planHash": request["status"]["planHash"],
+                },
+            })
+            .to_string()
+        };
+        let said = requests.output(&["create", "-f", "-"], Some(&approve("own", &request))).await.unwrap();
+        assert!(
+            said.code != 0 && said.stderr.contains("takes the verb approve"),
+            "who asks may not approve: {said:?}"
+        );
+        // A pipeline that may approve does not either, nor does the packet pass.
+        reviews.run_with_input(&["create", "-f", "-"], &approve("by-a-pipeline", &request)).await.unwrap();
+        let review = play.reaches("jitrev/by-a-pipeline", "/status/counted", "Some(Bool(false))").await;
+        assert!(
+            review["status"]["reason"].as_str().unwrap().contains("a person has to approve"),
+            "{review:#}"
+        );
+        assert!(!play.passes("203.0.113.64", "web-1", 22).await);
+        play.approve(User::Approver, "chg-1042", "admins").await;
+        play.reaches("jitreq/chg-1042", "/status/state", "Active").await;
+        assert!(play.passes("203.0.113.64", "web-1", 22).await);
 
+        // Asked by a person, approved by pull request.
+        let incident = json!({
+            "apiVersion": "jit.portcullis.io/v1alpha1", "kind": "JitAccessRequest",
+            "metadata": {"name": "inc-7731", "namespace": NAMESPACE},
+            "spec": {
+                "policyRef": {"name": "admins"}, "targets": [{"name": "web-1"}], "duration": "30m",
+                "ports": [{"port": 22, "sources": [{"cidr": "203.0.113.65/32"}]}], "justification": "INC-7731 disk",
+            },
+        });
+        play.developer.apply(&incident.to_string()).await.unwrap();
+        let request = site.rereads("jitreq/inc-7731", |found| found["status"]["planHash"].is_string()).await;
         let seen = |pointer: &str| request.pointer(pointer).and_then(Value::as_str).unwrap().to_owned();
         let wanted = built("teams/web/reviews").await;
         let wanted = wanted
             .replace("00000000-0000-0000-0000-000000000000", &seen("/metadata/uid"))
             .replace(&"0".repeat(64), &seen("/status/planHash"));
-        let said = requests.output(&["create", "-f", "-"], Some(&wanted)).await.unwrap();
-        assert!(
-            said.code != 0 && said.stderr.contains("takes the verb approve"),
-            "who asks may not approve: {said:?}"
-        );
+        assert!(!play.passes("203.0.113.65", "web-1", 22).await);
         for _ in 0..2 {
             reviews.run_with_input(&apply, &wanted).await.unwrap();
         }
+        play.reaches("jitrev/inc-7731", "/status/counted", "Some(Bool(true))").await;
+        play.reaches("jitreq/inc-7731", "/status/state", "Active").await;
+        assert!(play.passes("203.0.113.65", "web-1", 22).await);
         assert_eq!(play.exposed(STRANGER, "web-1", 22, locked).await, []);
-        for object in ["jitrev/chg-1042", "jitreq/chg-1042", "jitpol/admins"] {
+        for object in ["jitreq/chg-1042", "jitreq/inc-7731", "jitpol/admins"] {
             play.admin.run(&["-n", NAMESPACE, "delete", object, "--timeout=45s"]).await.unwrap();
         }
+        play.admin.run(&["-n", NAMESPACE, "delete", "jitrev", "--all", "--timeout=45s"]).await.unwrap();
+        assert!(!play.passes("203.0.113.64", "web-1", 22).await);
     });
 }
 
@@ -330,7 +375,7 @@ fn the_sample_says_to_flux_and_argo_cd_what_the_repository_has() {
             .map(|document| serde::Deserialize::deserialize(document).unwrap())
             .collect()
     };
-    let accounts: BTreeSet<String> = documents("platform/team-web/pipelines.yaml")
+    let accounts: BTreeSet<String> = documents("platform/jit-pipelines/team-web.yaml")
         .iter()
         .filter(|object| object["kind"] == "ServiceAccount")
         .map(|object| object["metadata"]["name"].as_str().unwrap().to_owned())
@@ -341,28 +386,30 @@ fn the_sample_says_to_flux_and_argo_cd_what_the_repository_has() {
             root.join(flux["spec"]["path"].as_str().unwrap()).join("kustomization.yaml").is_file(),
             "{flux:#}"
         );
+        assert_eq!(flux["metadata"]["namespace"], "jit-pipelines", "where the service account is");
         used.insert(flux["spec"]["serviceAccountName"].as_str().unwrap().to_owned());
     }
     assert_eq!(used, accounts);
     let used: BTreeSet<String> = documents("clusters/argocd/projects.yaml")
         .iter()
         .map(|project| {
-            project["spec"]["destinationServiceAccounts"][0]["defaultServiceAccount"]
-                .as_str()
-                .unwrap()
-                .to_owned()
+            let account = &project["spec"]["destinationServiceAccounts"][0]["defaultServiceAccount"];
+            account.as_str().unwrap().strip_prefix("jit-pipelines:").unwrap().to_owned()
         })
         .collect();
     assert_eq!(used, accounts);
     let applications = documents("clusters/argocd/team-web.yaml");
-    let objects =
-        ["requests", "reviews"].map(|part| documents(&format!("teams/web/{part}/chg-1042.yaml"))[0].clone());
+    let objects = ["requests/chg-1042.yaml", "reviews/inc-7731.yaml"]
+        .map(|part| documents(&format!("teams/web/{part}"))[0].clone());
     let wave = |object: &Value| -> i64 {
         object["metadata"]["annotations"]["argocd.argoproj.io/sync-wave"].as_str().unwrap().parse().unwrap()
     };
     for waves in [applications[1..].iter().map(wave).collect::<Vec<_>>(), objects.iter().map(wave).collect()]
     {
-        assert_eq!(waves[0], waves[1], "a wave that waits for a review holds it up where it stands behind");
+        assert_eq!(
+            waves[0], waves[1],
+            "a wave that waits for a person holds up reviews that stand behind it"
+        );
     }
     for application in &applications {
         assert!(
@@ -372,4 +419,31 @@ fn the_sample_says_to_flux_and_argo_cd_what_the_repository_has() {
         );
         assert!(wave(application) <= wave(&applications[1]));
     }
+}
+
+/// Whoever may edit a namespace can act as its service accounts: none of the team's own may approve or write policies.
+#[test]
+fn the_samples_give_no_service_account_of_a_team_more_than_to_ask() {
+    let root = portcullis_harness::checkout().join("deploy/samples");
+    let mut bound = 0;
+    for file in
+        ["rbac.yaml", "gitops/platform/team-web/pipelines.yaml", "gitops/platform/team-web/people.yaml"]
+    {
+        let text = std::fs::read_to_string(root.join(file)).unwrap();
+        for document in serde_yaml_ng::Deserializer::from_str(&text) {
+            let binding: Value = serde::Deserialize::deserialize(document).unwrap();
+            if !["portcullis-approver", "portcullis-policy-admin"]
+                .contains(&binding["roleRef"]["name"].as_str().unwrap_or_default())
+            {
+                continue;
+            }
+            for subject in binding["subjects"].as_array().unwrap() {
+                bound += 1;
+                let home = subject["namespace"].as_str();
+                let the_platforms = home.is_some_and(|home| ["jit-pipelines", "argocd"].contains(&home));
+                assert!(subject["kind"] != "ServiceAccount" || the_platforms, "{file}: {subject}");
+            }
+        }
+    }
+    assert!(bound > 2, "else the test proves nothing");
 }

@@ -1,6 +1,8 @@
 //! The loops on the real API server, with the cloud in memory: what people apply, and what the cloud then holds.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use portcullis::api::values::ArmId;
@@ -14,6 +16,8 @@ use portcullis::providers::memory::Memory;
 use portcullis::telemetry::{Audit, Health, Metrics, Telemetry};
 use portcullis_harness::{ControlPlane, Kubectl, Options, User, eventually, install};
 use tokio_util::sync::CancellationToken;
+
+mod caches;
 
 const GROUP: &str = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups";
 
@@ -57,8 +61,16 @@ struct Bench {
     start: Box<dyn Fn(CancellationToken) -> tokio::task::JoinHandle<()> + Send + Sync>,
 }
 
+/// Where a call to the API server goes instead; none: where it is meant to go.
+type Detour = fn(&axum::http::Uri) -> Option<String>;
+
 impl Bench {
     async fn new(namespace: &str) -> Self {
+        Self::with_detour(namespace, |_| None, &Arc::default()).await
+    }
+
+    /// With an API server that serves something else in place of some calls, while `on`.
+    async fn with_detour(namespace: &str, detour: Detour, on: &Arc<AtomicBool>) -> Self {
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .with_test_writer()
@@ -77,7 +89,17 @@ impl Bench {
             plane.service_account_kubeconfig(install::CONTROLLER.0, install::CONTROLLER.1).await.unwrap();
         let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig).unwrap();
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
-        let client = controllers::connection::client(config).unwrap();
+        let on = Arc::clone(on);
+        let layer =
+            tower::util::MapRequestLayer::new(move |mut call: axum::http::Request<kube::client::Body>| {
+                if on.load(Ordering::SeqCst)
+                    && let Some(instead) = detour(call.uri())
+                {
+                    *call.uri_mut() = instead.parse().unwrap();
+                }
+                call
+            });
+        let client = kube::client::ClientBuilder::try_from(config).unwrap().with_layer(&layer).build();
         let tenancy = Tenancy::new(BTreeMap::from([(
             namespace.to_owned(),
             Tenant {

@@ -36,6 +36,7 @@ mod plan_laws;
 mod plan_lifecycle;
 mod plan_locks;
 mod plan_review_laws;
+mod plan_reviews;
 mod plan_shortening;
 mod plan_world;
 mod provider_azure;

@@ -18,6 +18,8 @@ use portcullis::plan::terms::Terms;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+mod live;
+
 const GROUP: &str = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/web/providers";
 
 fn id(text: &str) -> ArmId {
@@ -74,6 +76,12 @@ pub(crate) fn policy(name: &str, ports: Vec<PolicyPort>, machines: Vec<Machine>)
         ports,
         ..JitPolicySpec::default()
     };
+    let machines: Arc<BTreeMap<String, Vec<_>>> = Arc::new(
+        machines
+            .into_iter()
+            .map(|machine| (machine.id.name().to_owned(), vec![(machine.id.clone(), Ok(machine))]))
+            .collect(),
+    );
     PolicyView {
         name: name.into(),
         uid: format!("uid-of-{name}"),
@@ -82,12 +90,9 @@ pub(crate) fn policy(name: &str, ports: Vec<PolicyPort>, machines: Vec<Machine>)
         terms: Terms::parse(&spec),
         barred: None,
         has_locked: false,
-        machines: Some(Arc::new(
-            machines
-                .into_iter()
-                .map(|machine| (machine.id.name().to_owned(), vec![(machine.id.clone(), Ok(machine))]))
-                .collect(),
-        )),
+        latest: Some(Arc::clone(&machines)),
+        machines: Some(machines),
+        read_at: now(),
     }
 }
 

@@ -316,25 +316,33 @@ impl Play {
         self.cloud.told(&request, now);
         let (cloud, before) = (&self.cloud, request.clone());
         let seen = |rule: &portcullis::api::RuleStatus| cloud.seen(rule);
-        let next = step(
-            &World {
-                request: &before,
-                judgement: &judgement,
-                tally: &tally,
-                admission: &admission,
-                cluster: &cluster,
-                seen: &seen,
-                no_room: None,
-                patience: portcullis::plan::terms::Patience::default(),
-                stopped_by: None,
-            },
-            now,
-        );
+        let mut world = World {
+            request: &before,
+            judgement: &judgement,
+            tally: &tally,
+            admission: &admission,
+            cluster: &cluster,
+            seen: &seen,
+            no_room: None,
+            patience: portcullis::plan::terms::Patience::default(),
+            stopped_by: None,
+            ground: cloud.ground(&before, false),
+        };
+        let mut next = step(&world, now);
+        if next.grants {
+            world.ground = cloud.ground(&before, true);
+            next = step(&world, now);
+        }
         if lost {
             return Ok(());
         }
         match next.finalizer {
-            Finalizer::Leave => request.status = Some(next.status),
+            Finalizer::Leave => {
+                request.status = Some(next.status);
+                if next.grants {
+                    self.cloud.vouch(&request);
+                }
+            }
             Finalizer::Add => request.metadata.finalizers.get_or_insert_default().push(FINALIZER.into()),
             Finalizer::Remove => request.metadata.finalizers = None,
         }

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use futures::future::join_all;
+use jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
+use super::rights::Answers;
 use crate::api::{JitAccessRequest, JitAccessReview, Tolerant};
 use crate::controllers::Context;
 use crate::controllers::retry::WriteError;
@@ -24,28 +26,62 @@ pub(super) struct Counted {
     pub(super) tally: Tally,
 }
 
-/// Counts the reviews of a request. `fresh`: as the API server has them now, with every right asked anew; else as
-/// they were last watched, with rights as they were lately.
-pub(super) async fn count(
+/// Reviews of a request, and who may give them.
+pub(super) struct Words {
+    reviews: Vec<Arc<JitAccessReview>>,
+    rights: Answers,
+}
+
+/// Gathers the reviews of a request and asks for the rights of their authors. `fresh`: as the API server has them now,
+/// with every right asked anew; else as they were last watched, with rights as they were lately.
+pub(super) async fn gather(
     context: &Context,
     request: &JitAccessRequest,
-    judgement: &Judgement,
-    admission: &Admission,
+    (judgement, admission): (&Judgement, &Admission),
     fresh: bool,
-) -> Result<Counted, WriteError> {
+) -> Result<Words, WriteError> {
     let reviews = if fresh { list(context, request).await? } else { context.reviews.of(request) };
+    let mut rights = Answers::of(&request.namespace().unwrap_or_default());
+    let case = case(context, request, judgement, admission, &reviews, context.clock.now());
+    loop {
+        let open = questions(case, &|user, policy| rights.known(user, policy));
+        if open.is_empty() {
+            break;
+        }
+        context.rights.ask(&context.client, &open, fresh, &mut rights).await;
+    }
+    Ok(Words { reviews, rights })
+}
+
+/// Counts what was gathered.
+pub(super) fn count(
+    context: &Context,
+    request: &JitAccessRequest,
+    (judgement, admission): (&Judgement, &Admission),
+    words: Words,
+    now: Timestamp,
+) -> Counted {
+    let Words { reviews, rights } = words;
+    let case = case(context, request, judgement, admission, &reviews, now);
+    let tally = tally(case, &|user, policy| rights.right(user, policy));
+    Counted { reviews, tally }
+}
+
+fn case<'a>(
+    context: &'a Context,
+    request: &'a JitAccessRequest,
+    judgement: &'a Judgement,
+    admission: &'a Admission,
+    reviews: &'a [Arc<JitAccessReview>],
+    now: Timestamp,
+) -> Case<'a> {
     let plan = match judgement {
         Judgement::Allowed(plan) => Some(&**plan),
         Judgement::Refused(..) | Judgement::Impossible(..) | Judgement::Held(..) | Judgement::Unknown(..) => {
             None
         }
     };
-    let pipelines = &context.settings.pipelines;
-    let case = Case { request, plan, reviews: &reviews, admission, pipelines, now: context.clock.now() };
-    let namespace = request.namespace().unwrap_or_default();
-    let rights = context.rights.ask(&context.client, &namespace, &questions(case), fresh).await;
-    let tally = tally(case, &|user, policy| rights.of(user, policy));
-    Ok(Counted { reviews, tally })
+    Case { request, plan, reviews, admission, pipelines: &context.settings.pipelines, now }
 }
 
 /// The reviews of a request as the API server has them now.

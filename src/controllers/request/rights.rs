@@ -37,7 +37,7 @@ struct Question {
 #[derive(Clone, Debug, Default)]
 pub struct Rights(Arc<Mutex<HashMap<Question, (Right, Instant)>>>);
 
-/// Answers to a few questions.
+/// Answers to a few questions of one namespace.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
     namespace: String,
@@ -45,10 +45,19 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    /// The answer to a question that was asked.
-    pub(super) fn of(&self, user: &UserInfo, policy: &str) -> Right {
-        let question = Question::new(&self.namespace, user, policy);
-        self.rights.get(&question).cloned().unwrap_or_else(|| Right::Unknown("it was not asked".to_owned()))
+    /// None yet.
+    pub(super) fn of(namespace: &str) -> Self {
+        Self { namespace: namespace.to_owned(), rights: HashMap::new() }
+    }
+
+    /// The answer to a question, where it was asked.
+    pub(super) fn known(&self, user: &UserInfo, policy: &str) -> Option<Right> {
+        self.rights.get(&Question::new(&self.namespace, user, policy)).cloned()
+    }
+
+    /// The answer to a question.
+    pub(super) fn right(&self, user: &UserInfo, policy: &str) -> Right {
+        self.known(user, policy).unwrap_or_else(|| Right::Unknown("it was not asked".to_owned()))
     }
 }
 
@@ -65,20 +74,19 @@ impl Question {
 }
 
 impl Rights {
-    /// Asks which users may `approve` which policies of a namespace. `fresh`: whatever was said before.
+    /// Asks which users may `approve` which policies: the first few of these questions. `fresh`: whatever was said
+    /// before.
     pub(super) async fn ask(
         &self,
         client: &Client,
-        namespace: &str,
         questions: &[(UserInfo, String)],
         fresh: bool,
-    ) -> Answers {
-        let mut answers = Answers { namespace: namespace.to_owned(), ..Answers::default() };
-        for some in questions.chunks(AT_ONCE) {
-            let some = some.iter().map(|(user, policy)| Question::new(namespace, user, policy));
-            answers.rights.extend(join_all(some.map(|question| self.ask_one(client, question, fresh))).await);
-        }
-        answers
+        answers: &mut Answers,
+    ) {
+        let some = questions.iter().take(AT_ONCE);
+        let some = some.map(|(user, policy)| Question::new(&answers.namespace, user, policy));
+        let asked = some.map(|question| self.ask_one(client, question, fresh));
+        answers.rights.extend(join_all(asked).await);
     }
 
     fn known(&self, question: &Question) -> Option<Right> {

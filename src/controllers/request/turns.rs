@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::api::JitAccessRequest;
 use crate::plan::lifecycle::state;
+use crate::plan::people::{Pipelines, Trait};
 
 /// Who holds a grant, so that limits are judged by what is granted and not by what a cache shows.
 #[derive(Clone, Debug, Default)]
@@ -12,7 +13,10 @@ pub struct Turns(Arc<Mutex<HashMap<String, Holder>>>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Holder {
-    requester: String,
+    /// Who asks.
+    requester: BTreeSet<Trait>,
+    /// For whom: each of those that somebody asks for has places of their own.
+    on_behalf_of: Option<String>,
     policies: BTreeSet<String>,
     /// Taken, and not yet in a durable status: neither a cache nor a list can know of it.
     taken: bool,
@@ -40,20 +44,27 @@ impl Turns {
     }
 
     /// Takes note of where a request stands by its durable status.
-    pub(super) fn note(&self, request: &JitAccessRequest) {
+    pub(super) fn note(&self, request: &JitAccessRequest, pipelines: &Pipelines) {
         let Some(uid) = request.metadata.uid.clone() else { return };
         let mut holders = self.holders();
         if state(request).holds_rules() {
-            holders.insert(uid, holder(request));
+            holders.insert(uid, holder(request, pipelines));
         } else if holders.get(&uid).is_some_and(|holder| !holder.taken) {
             // A turn that is being used is not lost to an event from before it was taken.
             holders.remove(&uid);
         }
     }
 
-    /// Forgets requests that are gone.
-    pub fn keep_only(&self, live: &BTreeSet<String>) {
-        self.holders().retain(|uid, holder| holder.taken || live.contains(uid));
+    /// UIDs of those who hold a grant.
+    #[must_use]
+    pub fn known(&self) -> BTreeSet<String> {
+        self.holders().keys().cloned().collect()
+    }
+
+    /// Forgets requests that are gone: those that were `known` before the list of those that are `live` was begun. What
+    /// was granted since is in no such list.
+    pub fn keep_only(&self, live: &BTreeSet<String>, known: &BTreeSet<String>) {
+        self.holders().retain(|uid, holder| holder.taken || live.contains(uid) || !known.contains(uid));
     }
 
     /// Takes a place for one more grant under these limits.
@@ -64,9 +75,10 @@ impl Turns {
         &self,
         request: &JitAccessRequest,
         limits: &BTreeMap<String, (usize, usize)>,
+        pipelines: &Pipelines,
     ) -> Result<Turn, String> {
         let uid = request.metadata.uid.clone().unwrap_or_default();
-        let mut holder = holder(request);
+        let mut holder = holder(request, pipelines);
         holder.policies = limits.keys().cloned().collect();
         holder.taken = true;
         let mut holders = self.holders();
@@ -74,11 +86,15 @@ impl Turns {
             let under =
                 || holders.iter().filter(|(other, held)| **other != uid && held.policies.contains(policy));
             let all = under().count();
-            let own = under().filter(|(_, held)| held.requester == holder.requester).count();
+            let own = under().filter(|(_, held)| held.shares_places_with(&holder)).count();
             if own >= *for_one {
+                let who = request.spec.requester.as_ref().map_or("", |user| &user.username);
+                let of_whom = match &request.spec.on_behalf_of {
+                    Some(other) => format!("{who} on behalf of {other}"),
+                    None => who.to_owned(),
+                };
                 return Err(format!(
-                    "waits: {own} grants of {} are live (spec.limits.activePerRequester)",
-                    holder.requester
+                    "waits: {own} grants of {of_whom} are live (spec.limits.activePerRequester)"
                 ));
             }
             if all >= *altogether {
@@ -96,10 +112,17 @@ impl Turns {
     }
 }
 
-fn holder(request: &JitAccessRequest) -> Holder {
+impl Holder {
+    fn shares_places_with(&self, other: &Self) -> bool {
+        !self.requester.is_disjoint(&other.requester) && self.on_behalf_of == other.on_behalf_of
+    }
+}
+
+fn holder(request: &JitAccessRequest, pipelines: &Pipelines) -> Holder {
     let status = request.status.as_ref();
     Holder {
-        requester: request.spec.requester.as_ref().map(|user| user.username.clone()).unwrap_or_default(),
+        requester: request.spec.requester.as_ref().map(|user| pipelines.claimants(user)).unwrap_or_default(),
+        on_behalf_of: request.spec.on_behalf_of.as_deref().map(|claim| claim.trim().to_lowercase()),
         policies: status
             .into_iter()
             .flat_map(|status| &status.policies)
@@ -113,6 +136,17 @@ fn holder(request: &JitAccessRequest) -> Holder {
 mod tests {
     use super::*;
     use crate::api::{JitAccessRequestStatus, RequestedPolicy, State, UserInfo};
+
+    fn asked(uid: &str, who: &str, on_behalf_of: Option<&str>, state: State) -> JitAccessRequest {
+        let mut request = request(uid, state);
+        request.spec.requester = Some(UserInfo { username: who.into(), ..UserInfo::default() });
+        request.spec.on_behalf_of = on_behalf_of.map(str::to_owned);
+        request
+    }
+
+    fn people() -> Pipelines {
+        Pipelines::new(&["portal".to_owned()])
+    }
 
     fn request(uid: &str, state: State) -> JitAccessRequest {
         let mut request = JitAccessRequest::default();
@@ -134,26 +168,55 @@ mod tests {
     #[test]
     fn a_turn_is_held_while_it_is_used_whatever_lists_and_events_from_before_say() {
         let turns = Turns::default();
-        let turn = turns.take(&request("a", State::Approved), &one()).unwrap();
-        turns.keep_only(&BTreeSet::new());
-        turns.note(&request("a", State::Approved));
-        assert!(turns.take(&request("b", State::Approved), &one()).is_err(), "a has it");
+        let turn = turns.take(&request("a", State::Approved), &one(), &people()).unwrap();
+        turns.keep_only(&BTreeSet::new(), &turns.known());
+        turns.note(&request("a", State::Approved), &people());
+        assert!(turns.take(&request("b", State::Approved), &one(), &people()).is_err(), "a has it");
         // Written ahead: from then on the durable status holds it.
-        turns.note(&request("a", State::Opening));
+        turns.note(&request("a", State::Opening), &people());
         drop(turn);
-        assert!(turns.take(&request("b", State::Approved), &one()).unwrap_err().contains("alice"));
-        turns.note(&request("a", State::Expired));
-        assert!(turns.take(&request("b", State::Approved), &one()).is_ok());
+        assert!(turns.take(&request("b", State::Approved), &one(), &people()).unwrap_err().contains("alice"));
+        turns.note(&request("a", State::Expired), &people());
+        assert!(turns.take(&request("b", State::Approved), &one(), &people()).is_ok());
     }
 
     #[test]
     fn a_turn_that_came_to_nothing_is_given_back() {
         let turns = Turns::default();
-        drop(turns.take(&request("a", State::Approved), &one()).unwrap());
+        drop(turns.take(&request("a", State::Approved), &one(), &people()).unwrap());
         assert_eq!(turns.live(), 0);
-        let _b = turns.take(&request("b", State::Approved), &one()).unwrap();
-        turns.note(&request("c", State::Active));
-        turns.keep_only(&BTreeSet::new());
+        let _b = turns.take(&request("b", State::Approved), &one(), &people()).unwrap();
+        turns.note(&request("c", State::Active), &people());
+        turns.keep_only(&BTreeSet::new(), &turns.known());
         assert_eq!(turns.live(), 1, "c is gone, b is being used");
+    }
+
+    #[test]
+    fn what_was_granted_while_requests_were_listed_keeps_its_place() {
+        let turns = Turns::default();
+        turns.note(&request("old", State::Active), &people());
+        let known = turns.known();
+        turns.note(&request("new", State::Active), &people());
+        turns.keep_only(&BTreeSet::new(), &known);
+        assert_eq!(turns.known(), BTreeSet::from(["new".to_owned()]));
+        assert!(turns.take(&request("next", State::Approved), &one(), &people()).is_err());
+    }
+
+    #[test]
+    fn places_are_a_persons_however_they_are_called_and_for_each_whom_somebody_asks_for() {
+        let free = |held: (&str, Option<&str>), next: (&str, Option<&str>)| {
+            let turns = Turns::default();
+            turns.note(&asked("held", held.0, held.1, State::Active), &people());
+            turns.take(&asked("next", next.0, next.1, State::Approved), &one(), &people()).map(|_| ())
+        };
+        assert!(free(("alice", None), ("Alice ", None)).is_err());
+        assert!(free(("alice", None), ("bob", None)).is_ok());
+        let (one_of_web, other_of_web) = ("system:serviceaccount:web:a", "system:serviceaccount:web:b");
+        assert!(free((one_of_web, None), (other_of_web, None)).is_err(), "whoever edits web makes another");
+        assert!(free((one_of_web, None), ("system:serviceaccount:ops:a", None)).is_ok());
+        assert!(free((one_of_web, None), ("portal", None)).is_ok());
+        assert!(free(("portal", Some("alice")), ("portal", Some("bob"))).is_ok());
+        let why = free(("portal", Some("alice")), ("portal", Some("ALICE"))).unwrap_err();
+        assert!(why.contains("portal on behalf of ALICE"), "{why}");
     }
 }

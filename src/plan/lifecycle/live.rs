@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use super::proof;
 use super::shortening::{is_under_way, not_opened, replace, shorten, shorter, written_ahead_at};
 use super::{Draft, Finalizer, NEAR_DEADLINE, OPEN_BOUND, Seen, Step, TURN_BOUND, World, plus, said, time};
 use crate::api::{ConditionType, Reason, RuleState, State, find_condition};
@@ -9,10 +10,14 @@ use crate::plan::authorize::{GrantPlan, Judgement, PlannedRule};
 
 /// The rules are being written.
 pub(super) fn opening(world: &World<'_>, now: Timestamp) -> Step {
-    let mut draft = Draft::new(world, now);
+    let draft = Draft::new(world, now);
     if let Some((outcome, reason, message)) = end(&draft) {
         return draft.close(outcome, reason, &message);
     }
+    let mut draft = match proof::demand(draft) {
+        Ok(draft) => draft,
+        Err(step) => return *step,
+    };
     let replacing = is_under_way(&draft.status);
     let seen = look(&mut draft);
     if let Some((reason, message)) = seen.refused {
@@ -250,15 +255,21 @@ fn end(draft: &Draft<'_>) -> Option<(State, Reason, String)> {
     }
     match draft.world.judgement {
         Judgement::Unknown(..) => None,
-        Judgement::Allowed(plan) => {
-            changed(draft, plan).map(|message| (State::Revoked, Reason::MachineChanged, message))
-        }
+        Judgement::Allowed(plan) => changed(draft, plan)
+            .map(|message| (State::Revoked, Reason::MachineChanged, message))
+            .or_else(|| proof::altered(draft, plan).map(|what| (State::Revoked, Reason::PlanChanged, what))),
         Judgement::Refused(_, message) => Some((
             State::Revoked,
             Reason::PolicyTightened,
             format!("the policy no longer allows it: {message}"),
         )),
-        Judgement::Impossible(_, message) => Some((State::Revoked, Reason::MachineChanged, message.clone())),
+        Judgement::Impossible(reason, message) => {
+            let reason = match reason {
+                Reason::CloudUnavailable => Reason::CloudUnavailable,
+                _ => Reason::MachineChanged,
+            };
+            Some((State::Revoked, reason, message.clone()))
+        }
         Judgement::Held(reason, message) => {
             let reason = match reason {
                 Reason::PolicyNotFound | Reason::PolicyDeleted => Reason::PolicyDeleted,

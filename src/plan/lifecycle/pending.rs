@@ -5,7 +5,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::approval::{count, waiting};
-use super::{Draft, Finalizer, SHORTEST_GRANT, Step, World, planned, plus, said, time, whole_second};
+use super::{
+    ASK_AGAIN, Draft, Finalizer, SHORTEST_GRANT, Step, World, planned, plus, said, time, whole_second,
+};
 use crate::api::values::Span;
 use crate::api::{ConditionType, Reason, RuleState, State, Verdict};
 use crate::plan::admission::Admission;
@@ -13,12 +15,6 @@ use crate::plan::authorize::{GrantPlan, Judgement};
 use crate::plan::names::allow_name;
 use crate::plan::reviews::waiting_since;
 use crate::plan::terms::Ask;
-
-/// When to ask again what the API server did not say.
-const ASK_AGAIN: Duration = Duration::from_secs(5);
-/// How much longer a request waits whose judgement is not known: after a start the machines are read first, and
-/// approvals that came in time are counted then.
-const LATE_JUDGEMENT: Duration = Duration::from_secs(300);
 
 /// Waits for its policy, for its terms to be judged, for approvals.
 pub(super) fn pending(world: &World<'_>, now: Timestamp) -> Step {
@@ -29,9 +25,10 @@ pub(super) fn pending(world: &World<'_>, now: Timestamp) -> Step {
     let since = waiting_since(world.request, now);
     let timeout = match world.judgement {
         Judgement::Allowed(plan) => plan.pending_timeout,
-        Judgement::Refused(..) | Judgement::Impossible(..) | Judgement::Held(..) | Judgement::Unknown(..) => {
-            world.patience.pending
-        }
+        Judgement::Refused(..) | Judgement::Impossible(..) | Judgement::Held(..) => world.patience.pending,
+        // After a start, and after every change of a policy, the machines are read first. Approvals that came in time
+        // are counted then, and what has waited too long ends then.
+        Judgement::Unknown(..) => Duration::MAX,
     };
     let give_up = plus(since, timeout);
     if let Judgement::Allowed(plan) = world.judgement {
@@ -44,11 +41,7 @@ pub(super) fn pending(world: &World<'_>, now: Timestamp) -> Step {
             return approve(draft);
         }
     }
-    let patience = match world.judgement {
-        Judgement::Unknown(..) => plus(give_up, LATE_JUDGEMENT),
-        _ => give_up,
-    };
-    if now >= patience {
+    if now >= give_up {
         let message =
             format!("waited {} and was not granted (spec.approval.pendingTimeout)", Span::of(timeout));
         return draft.end_unopened(State::TimedOut, Reason::TooLate, &message);
@@ -57,7 +50,7 @@ pub(super) fn pending(world: &World<'_>, now: Timestamp) -> Step {
         Judgement::Refused(reason, message) => draft.end_unopened(State::Denied, *reason, message),
         Judgement::Impossible(reason, message) => draft.end_unopened(State::Failed, *reason, message),
         Judgement::Held(reason, message) | Judgement::Unknown(reason, message) => {
-            wait(draft, *reason, message, patience)
+            wait(draft, *reason, message, give_up)
         }
         Judgement::Allowed(_) => {
             if let Admission::NotInForce { why } = world.admission {
@@ -259,5 +252,5 @@ fn write_ahead(mut draft: Draft<'_>, plan: &GrantPlan) -> Step {
     draft.status.expires_at = Some(time(deadline));
     let message = format!("granted until {deadline}; the rules are being written");
     draft.set(ConditionType::Active, false, Reason::Opening, &message);
-    draft.go(State::Opening, Reason::Opening, &message)
+    Step { grants: true, ..draft.go(State::Opening, Reason::Opening, &message) }
 }

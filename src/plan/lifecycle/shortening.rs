@@ -23,6 +23,7 @@
 use jiff::Timestamp;
 
 use super::live::Sum;
+use super::proof::{self, Word};
 use super::{Draft, OPEN_BOUND, SHORTEST_GRANT, Step, plus, time, whole_second};
 use crate::api::{ConditionType, JitAccessRequestStatus, Reason, RuleState, RuleStatus, Shortening, State};
 use crate::plan::authorize::Judgement;
@@ -106,6 +107,16 @@ pub(super) fn replace(mut draft: Draft<'_>, seen: &Sum) -> Step {
         }
         return draft.stay(Some(until));
     }
+    // What is written again is opened anew: a status alone is not enough for that.
+    match proof::word(draft.world) {
+        Word::Ours => {}
+        Word::Ask => {
+            let now = draft.now;
+            return Step { grants: true, ..draft.stay(Some(now)) };
+        }
+        Word::NotYet(..) => return draft.stay(Some(until)),
+        Word::Nobodys => return not_opened(draft, Reason::NotTrusted, proof::NOT_PROVED),
+    }
     let deadline = draft.status.expires_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |at| at.0);
     let uid = draft.world.request.metadata.uid.clone().unwrap_or_default();
     for (number, rule) in (0..).zip(&mut draft.status.rules) {
@@ -118,7 +129,7 @@ pub(super) fn replace(mut draft: Draft<'_>, seen: &Sum) -> Step {
         shortened.at = now;
     }
     let again = draft.now;
-    draft.stay(Some(again))
+    Step { grants: true, ..draft.stay(Some(again)) }
 }
 
 /// Ends a grant that could not be opened, for a reason, or not again: then it is the tightening that ended it.
