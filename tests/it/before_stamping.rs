@@ -13,6 +13,17 @@ use crate::walk::Play;
 
 const REQUESTER: &str = "203.0.113.7";
 
+/// As a person writes it.
+const SPEC: &str = "\
+apiVersion: jit.portcullis.io/v1alpha1
+kind: JitAccessRequest
+metadata: {name: mine, namespace: team-web}
+spec:
+  policyRef: {name: web-1}
+  targets: [{name: web-1}]
+  duration: 10m
+  ports: [{port: 22, sources: [{cidr: ADDRESS/32}]}]";
+
 async fn old_server() -> Play {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let kinds = ["mutatingadmissionpolicies", "mutatingadmissionpolicybindings"];
@@ -72,20 +83,19 @@ async fn on_a_server_that_stamps_nobody_people_write_who_they_are_and_nobody_wri
     play.condition("jitpol/web-1", "Ready", "True").await;
 
     let answer = create(&nameless).await;
-    assert!(answer.stderr.contains("username: developer"), "the line to add is told: {answer:?}");
     let another = create(&request("borrowed", Some(&json!({"username": "approver"})))).await;
     assert!(another.code != 0 && another.stderr.contains("spec.requester must be yourself"), "{another:?}");
 
-    let whoami = play.developer.run(&["auth", "whoami", "-o", "json"]).await.unwrap();
-    let whoami: Value = serde_json::from_str(&whoami).unwrap();
-    let me = &whoami["status"]["userInfo"];
-    let me = json!({"username": me["username"], "uid": me["uid"], "groups": me["groups"]});
-    let mine = request("mine", Some(&me));
-    assert_eq!(create(&mine).await.code, 0);
+    // The refusal has the line to add, and it is right.
+    let line = answer.stderr.split_once("Add this line to spec:").expect("the line is told").1.trim();
+    let line = &line[..=line.find('}').unwrap()];
+    let mine = format!("{}\n  {line}\n", SPEC.replace("ADDRESS", REQUESTER));
+    let made = play.developer.output(&["create", "-f", "-"], Some(&mine)).await.unwrap();
+    assert_eq!(made.code, 0, "{mine}: {made:?}");
     play.reaches("jitreq/mine", "/status/state", "Active").await;
     assert!(play.passes(REQUESTER, "web-1", 22).await);
     // Nobody puts the finalizer back there, so taking it away is refused.
-    let replaced = play.developer.output(&["replace", "-f", "-"], Some(&mine.to_string())).await.unwrap();
+    let replaced = play.developer.output(&["replace", "-f", "-"], Some(&mine)).await.unwrap();
     assert!(replaced.code != 0 && replaced.stderr.contains("finalizer"), "{replaced:?}");
     play.developer.run(&["-n", install::NAMESPACE, "delete", "jitreq/mine", "--timeout=60s"]).await.unwrap();
     assert!(!play.passes(REQUESTER, "web-1", 22).await);

@@ -184,7 +184,7 @@ fn a_crash_between_the_removal_and_its_record_ends_the_grant_and_any_other_does_
 #[test]
 fn a_shortening_that_is_resumed_too_late_opens_nothing() {
     let late = i64::try_from(OPEN_BOUND.as_secs()).unwrap() + 1;
-    for (rounds, words) in [(1, "not gone within"), (2, "too late to open")] {
+    for (rounds, words) in [(1, "not gone within"), (2, "was not resumed within")] {
         let (mut request, mut cloud) = live();
         for _ in 0..rounds {
             reconcile(&mut request, &mut cloud, &allowed(600), after(60), false);
