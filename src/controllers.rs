@@ -3,6 +3,7 @@
 //! May use everything below it. What is decided here is only when to look and what to write first; what to
 //! write is decided in [`crate::plan`].
 //!
+//! - [`connection`]: calls to the API server that all end.
 //! - [`admission`]: whether the admission policies are in force.
 //! - [`tenancy`]: which namespace may reach which machines, with which credential.
 //! - [`gate`]: one serial worker per firewall.
@@ -35,6 +36,7 @@ use crate::providers::Cloud;
 use crate::telemetry::{Audit, Check, DriftKind, Metrics, ReconcileResult, Telemetry};
 
 pub mod admission;
+pub mod connection;
 pub mod events;
 pub mod gate;
 pub mod history;
@@ -126,8 +128,8 @@ pub struct Context {
     pub opens: request::Opens,
     /// How often the waiting requests of one requester are looked at.
     pub pace: request::Pace,
-    /// Which live grants the audit trail tells of.
-    pub told: request::record::Told,
+    /// What the audit trail has told of each request.
+    pub told: request::told::Told,
     /// Has a policy looked at again.
     pub wake_policies: mpsc::UnboundedSender<ObjectRef<JitPolicy>>,
     /// Has a request looked at again.
@@ -200,7 +202,7 @@ pub async fn run(
         started: clock.now(),
         opens: request::Opens::default(),
         pace: request::Pace::default(),
-        told: request::record::Told::default(),
+        told: request::told::Told::default(),
         wake_policies,
         wake_requests,
         wake_reviews,
@@ -212,7 +214,7 @@ pub async fn run(
     let policy_stream = {
         let context = Arc::clone(&context);
         let mut judged = Judged::default();
-        watcher(Api::<Tolerant<JitPolicy>>::all(client.clone()), watcher::Config::default())
+        watcher(Api::<Tolerant<JitPolicy>>::all(client.clone()), connection::watching())
             .map_ok(untold)
             .default_backoff()
             .reflect(policy_writer)
@@ -235,7 +237,7 @@ pub async fn run(
             .touched_objects()
     };
     // What is settled is history: it is neither watched nor held in memory.
-    let unsettled = watcher::Config::default().fields("status.settled!=true");
+    let unsettled = connection::watching().fields("status.settled!=true");
     let request_stream = {
         let context = Arc::clone(&context);
         watcher(Api::<Tolerant<JitAccessRequest>>::all(client.clone()), unsettled.clone())

@@ -13,7 +13,7 @@ pub mod log;
 pub mod metrics;
 
 pub use audit::Audit;
-pub use health::{Check, Health};
+pub use health::{Check, Health, Pulse};
 pub use log::{Format, Logging};
 pub use metrics::{CloudOutcome, DriftKind, Metrics, ReconcileResult, SweepResult};
 
@@ -44,6 +44,9 @@ pub enum Error {
     /// Logging was set up before.
     #[error("failed to set up logging")]
     Logging(#[from] tracing_subscriber::util::TryInitError),
+    /// The thread that writes log lines cannot be started.
+    #[error("failed to start the thread that writes log lines")]
+    Thread(#[source] std::io::Error),
     /// An address cannot be listened on.
     #[error("failed to listen on {name} {address}: choose an address of this machine and a free port")]
     Listen {

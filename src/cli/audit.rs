@@ -72,7 +72,9 @@ fn read(mut input: impl BufRead, verifier: &mut Verifier) -> std::io::Result<()>
 
 fn report(verifier: &Verifier, out: &mut impl Write) -> std::io::Result<()> {
     for (id, chain) in verifier.chains() {
-        let Found { records, repeated, dropped, first_seq, last_seq, first_time, last_time, .. } = chain;
+        let Found {
+            records, repeated, rewritten, dropped, first_seq, last_seq, first_time, last_time, ..
+        } = chain;
         let verdict = if chain.breaks.is_empty() { "whole" } else { "BROKEN" };
         writeln!(
             out,
@@ -85,7 +87,10 @@ fn report(verifier: &Verifier, out: &mut impl Write) -> std::io::Result<()> {
             writeln!(out, "  {dropped} records were lost when they were made, and the chain says so")?;
         }
         if *repeated > 0 {
-            writeln!(out, "  {repeated} lines repeat the one before")?;
+            writeln!(out, "  {repeated} lines repeat records that stand before them")?;
+        }
+        if *rewritten > 0 {
+            writeln!(out, "  {rewritten} records were written anew on the way, with the same content")?;
         }
         if chain.ended {
             writeln!(out, "  ended by the controller: nothing is missing at its end")?;

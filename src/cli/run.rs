@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::config::Config;
 use super::settings;
 use crate::clock::Clock;
-use crate::controllers;
+use crate::controllers::{self, connection};
 use crate::providers::{Cloud, azure};
 use crate::telemetry::audit::record::Started;
 use crate::telemetry::log::{self, Format, Logging};
@@ -28,7 +28,7 @@ use crate::telemetry::{Audit, Health, Metrics, Server, Telemetry, health, metric
 
 /// How long a stop may take. Kubernetes kills after 30 s by default.
 const PATIENCE: Duration = Duration::from_secs(25);
-/// How long the last audit records are waited for.
+/// How long the last audit records, and the last log lines, are waited for.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Arguments of `portcullis run`.
@@ -67,25 +67,28 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     config.dry_run |= arguments.dry_run;
     config.metrics_address = arguments.metrics_address.unwrap_or(config.metrics_address);
     config.health_address = arguments.health_address.unwrap_or(config.health_address);
-    log::init(&Logging { filter: arguments.log_level.clone(), format: arguments.log_format })?;
+    let measures = Metrics::new();
+    let logging = Logging { filter: arguments.log_level.clone(), format: arguments.log_format };
+    let lines = log::init(&logging, measures.log_lines_dropped())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("failed to start the runtime")?;
-    let result = runtime.block_on(serve(config, arguments.kubeconfig.as_ref()));
+    let result = runtime.block_on(serve(config, arguments.kubeconfig.as_ref(), measures));
     // Nothing is waited for any more: what should end well has ended in `serve`.
     runtime.shutdown_background();
+    lines.finish(LAST_WORDS);
     result
 }
 
-async fn serve(config: Config, kubeconfig: Option<&PathBuf>) -> anyhow::Result<()> {
+async fn serve(config: Config, kubeconfig: Option<&PathBuf>, measures: Metrics) -> anyhow::Result<()> {
     let clock = Clock::system();
     let shutdown = CancellationToken::new();
     stop_on_signals(&shutdown)?;
     let settings = settings::settings(&config)?;
     let clouds = clouds(&config, &clock)?;
     let client = client(kubeconfig).await?;
-    let (measures, ready) = (Metrics::new(), Health::new());
+    let ready = Health::new();
     let mut servers = JoinSet::new();
     for (name, address, router) in [
         ("metricsAddress", config.metrics_address, metrics::router(measures.clone())),
@@ -111,15 +114,15 @@ async fn serve(config: Config, kubeconfig: Option<&PathBuf>) -> anyhow::Result<(
         tokio::time::sleep(PATIENCE).await;
     };
     let (mut controller, mut late) = (pin!(controller), pin!(late));
-    loop {
+    let in_good_order = loop {
         tokio::select! {
             ended = &mut controller => {
                 ended?;
-                break;
+                break true;
             }
             () = &mut late => {
                 tracing::warn!(patience.seconds = PATIENCE.as_secs(), "stopping without waiting for what is under way");
-                break;
+                break false;
             }
             // At a stop the servers end first; writes under way are waited for all the same.
             Some(ended) = servers.join_next() => {
@@ -128,9 +131,13 @@ async fn serve(config: Config, kubeconfig: Option<&PathBuf>) -> anyhow::Result<(
                 anyhow::ensure!(shutdown.is_cancelled(), "a server ended by itself");
             }
         }
-    }
+    };
     shutdown.cancel();
-    audit.finish(LAST_WORDS).await;
+    // Writes that are still under way have an end that nobody records: then the chain has none either.
+    if in_good_order {
+        audit.end();
+    }
+    audit.flush(LAST_WORDS).await;
     tracing::info!("stopped");
     Ok(())
 }
@@ -190,7 +197,7 @@ async fn client(kubeconfig: Option<&PathBuf>) -> anyhow::Result<Client> {
             .await
             .context("found no way to the API server: give --kubeconfig FILE, or run as a pod")?,
     };
-    Client::try_from(config).context("failed to set up the connection to the API server")
+    connection::client(config).context("failed to set up the connection to the API server")
 }
 
 /// The admission policies let `controllerUser` alone write status. Whoever runs under another name had better

@@ -22,7 +22,7 @@ use kube::{Api, Client, ResourceExt};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::Context;
+use super::{Context, connection};
 use crate::api::Tolerant;
 use crate::api::admission::{AdmissionKind, AdmissionObject, InvalidUser, objects};
 use crate::plan::admission::Admission;
@@ -434,7 +434,7 @@ fn changes(client: &Client) -> SelectAll<BoxStream<'static, ()>> {
         .into_iter()
         .map(|kind| {
             let api: Api<Tolerant<DynamicObject>> = Api::all_with(client.clone(), &resource(kind));
-            watcher(api, watcher::Config::default())
+            watcher(api, connection::watching())
                 .default_backoff()
                 // What cannot be watched is polled.
                 .filter_map(|event| std::future::ready(event.is_ok().then_some(())))

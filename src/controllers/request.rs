@@ -16,6 +16,7 @@ use crate::plan::desired::{Duty, Grant};
 use crate::plan::lifecycle::{Finalizer, Seen, Step, duties, state};
 use crate::plan::model::FirewallId;
 use crate::plan::reviews::Tally;
+use crate::providers::CloudErrorKind;
 
 mod clocks;
 mod counting;
@@ -26,6 +27,7 @@ mod passage;
 pub mod record;
 mod rights;
 mod tell;
+pub mod told;
 mod turns;
 mod views;
 mod write;
@@ -220,8 +222,9 @@ pub(super) fn give_duties(context: &Context, request: &JitAccessRequest) {
     match context.settings.tenancy.tenant(&namespace) {
         Some(tenant) => {
             if let Some(cloud) = context.clouds.get(&tenant.credential) {
-                context.gates.set_grants(&uid, &tenant.credential, cloud, grants);
+                context.gates.set_grants(&uid, &tenant.credential, cloud, grants.clone());
             }
+            call_others(context, &tenant.credential, &grants);
         }
         // A namespace that lost its mapping reaches nothing any more, but what it opened has to be closed, by
         // whichever credential can.
@@ -234,6 +237,23 @@ pub(super) fn give_duties(context: &Context, request: &JitAccessRequest) {
             for (credential, cloud) in context.clouds.iter() {
                 context.gates.set_grants(&uid, credential, cloud, grants.clone());
             }
+        }
+    }
+}
+
+/// What the tenant's own credential may not close is closed by whichever can: the namespace may have been mapped to
+/// another one since the grant.
+fn call_others(context: &Context, own: &str, grants: &[(FirewallId, Grant)]) {
+    let refused = |firewall: &FirewallId| {
+        let error = context.gates.report(firewall).and_then(|report| report.error);
+        error.is_some_and(|error| {
+            matches!(error.kind, CloudErrorKind::NotPermitted | CloudErrorKind::Unauthenticated)
+        })
+    };
+    let closing = grants.iter().filter(|(_, grant)| matches!(grant.duty, Duty::Close { .. }));
+    for (firewall, grant) in closing.filter(|(firewall, _)| refused(firewall)) {
+        for (credential, cloud) in context.clouds.iter().filter(|(credential, _)| *credential != own) {
+            context.gates.close_orphans(firewall, credential, cloud, [grant.name.clone()].into());
         }
     }
 }

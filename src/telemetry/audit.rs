@@ -91,10 +91,16 @@ impl Audit {
         self.0.as_ref().map_or(0, |inner| inner.writes.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Ends the chain, and waits until it is written, but not for ever.
-    pub async fn finish(&self, patience: Duration) {
+    /// Ends the chain: all that belongs to it was recorded, and nothing more is taken.
+    pub fn end(&self) {
+        if let Some(inner) = &self.0 {
+            inner.queue.end(Event::plain(Kind::ChainEnded), inner.clock.now());
+        }
+    }
+
+    /// Waits until what was recorded is written, but not for ever.
+    pub async fn flush(&self, patience: Duration) {
         let Some(inner) = &self.0 else { return };
-        self.record(Event::plain(Kind::ChainEnded));
         let until = tokio::time::Instant::now() + patience;
         while !inner.queue.is_empty() && tokio::time::Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(10)).await;

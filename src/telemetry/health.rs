@@ -1,13 +1,15 @@
 //! Is the program alive, and is it ready?
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use serde::Serialize;
+use tokio::time::Instant;
 
 /// What has to hold before the program counts as ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,9 +39,40 @@ impl Check {
     }
 }
 
-/// Readiness of the program. Clones share it.
+/// A loop without which nothing is kept that this program promises, and which is bound to come round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Pulse {
+    /// Scopes are read for overdue rules.
+    SweepReads,
+    /// What was read is judged by the requests.
+    SweepJudgement,
+}
+
+impl Pulse {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::SweepReads => "sweepReads",
+            Self::SweepJudgement => "sweepJudgement",
+        }
+    }
+}
+
+/// When a loop came round last, and how long it may take.
+#[derive(Clone, Copy, Debug)]
+struct Beat {
+    last: Instant,
+    within: Duration,
+}
+
+#[derive(Debug)]
+struct Known {
+    checks: BTreeMap<Check, Option<String>>,
+    pulses: BTreeMap<Pulse, Beat>,
+}
+
+/// Life and readiness of the program. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Health(Arc<Mutex<BTreeMap<Check, Option<String>>>>);
+pub struct Health(Arc<Mutex<Known>>);
 
 impl Default for Health {
     fn default() -> Self {
@@ -48,22 +81,33 @@ impl Default for Health {
 }
 
 impl Health {
-    /// Nothing holds yet.
+    /// Nothing holds yet, and nothing is expected to come round.
     #[must_use]
     pub fn new() -> Self {
-        Self(Arc::new(Mutex::new(
-            Check::ALL.into_iter().map(|check| (check, Some(check.not_yet().to_owned()))).collect(),
-        )))
+        let checks = Check::ALL.into_iter().map(|check| (check, Some(check.not_yet().to_owned()))).collect();
+        Self(Arc::new(Mutex::new(Known { checks, pulses: BTreeMap::new() })))
     }
 
     /// `check` holds.
     pub fn pass(&self, check: Check) {
-        self.set(check, None);
+        self.lock().checks.insert(check, None);
     }
 
     /// `check` does not hold, with the reason in a sentence.
     pub fn fail(&self, check: Check, reason: impl Into<String>) {
-        self.set(check, Some(reason.into()));
+        self.lock().checks.insert(check, Some(reason.into()));
+    }
+
+    /// From now on a loop is to come round at least every `within`; else the program counts as hung.
+    pub fn expect(&self, pulse: Pulse, within: Duration) {
+        self.lock().pulses.insert(pulse, Beat { last: Instant::now(), within });
+    }
+
+    /// A loop has come round.
+    pub fn beat(&self, pulse: Pulse) {
+        if let Some(beat) = self.lock().pulses.get_mut(&pulse) {
+            beat.last = Instant::now();
+        }
     }
 
     /// Whether every check holds.
@@ -72,15 +116,14 @@ impl Health {
         self.report().ready
     }
 
-    fn set(&self, check: Check, reason: Option<String>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(check, reason);
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn report(&self) -> Report {
         let checks: Vec<CheckReport> = self
-            .0
             .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+            .checks
             .iter()
             .map(|(check, reason)| CheckReport {
                 name: check.name(),
@@ -90,6 +133,35 @@ impl Health {
             .collect();
         Report { ready: checks.iter().all(|check| check.ready), checks }
     }
+
+    fn life(&self) -> Life {
+        let known = self.lock();
+        let hung =
+            known.pulses.iter().filter(|(_, beat)| beat.last.elapsed() > beat.within).map(|(pulse, beat)| {
+                Hung {
+                    name: pulse.name(),
+                    silent_seconds: beat.last.elapsed().as_secs(),
+                    allowed_seconds: beat.within.as_secs(),
+                }
+            });
+        let hung: Vec<Hung> = hung.collect();
+        Life { healthy: hung.is_empty(), hung }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Life {
+    healthy: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    hung: Vec<Hung>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Hung {
+    name: &'static str,
+    silent_seconds: u64,
+    allowed_seconds: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -106,19 +178,24 @@ struct CheckReport {
     reason: Option<String>,
 }
 
-/// `/healthz` answers as long as the program runs its tasks; `/readyz` says which checks hold, with 503 where
-/// one does not.
+/// `/healthz` says which loops are hung, `/readyz` which checks hold, each with 503 where something is not as it
+/// should be.
 pub fn router(health: Health) -> axum::Router {
-    axum::Router::new()
-        .route("/healthz", get(|| async { Json(serde_json::json!({"healthy": true})) }))
-        .route("/readyz", get(readyz))
-        .with_state(health)
+    axum::Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(health)
+}
+
+async fn healthz(State(health): State<Health>) -> (StatusCode, Json<Life>) {
+    let life = health.life();
+    (code(life.healthy), Json(life))
+}
+
+const fn code(good: bool) -> StatusCode {
+    if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
 async fn readyz(State(health): State<Health>) -> (StatusCode, Json<Report>) {
     let report = health.report();
-    let code = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (code, Json(report))
+    (code(report.ready), Json(report))
 }
 
 #[cfg(test)]
@@ -137,5 +214,29 @@ mod tests {
         assert!(health.is_ready());
         health.fail(Check::Caches, "the watch ended");
         assert!(!health.is_ready());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_does_not_come_round_in_time_is_hung_and_one_that_does_is_not() {
+        let health = Health::new();
+        health.beat(Pulse::SweepReads);
+        assert!(health.life().healthy, "what nobody expects is no hung loop");
+        health.expect(Pulse::SweepReads, Duration::from_secs(10));
+        health.expect(Pulse::SweepJudgement, Duration::from_secs(10));
+        for _ in 0..5 {
+            tokio::time::advance(Duration::from_secs(9)).await;
+            health.beat(Pulse::SweepReads);
+            health.beat(Pulse::SweepJudgement);
+            assert!(health.life().healthy);
+        }
+        tokio::time::advance(Duration::from_secs(6)).await;
+        health.beat(Pulse::SweepReads);
+        tokio::time::advance(Duration::from_secs(6)).await;
+        let life = serde_json::to_value(health.life()).unwrap();
+        assert_eq!(life["healthy"], false);
+        assert_eq!(life["hung"][0]["name"], "sweepJudgement");
+        assert_eq!(life["hung"].as_array().map(Vec::len), Some(1), "{life}");
+        health.beat(Pulse::SweepJudgement);
+        assert!(health.life().healthy);
     }
 }

@@ -1,12 +1,17 @@
-//! Log lines on standard error.
+//! Log lines on standard error. Logging never waits: a close is never held up by whoever reads the log.
 
 use std::str::FromStr;
 
+use prometheus_client::metrics::counter::Counter;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::Error;
+
+mod writer;
+
+pub use writer::Lines;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -27,12 +32,15 @@ pub struct Logging {
     pub format: Format,
 }
 
-/// Starts logging for the whole program.
+/// Starts logging for the whole program, panics included. `dropped` counts the lines that nobody took.
 ///
 /// # Errors
-/// [`Error::Filter`] when the filter cannot be read, [`Error::Logging`] when logging was started before.
-pub fn init(logging: &Logging) -> Result<(), Error> {
-    let registry = tracing_subscriber::registry().with(filter(&logging.filter)?);
+/// [`Error::Filter`] when the filter cannot be read, [`Error::Logging`] when logging was started before,
+/// [`Error::Thread`] when its thread cannot be started.
+pub fn init(logging: &Logging, dropped: Counter) -> Result<Lines, Error> {
+    let filter = filter(&logging.filter)?;
+    let lines = Lines::start(std::io::stderr(), dropped).map_err(Error::Thread)?;
+    let registry = tracing_subscriber::registry().with(filter);
     match logging.format {
         Format::Json => registry
             .with(
@@ -41,14 +49,20 @@ pub fn init(logging: &Logging) -> Result<(), Error> {
                     .flatten_event(true)
                     .with_current_span(true)
                     .with_span_list(false)
-                    .with_writer(std::io::stderr),
+                    .with_writer(lines.clone()),
             )
             .try_init()?,
         Format::Text => {
-            registry.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr)).try_init()?;
+            let layer = tracing_subscriber::fmt::layer().with_writer(lines.clone());
+            registry.with(layer).try_init()?;
         }
     }
-    Ok(())
+    // The usual hook writes to standard error itself, and waits.
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = std::backtrace::Backtrace::capture();
+        tracing::error!(%panic, %backtrace, "a part of the program panicked");
+    }));
+    Ok(lines)
 }
 
 /// Reads the directives. Every one must parse: a typing error should not switch logging off in silence.

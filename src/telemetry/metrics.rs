@@ -57,6 +57,7 @@ descriptions! {
     ADMISSION_IN_FORCE: "gauge" "portcullis_admission_in_force" [] "1 where requests and reviews that are created now count, 0 where the admission policies are not provably in force and nothing is opened";
     EVENTS: "counter" "portcullis_events" ["type"] "Events written, by type (Normal, Warning)";
     AUDIT_RECORDS: "counter" "portcullis_audit_records" ["outcome"] "Audit records, by outcome: written to standard output, or dropped";
+    LOG_LINES_DROPPED: "counter" "portcullis_log_lines_dropped" [] "Log lines that were dropped because nobody read standard error";
 }
 
 /// How a reconcile ended.
@@ -166,6 +167,7 @@ pub struct Metrics {
     admission_in_force: Gauge,
     events: Family<Labels<1>, Counter>,
     audit_records: Family<Labels<1>, Counter>,
+    log_lines_dropped: Counter,
 }
 
 impl Default for Metrics {
@@ -206,6 +208,7 @@ impl Metrics {
             admission_in_force: add(&mut registry, ADMISSION_IN_FORCE, Gauge::default()),
             events: add(&mut registry, EVENTS, Family::default()),
             audit_records: add(&mut registry, AUDIT_RECORDS, Family::default()),
+            log_lines_dropped: add(&mut registry, LOG_LINES_DROPPED, Counter::default()),
             registry: Arc::new(registry),
         }
     }
@@ -284,6 +287,12 @@ impl Metrics {
         self.audit_records.get_or_create(&[("outcome", if written { "written" } else { "dropped" })]).inc();
     }
 
+    /// Counts log lines that were dropped.
+    #[must_use]
+    pub fn log_lines_dropped(&self) -> Counter {
+        self.log_lines_dropped.clone()
+    }
+
     /// Everything in the OpenMetrics text format.
     #[must_use]
     pub fn render(&self) -> String {
@@ -333,6 +342,7 @@ mod tests {
         metrics.admission_in_force(true);
         metrics.event("Warning");
         metrics.audit_record(false);
+        metrics.log_lines_dropped().inc();
         metrics
     }
 
@@ -355,6 +365,7 @@ mod tests {
             "portcullis_admission_in_force 1",
             r#"portcullis_events_total{type="Warning"} 1"#,
             r#"portcullis_audit_records_total{outcome="dropped"} 1"#,
+            "portcullis_log_lines_dropped_total 1",
             concat!(r#"portcullis_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),
         ] {
             assert!(text.lines().any(|found| found == line), "no line {line:?} in\n{text}");

@@ -228,12 +228,31 @@ fn fill(pipe: &std::io::PipeWriter, stop: &Arc<AtomicBool>) {
     std::thread::sleep(Duration::from_millis(300));
 }
 
+/// Reads a pipe, but while `paused`.
+fn drain(mut pipe: std::io::PipeReader, paused: &Arc<AtomicBool>) {
+    let paused = Arc::clone(paused);
+    std::thread::spawn(move || {
+        let mut bytes = vec![0; 1 << 16];
+        while let Ok(1..) = pipe.read(&mut bytes) {
+            while paused.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    });
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_output_that_nobody_reads_stops_opens_and_never_a_close() {
     let play = Play::new().await;
+    // A full disk under the container runtime, or a runtime that hangs, stops both outputs.
     let (mut reader, writer) = std::io::pipe().unwrap();
     let mut setup = play.stage.setup().await.unwrap();
     setup.stdout = Some(Arc::new(writer.try_clone().unwrap().into()));
+    let (log, log_writer) = std::io::pipe().unwrap();
+    setup.stderr = Some(Arc::new(log_writer.try_clone().unwrap().into()));
+    setup.arguments.push("--log-level=debug".into());
+    let paused = Arc::new(AtomicBool::new(false));
+    drain(log, &paused);
     let mut controller = Controller::start(setup).await.unwrap();
     play.policy("web-1", &play.one_machine("web-1")).await;
     play.condition("jitpol/web-1", "Ready", "True").await;
@@ -243,6 +262,8 @@ async fn an_output_that_nobody_reads_stops_opens_and_never_a_close() {
 
     let stop = Arc::new(AtomicBool::new(false));
     fill(&writer, &stop);
+    paused.store(true, Ordering::SeqCst);
+    fill(&log_writer, &stop);
     play.request("held", "web-1", "web-1", 22, ANOTHER, "5m").await;
     let held = eventually("the second says why it waits", Duration::from_secs(20), || async {
         let request = play.get("jitreq/held").await?;
@@ -266,6 +287,7 @@ async fn an_output_that_nobody_reads_stops_opens_and_never_a_close() {
 
     // Somebody reads again: what waited is there, and what was held back opens.
     stop.store(true, Ordering::SeqCst);
+    paused.store(false, Ordering::SeqCst);
     let read = std::thread::spawn(move || {
         let mut text = String::new();
         reader.read_to_string(&mut text).map(|_| text)
@@ -284,4 +306,32 @@ async fn an_output_that_nobody_reads_stops_opens_and_never_a_close() {
     let given_up =
         of_kind(&records, "WriteEnded").into_iter().filter(|end| end["outcome"]["result"] == "NotSent");
     assert!(given_up.count() > 0);
+}
+
+/// At a stop that does not wait for a write that is under way, nobody knows how that write ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_has_no_end_where_the_stop_did_not_wait_for_a_write() {
+    let play = Play::new().await;
+    let mut controller = play.controller().await;
+    play.policy("web-1", &play.one_machine("web-1")).await;
+    play.condition("jitpol/web-1", "Ready", "True").await;
+    play.request("mine", "web-1", "web-1", 22, REQUESTER, "1h").await;
+    play.reaches("jitreq/mine", "/status/state", "Active").await;
+    let slow = json!({"operations": {"securityRules.delete": "50s"}});
+    play.stage.simulator.control(reqwest::Method::POST, "latency", Some(&slow)).await.unwrap();
+    let delete = ["-n", install::NAMESPACE, "delete", "jitreq", "mine", "--wait=false"];
+    play.developer.run(&delete).await.unwrap();
+    eventually("a close is under way", Duration::from_secs(20), || async {
+        let log = controller.log_text()?;
+        anyhow::ensure!(log.contains(r#""operation":"Close""#), "none");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await
+    .unwrap();
+    assert!(controller.stop().await.unwrap().success());
+    let log = controller.log_text().unwrap();
+    assert!(log.contains("stopping without waiting"), "else the test proves nothing");
+    let (code, said) = verify(&log);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("without an end") && of_kind(&records(&log), "ChainEnded").is_empty(), "{said}");
 }

@@ -96,6 +96,7 @@ fn setup(plane: &ControlPlane) -> Setup {
         kubeconfig: plane.kubeconfig(User::Admin).unwrap(),
         folder,
         stdout: None,
+        stderr: None,
         lifetime: Lifetime::Leashed,
         probes,
         metrics,

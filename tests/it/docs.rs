@@ -125,3 +125,20 @@ fn examples_are_right() {
     }
     assert!(read >= 4, "{read}");
 }
+
+/// A reason that no longer exists would wait in a script for something that never comes.
+#[test]
+fn the_health_scripts_know_no_reason_that_the_program_does_not_have() {
+    let scripts = folder().join("../deploy/argocd/resource_customizations/jit.portcullis.io");
+    let mut found = 0;
+    for kind in ["JitPolicy", "JitAccessRequest", "JitAccessReview"] {
+        let text = std::fs::read_to_string(scripts.join(kind).join("health.lua")).unwrap();
+        let keys = text.lines().filter_map(|line| line.trim().strip_suffix(" = true,"));
+        let compared = text.split("reason == \"").skip(1).filter_map(|rest| rest.split('"').next());
+        for reason in keys.chain(compared) {
+            found += 1;
+            assert!(Reason::parse(reason).is_some(), "{kind}: {reason}");
+        }
+    }
+    assert!(found > 4, "{found}");
+}

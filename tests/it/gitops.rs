@@ -65,8 +65,11 @@ async fn every_habit(site: &Site, owner: &Kubectl, manifest: &Value) {
     ] {
         // The first takes out what another tool put in; the second finds nothing to do.
         on(kubectl, &[&["apply"], applies].concat(), manifest).await;
+        let before = applied(admin, manifest).await;
         let said = on(kubectl, &[&["apply"], applies].concat(), manifest).await;
-        assert!(said.contains("unchanged") || said.contains("serverside-applied"), "{said}");
+        // Server-side, kubectl says the same whether it found something to do or not: the object tells.
+        assert!(!applies.is_empty() || said.contains("unchanged"), "{said}");
+        assert_eq!(applied(admin, manifest).await, before, "{applies:?}");
         for compares in compares {
             let arguments = [&["diff"], compares, &["-f", "-"]].concat();
             let output = kubectl.output(&arguments, Some(&manifest.to_string())).await.unwrap();
@@ -84,6 +87,23 @@ async fn every_habit(site: &Site, owner: &Kubectl, manifest: &Value) {
         &tracked,
     )
     .await;
+}
+
+/// All of an object that appliers may change, and who did so when.
+async fn applied(admin: &Kubectl, manifest: &Value) -> Value {
+    let (kind, name) = (manifest["kind"].as_str().unwrap(), manifest["metadata"]["name"].as_str().unwrap());
+    let read = ["-n", NAMESPACE, "get", kind, name, "-o", "json", "--show-managed-fields"];
+    let mut object: Value = serde_json::from_str(&admin.run(&read).await.unwrap()).unwrap();
+    let metadata = &mut object["metadata"];
+    let managers = metadata["managedFields"].as_array_mut().unwrap();
+    // What the controller writes meanwhile is its own.
+    managers.retain(|entry| {
+        USERS.contains(&entry["manager"].as_str().unwrap()) && entry["subresource"].is_null()
+    });
+    json!({
+        "spec": object["spec"], "generation": object["metadata"]["generation"], "labels": object["metadata"]["labels"],
+        "annotations": object["metadata"]["annotations"], "managers": object["metadata"]["managedFields"],
+    })
 }
 
 /// The fields that managers other than [`USERS`] own, and all that anybody owns of status.

@@ -60,7 +60,7 @@ impl Play {
     }
 
     /// Writes a rule as somebody else.
-    async fn write_rule(&self, group: &str, nsg: &str, name: &str, properties: &Value) {
+    pub(crate) async fn write_rule(&self, group: &str, nsg: &str, name: &str, properties: &Value) {
         let id = format!("{}/securityRules/{name}", self.stage.world.nsg(group, nsg));
         self.stage.simulator.put(&id, &json!({"properties": properties})).await.unwrap();
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use portcullis_harness::controller::Setup;
 use portcullis_harness::{Controller, World, eventually, install};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -86,14 +87,14 @@ async fn a_namespace_with_one_machine_as_its_scope_reaches_that_machine_alone() 
     .unwrap();
 }
 
-/// Two Azure tenants, each with an identity of its own that the other refuses, and machines with equal addresses.
-#[tokio::test(flavor = "multi_thread")]
-async fn one_cluster_serves_two_tenants_and_neither_reaches_the_others_machines() {
+const THEIRS: &str = "team-data";
+
+/// A second Azure tenant, with an identity of its own that the first refuses and a world of its own; and a controller's
+/// setup that knows both.
+async fn two_tenants(play: &Play) -> (World, Setup) {
     const TENANT: &str = "22222222-aaaa-bbbb-cccc-000000000002";
     const CLIENT: &str = "22222222-aaaa-bbbb-cccc-00000000000c";
     const SUBSCRIPTION: &str = "22222222-aaaa-bbbb-cccc-0000000000ff";
-    const THEIRS: &str = "team-data";
-    let play = Play::new().await;
     let simulator = &play.stage.simulator;
     let add =
         async |what: &str, body: Value| simulator.control(Method::POST, what, Some(&body)).await.unwrap();
@@ -114,6 +115,46 @@ async fn one_cluster_serves_two_tenants_and_neither_reaches_the_others_machines(
     list(&mut setup.config, "credentials", json!({"name": "theirs", "clientSecret": identity}));
     let scopes = json!([format!("/subscriptions/{SUBSCRIPTION}")]);
     list(&mut setup.config, "namespaces", json!({"name": THEIRS, "scopes": scopes, "credential": "theirs"}));
+    (theirs, setup)
+}
+
+/// What was opened under the old mapping is closed, by the credential that can, though the namespace has another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_that_is_mapped_elsewhere_leaves_nothing_open_behind() {
+    let play = Play::new().await;
+    let (_, mut setup) = two_tenants(&play).await;
+    setup.config["sweepInterval"] = json!("2s");
+    let mut controller = Controller::start(setup).await.unwrap();
+    play.policy("web-1", &play.one_machine("web-1")).await;
+    play.condition("jitpol/web-1", "Ready", "True").await;
+    play.request("mine", "web-1", "web-1", 22, REQUESTER, "1h").await;
+    play.reaches("jitreq/mine", "/status/state", "Active").await;
+    assert!(play.passes(REQUESTER, "web-1", 22).await);
+    controller.kill();
+    // The namespace gets what was the other's; nothing that is mapped reaches the old subscription any more.
+    let namespaces = controller.setup().config["namespaces"].as_array_mut().unwrap();
+    namespaces.remove(0);
+    namespaces[0]["name"] = json!(install::NAMESPACE);
+    controller.restart().await.unwrap();
+    eventually("what was open is closed", Duration::from_secs(60), || async {
+        let request = play.get("jitreq/mine").await?;
+        anyhow::ensure!(!play.passes(REQUESTER, "web-1", 22).await, "open: {:#}", request["status"]);
+        Ok::<_, anyhow::Error>(())
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error:#}"));
+    let request = play.reaches("jitreq/mine", "/status/settled", "Some(Bool(true))").await;
+    assert_eq!(request["status"]["state"], "Revoked");
+    assert!(controller.stop().await.unwrap().success());
+}
+
+/// Two Azure tenants, each with an identity of its own that the other refuses, and machines with equal addresses.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_cluster_serves_two_tenants_and_neither_reaches_the_others_machines() {
+    let play = Play::new().await;
+    let simulator = &play.stage.simulator;
+    let (theirs, setup) = two_tenants(&play).await;
+    let their_web = theirs.machine("web-1").unwrap();
     install::grant_access(&play.stage.plane, THEIRS).await.unwrap();
     let _controller = Controller::start(setup).await.unwrap();
 

@@ -1,15 +1,13 @@
 //! What the audit trail says of requests.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
-
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use crate::api::values::Protocol;
 use crate::api::{
-    JitAccessRequest, JitAccessRequestStatus, JitAccessReview, RequestPort, RequestTarget, State, Verdict,
+    ConditionType, JitAccessRequest, JitAccessRequestStatus, JitAccessReview, Reason, RequestPort,
+    RequestTarget, State, Verdict, find_condition,
 };
 use crate::controllers::Context;
 use crate::plan::lifecycle::{Transition, state};
@@ -18,28 +16,26 @@ use crate::telemetry::audit::record::{
 };
 use crate::telemetry::audit::{Event, Kind};
 
-/// Live grants that this chain of records tells of.
-#[derive(Clone, Debug, Default)]
-pub struct Told(Arc<Mutex<HashSet<String>>>);
-
-impl Told {
-    fn add(&self, request: &JitAccessRequest) -> bool {
-        let uid = request.uid().unwrap_or_default();
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(uid)
-    }
-
-    fn forget(&self, request: &JitAccessRequest) {
-        let uid = request.uid().unwrap_or_default();
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
+/// Tells what was not told of a request as it is seen now.
+pub(super) fn sight(context: &Context, request: &JitAccessRequest) {
+    for kind in context.told.sight(request) {
+        let (reason, message) = match kind {
+            Kind::Requested => ("", ""),
+            // Each chain of records stands for itself.
+            Kind::Resumed => ("", "was granted before this chain of records began"),
+            _ => (reason(request), "told late: it was not certain that this had been written, or told"),
+        };
+        context.audit.record(event(kind, request, None, reason, message));
     }
 }
 
-/// Each chain of records stands for itself: a grant that was made under an earlier one is told again.
-pub(super) fn sight(context: &Context, request: &JitAccessRequest) {
-    if state(request).holds_rules() && context.told.add(request) {
-        let message = "was granted before this start of the controller";
-        context.audit.record(event(Kind::Resumed, request, None, "", message));
-    }
+/// Why a request is where it is, by its conditions.
+fn reason(request: &JitAccessRequest) -> &str {
+    let conditions = request.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let said = [ConditionType::Active, ConditionType::Denied, ConditionType::Approved]
+        .into_iter()
+        .find_map(|kind| find_condition(conditions, kind));
+    said.map_or("", |condition| &condition.reason)
 }
 
 /// What a write of the status came to: the first sight, a move, an earlier deadline.
@@ -49,6 +45,7 @@ pub(super) fn wrote(
     after: &JitAccessRequest,
     transition: Option<&Transition>,
 ) {
+    context.told.wrote(after);
     if before.status.as_ref().is_none_or(|status| status.state.is_none()) {
         context.audit.record(event(Kind::Requested, after, None, "", ""));
     }
@@ -56,18 +53,39 @@ pub(super) fn wrote(
     match transition {
         Some(Transition { from, to, reason, message }) => {
             let kind = kind(*from, *to);
-            if to.holds_rules() {
-                context.told.add(after);
-            } else {
-                context.told.forget(after);
-            }
-            context.audit.record(event(kind, after, Some(*from), reason.as_str(), message));
+            context.audit.record(event(
+                kind,
+                after,
+                Some(*from),
+                reason.as_str(),
+                own_words(*reason, message),
+            ));
         }
         None if expires(after) < expires(before) => {
             context.audit.record(event(Kind::Shortened, after, None, "", ""));
         }
         None => {}
     }
+}
+
+/// The message of a move, where it is all ours. What the cloud answered is not taken over: its words may hold
+/// anything, and the reason, with the code in the record of the write, says as much.
+fn own_words(reason: Reason, message: &str) -> &str {
+    let quotes = matches!(
+        reason,
+        Reason::NotPermitted
+            | Reason::Unauthenticated
+            | Reason::CloudUnavailable
+            | Reason::RefusedByCloud
+            | Reason::RefusedByPolicy
+            | Reason::OpenTimedOut
+            | Reason::ScopeLocked
+            | Reason::FirewallFull
+            | Reason::NoFirewall
+            | Reason::MachineChanged
+            | Reason::VirtualMachineNotFound
+    );
+    if quotes { reason.description().trim() } else { message }
 }
 
 /// The object is gone. Where its rules may stand, that is told: they are closed without it.
@@ -232,5 +250,32 @@ fn grant(status: &JitAccessRequestStatus) -> Grant {
                 state: rule.state.as_str().into(),
             })
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::providers::CloudErrorKind;
+
+    #[test]
+    fn what_the_cloud_answered_is_no_part_of_a_record() {
+        let kinds = [
+            CloudErrorKind::Retryable,
+            CloudErrorKind::Ambiguous,
+            CloudErrorKind::PriorityTaken,
+            CloudErrorKind::NotPermitted,
+            CloudErrorKind::Unauthenticated,
+            CloudErrorKind::RefusedByPolicy,
+            CloudErrorKind::NotFound,
+            CloudErrorKind::ScopeLocked,
+            CloudErrorKind::Full,
+            CloudErrorKind::Invalid,
+        ];
+        for reason in kinds.map(CloudErrorKind::reason).into_iter().chain([Reason::OpenTimedOut]) {
+            let said = own_words(reason, "could not be opened: <html>a proxy's token");
+            assert!(!said.contains("token") && said.ends_with('.'), "{reason:?}: {said}");
+        }
+        assert_eq!(own_words(Reason::PortNotAllowed, "port 23"), "port 23");
     }
 }

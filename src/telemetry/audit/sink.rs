@@ -18,8 +18,11 @@ use super::record::Kind;
 use crate::clock::Clock;
 use crate::telemetry::Metrics;
 
-/// The most records that wait. Some megabytes; hours of an ordinary day.
-const ROOM: usize = 4096;
+/// The most that waits to be written, in bytes of JSON; thousands of ordinary records, hours of an ordinary day. A
+/// record of the largest request that can be has some hundred kilobytes.
+const ROOM: usize = 16 << 20;
+/// What a record takes beside what it tells.
+const HEAD: usize = 512;
 /// After so long without a record, one says that nothing happened.
 const ALIVE: Duration = Duration::from_secs(300);
 /// How long to wait before a pipe that takes nothing more is tried again.
@@ -73,6 +76,7 @@ enum Item {
         event: Box<Event>,
         time: Timestamp,
         receipt: Receipt,
+        size: usize,
     },
     /// So many records found no room here.
     Lost(u64),
@@ -81,6 +85,10 @@ enum Item {
 #[derive(Default)]
 struct State {
     items: VecDeque<Item>,
+    /// Size of all that waits.
+    bytes: usize,
+    /// Whether the chain has its end: nothing more is taken.
+    ended: bool,
     /// Whether something that was taken out is not written yet.
     writing: bool,
 }
@@ -103,9 +111,15 @@ impl Queue {
 
     /// Takes a record without waiting for anything but a push or a pop of somebody else.
     pub(super) fn push(&self, event: Event, time: Timestamp) -> Receipt {
-        let receipt = Receipt::waiting();
-        let mut state = self.lock();
-        if state.items.len() >= ROOM {
+        let size = size(&event);
+        let (receipt, mut state) = (Receipt::waiting(), self.lock());
+        if state.ended {
+            // Written, it would follow the end of its chain and break it.
+            receipt.set(LOST);
+            self.metrics.audit_record(false);
+            return receipt;
+        }
+        if state.bytes + size > ROOM {
             receipt.set(LOST);
             match state.items.back_mut() {
                 Some(Item::Lost(count)) => *count += 1,
@@ -113,12 +127,22 @@ impl Queue {
             }
             self.metrics.audit_record(false);
         } else {
-            let item = Item::Record { event: Box::new(event), time, receipt: receipt.clone() };
-            state.items.push_back(item);
+            state.take(event, time, receipt.clone(), size);
         }
         drop(state);
         self.filled.notify_one();
         receipt
+    }
+
+    /// Takes the last record, for which there is always room, and nothing after it.
+    pub(super) fn end(&self, event: Event, time: Timestamp) {
+        let size = size(&event);
+        let mut state = self.lock();
+        if !std::mem::replace(&mut state.ended, true) {
+            state.take(event, time, Receipt::waiting(), size);
+        }
+        drop(state);
+        self.filled.notify_one();
     }
 
     /// Whether everything was written or lost.
@@ -136,8 +160,39 @@ impl Queue {
             .wait_timeout_while(state, patience, |state| state.items.is_empty())
             .unwrap_or_else(PoisonError::into_inner);
         let item = state.items.pop_front();
+        if let Some(Item::Record { size, .. }) = &item {
+            state.bytes -= size;
+        }
         state.writing = item.is_some();
         item
+    }
+}
+
+impl State {
+    fn take(&mut self, event: Event, time: Timestamp, receipt: Receipt, size: usize) {
+        self.bytes += size;
+        self.items.push_back(Item::Record { event: Box::new(event), time, receipt, size });
+    }
+}
+
+/// How much a record takes, about.
+fn size(event: &Event) -> usize {
+    let mut count = Count(HEAD);
+    // Counting cannot fail, and what cannot be written as JSON is lost later.
+    let _ = serde_json::to_writer(&mut count, &event.parts);
+    count.0
+}
+
+struct Count(usize);
+
+impl Write for Count {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -151,7 +206,7 @@ pub(super) fn run(queue: &Queue, mut output: impl Write, mut chain: Chain, clock
                 // Told at once: nothing may come after them.
                 writer.tell_lost(clock.now());
             }
-            Some(Item::Record { event, time, receipt }) => {
+            Some(Item::Record { event, time, receipt, size: _ }) => {
                 let written = writer.record(*event, time);
                 queue.metrics.audit_record(written);
                 receipt.set(if written { WRITTEN } else { LOST });

@@ -1,12 +1,16 @@
 //! Whether chains of records are whole, and where one is not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde_json::Value;
 
 use super::chain::{GENESIS, canonical, hash};
+use super::record::MARKER;
+use strict::Strict;
 
-/// How each record begins: the marker is its first field.
+mod strict;
+
+/// How each record begins as the controller writes it: the marker is its first field.
 const BEGIN: &str = r#"{"audit":"portcullis""#;
 
 /// Reads lines and keeps what it needs of each chain.
@@ -23,8 +27,10 @@ pub struct Verifier {
 pub struct Found {
     /// Records of it.
     pub records: u64,
-    /// Lines that repeat the record before, as logs that deliver at least once do.
+    /// Lines that repeat a record that stands before them, as logs that deliver at least once do.
     pub repeated: u64,
+    /// Records that somebody on the way wrote anew, with the same content: other spaces, another order of fields.
+    pub rewritten: u64,
     /// Records that the chain itself says were lost.
     pub dropped: u64,
     /// The number of its first record here; 0 where its beginning is here.
@@ -40,7 +46,8 @@ pub struct Found {
     /// Where it is broken, and how; nothing after the first break is judged by what came before it.
     pub breaks: Vec<Break>,
     last_hash: String,
-    last_line: String,
+    /// Number and hash of every record so far.
+    seen: HashSet<(u64, String)>,
 }
 
 /// A place where a chain is broken.
@@ -72,17 +79,26 @@ impl Verifier {
     /// `kubectl logs --prefix --timestamps` writes, is too.
     pub fn line(&mut self, line: &str) {
         self.lines += 1;
-        let Some(start) = line.find(BEGIN) else {
+        let as_written = line.find(BEGIN);
+        // Else it may have been written anew by a collector, its fields in any order.
+        let Some(start) = as_written.or_else(|| line.find('{').filter(|_| line.contains(MARKER))) else {
             self.others += 1;
             return;
         };
         let text = line[start..].trim_end();
-        let Ok(record) = serde_json::from_str::<Value>(text) else {
-            self.torn.push(self.lines);
-            return;
+        let record = match serde_json::from_str::<Strict>(text) {
+            Ok(record) if record.value["audit"] == MARKER => record,
+            Err(_) if as_written.is_some() => {
+                self.torn.push(self.lines);
+                return;
+            }
+            Ok(_) | Err(_) => {
+                self.others += 1;
+                return;
+            }
         };
-        let word = |field: &str| record[field].as_str().unwrap_or_default();
-        let found = self.chains.entry(word("chain").to_owned()).or_default();
+        let chain = record.value["chain"].as_str().unwrap_or_default();
+        let found = self.chains.entry(chain.to_owned()).or_default();
         found.judge(self.lines, text, &record);
     }
 
@@ -120,21 +136,21 @@ impl Verifier {
 }
 
 impl Found {
-    fn judge(&mut self, line: u64, text: &str, record: &Value) {
-        if text == self.last_line {
-            self.repeated += 1;
-            return;
-        }
+    fn judge(&mut self, line: u64, text: &str, Strict { value: record, repeats }: &Strict) {
         let word = |field: &str| record[field].as_str().unwrap_or_default();
         let (seq, kind, own) = (record["seq"].as_u64().unwrap_or(u64::MAX), word("kind"), word("hash"));
         let dropped = record.pointer("/dropped/count").and_then(Value::as_u64).unwrap_or(0);
-        let first = self.records == 0;
         let mut wrong = Vec::new();
-        if text != canonical(record) {
-            wrong.push("the line is not as the controller writes it".to_owned());
+        if let Some(field) = repeats {
+            wrong.push(format!("the record has the field {field} twice: who reads it may see either"));
         } else if own != hash(record) {
             wrong.push("the record was changed: its hash does not fit".to_owned());
         }
+        if wrong.is_empty() && self.seen.contains(&(seq, own.to_owned())) {
+            self.repeated += 1;
+            return;
+        }
+        let first = self.records == 0;
         if first && seq == 0 && (word("previous") != GENESIS || kind != "ChainStarted") {
             wrong.push("the first record of a chain has to be ChainStarted and to follow none".to_owned());
         }
@@ -154,9 +170,11 @@ impl Found {
             (self.first_seq, self.first_time) = (seq, word("time").to_owned());
         }
         self.records += 1;
+        self.rewritten += u64::from(text != canonical(record));
         self.dropped += dropped;
         self.ended |= kind == "ChainEnded";
         (self.last_seq, self.last_time) = (seq, word("time").to_owned());
-        (self.last_hash, self.last_line) = (own.to_owned(), text.to_owned());
+        own.clone_into(&mut self.last_hash);
+        self.seen.insert((seq, own.to_owned()));
     }
 }

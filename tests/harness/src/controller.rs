@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::control_plane::{ControlPlane, write_private};
 use crate::install::{CONTROLLER, NAMESPACE};
-use crate::process::{Lifetime, Process};
+use crate::process::{Lifetime, Outputs, Process};
 use crate::simulator::Simulator;
 use crate::wait::eventually;
 
@@ -31,6 +31,8 @@ pub struct Setup {
     pub folder: PathBuf,
     /// Where its standard output goes; left out: into the log.
     pub stdout: Option<Arc<OwnedFd>>,
+    /// Where its standard error goes; left out: into the log.
+    pub stderr: Option<Arc<OwnedFd>>,
     /// Does it end with this process?
     pub lifetime: Lifetime,
     /// Where it answers `/healthz` and `/readyz`.
@@ -81,6 +83,7 @@ impl Setup {
             kubeconfig: plane.service_account_kubeconfig(CONTROLLER.0, CONTROLLER.1).await?,
             folder,
             stdout: None,
+            stderr: None,
             lifetime: Lifetime::Leashed,
             probes,
             metrics,
@@ -274,6 +277,13 @@ fn spawn(setup: &Setup) -> anyhow::Result<Process> {
         .args(&setup.arguments)
         .env_remove("KUBECONFIG")
         .env("HOME", &setup.folder);
-    let stdout = setup.stdout.as_ref().map(|stdout| stdout.try_clone()).transpose()?;
-    Process::spawn_with("portcullis", &command, &setup.folder.join("portcullis.log"), &setup.lifetime, stdout)
+    let own = |given: &Option<Arc<OwnedFd>>| given.as_ref().map(|given| given.try_clone()).transpose();
+    let outputs = Outputs { stdout: own(&setup.stdout)?, stderr: own(&setup.stderr)? };
+    Process::spawn_with(
+        "portcullis",
+        &command,
+        &setup.folder.join("portcullis.log"),
+        &setup.lifetime,
+        outputs,
+    )
 }

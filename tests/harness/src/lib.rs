@@ -4,6 +4,7 @@
 //! code with the controller, so that a test cannot agree with a mistake of the program it tests.
 //!
 //! - [`assets`]: where the control plane's programs come from, built once when nobody provides them
+//! - [`proxy`]: a way to a server that falls silent
 //! - [`plugin`]: `kubectl jit`, as users install it
 //! - [`process`]: children that end with the test, also when it is killed
 //! - [`control_plane`]: etcd, API server and optionally controller manager, with several real users
@@ -24,6 +25,7 @@ pub mod judge;
 pub mod plugin;
 mod ports;
 pub mod process;
+pub mod proxy;
 pub mod scratch;
 pub mod simulator;
 pub mod stage;
@@ -36,6 +38,7 @@ pub use control_plane::{ControlPlane, Kubectl, Options, User};
 pub use controller::Controller;
 pub use judge::Judge;
 pub use process::Lifetime;
+pub use proxy::Proxy;
 pub use simulator::Simulator;
 pub use stage::Stage;
 pub use wait::eventually;

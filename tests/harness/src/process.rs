@@ -48,6 +48,15 @@ pub struct Process {
     released: bool,
 }
 
+/// Where a process writes; what is left out goes to its log.
+#[derive(Debug, Default)]
+pub struct Outputs {
+    /// Standard output.
+    pub stdout: Option<OwnedFd>,
+    /// Standard error.
+    pub stderr: Option<OwnedFd>,
+}
+
 /// What is written down about a process that lives on: enough to know it again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -65,10 +74,10 @@ impl Process {
     /// # Errors
     /// When the log cannot be opened or the program cannot be started.
     pub fn spawn(name: &str, command: &Command, log: &Path, lifetime: &Lifetime) -> anyhow::Result<Self> {
-        Self::spawn_with(name, command, log, lifetime, None)
+        Self::spawn_with(name, command, log, lifetime, Outputs::default())
     }
 
-    /// As [`Process::spawn`], with standard output going elsewhere than to the log.
+    /// As [`Process::spawn`], with standard output or error going elsewhere than to the log.
     ///
     /// # Errors
     /// As [`Process::spawn`].
@@ -77,7 +86,7 @@ impl Process {
         command: &Command,
         log: &Path,
         lifetime: &Lifetime,
-        stdout: Option<OwnedFd>,
+        outputs: Outputs,
     ) -> anyhow::Result<Self> {
         let output = File::options()
             .create(true)
@@ -106,11 +115,15 @@ impl Process {
         if let Some(folder) = command.get_current_dir() {
             actual.current_dir(folder);
         }
-        match stdout {
+        match outputs.stdout {
             Some(stdout) => actual.stdout(stdout),
             None => actual.stdout(output.try_clone()?),
         };
-        actual.stderr(output).process_group(0);
+        match outputs.stderr {
+            Some(stderr) => actual.stderr(stderr),
+            None => actual.stderr(output),
+        };
+        actual.process_group(0);
         let child = actual
             .spawn()
             .with_context(|| format!("failed to start {name} ({})", command.get_program().display()))?;

@@ -174,7 +174,7 @@ impl Attempt<'_> {
             // The controller's role, in the hands of the one and of a namesake.
             Actor::Controller | Actor::Namesake => match word {
                 "update" | "patch" => !matches!(self.part, Part::Unknown(_)),
-                "delete" => main && self.kind == Kind::Request,
+                "delete" => main && self.kind != Kind::Policy,
                 _ => false,
             },
             Actor::Requester | Actor::Pipeline | Actor::Delegate | Actor::Both => match self.kind {

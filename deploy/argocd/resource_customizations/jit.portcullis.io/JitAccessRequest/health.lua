@@ -41,7 +41,6 @@ if active.reason == "GrantShadowed" then
   return {status = "Degraded", message = active.message}
 end
 local waits = {
-  ApprovalNotSupported = true,
   LimitReached = true,
   Scheduled = true,
   Suspended = true,

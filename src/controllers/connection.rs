@@ -1,0 +1,165 @@
+//! The connection to the API server: every call over it ends.
+//!
+//! A NAT, a load balancer or a firewall between us and a healthy API server may forget a connection without a word.
+//! A call over it would wait until the kernel gives up, a quarter of an hour later, and a close that somebody has
+//! just asked for would wait with it. So every call has [`PATIENCE`], its body and its repetitions included, and of
+//! a watch, which is silent for long by its nature, the answer's head has. The rest of a watch ends by itself:
+//! the server ends it after [`WATCH`], and the watcher takes it for dead 5 s later.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Either, Full};
+use kube::Client;
+use kube::client::{Body, ClientBuilder};
+use kube::runtime::watcher;
+use tower::{BoxError, Layer, Service};
+
+/// How long a call may take.
+pub const PATIENCE: Duration = Duration::from_secs(15);
+/// How long a watch lasts before it is begun anew where it stopped.
+pub const WATCH: Duration = Duration::from_secs(30);
+/// A connection over which nothing has come for so long, a watch's included, is given up. Idle ones too: one that
+/// was forgotten on the way would be tried again and again.
+const SILENT: Duration = Duration::from_secs(45);
+/// How long it may take to connect.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// A client whose calls all end.
+///
+/// # Errors
+/// When the configuration cannot be used, such as a certificate that cannot be read.
+pub fn client(mut config: kube::Config) -> Result<Client, kube::Error> {
+    config.connect_timeout = Some(CONNECT);
+    config.read_timeout = Some(SILENT);
+    // Else a call on a connection that was idle for long would have only what is left.
+    config.reset_reader_on_write = true;
+    Ok(ClientBuilder::try_from(config)?.with_layer(&Patient(PATIENCE)).build())
+}
+
+/// What is watched with: [`watcher::Config`] for watches that are begun anew often enough.
+#[must_use]
+pub fn watching() -> watcher::Config {
+    watcher::Config::default().timeout(u32::try_from(WATCH.as_secs()).unwrap_or(u32::MAX))
+}
+
+/// The API server did not answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the API server did not answer within {} s", .0.as_secs())]
+struct Silent(Duration);
+
+#[derive(Clone, Copy, Debug)]
+struct Patient(Duration);
+
+impl<S> Layer<S> for Patient {
+    type Service = Bounded<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Bounded { inner, patience: self.0 }
+    }
+}
+
+/// Bounds every call of the service in it.
+#[derive(Clone, Debug)]
+struct Bounded<S> {
+    inner: S,
+    patience: Duration,
+}
+
+impl<S, B> Service<Request<Body>> for Bounded<S>
+where
+    S: Service<Request<Body>, Response = Response<B>>,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Either<Full<Bytes>, B>>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(context).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let streams = is_watch(request.uri());
+        let answer = self.inner.call(request);
+        let whole = async move {
+            let (head, body) = answer.await.map_err(Into::into)?.into_parts();
+            if streams {
+                return Ok(Response::from_parts(head, Either::Right(body)));
+            }
+            let bytes = body.collect().await.map_err(Into::into)?.to_bytes();
+            Ok(Response::from_parts(head, Either::Left(Full::new(bytes))))
+        };
+        let patience = self.patience;
+        Box::pin(async move {
+            tokio::time::timeout(patience, whole).await.unwrap_or_else(|_| Err(Silent(patience).into()))
+        })
+    }
+}
+
+fn is_watch(uri: &http::Uri) -> bool {
+    uri.query().unwrap_or_default().split('&').any(|part| matches!(part, "watch=true" | "watch=1"))
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::Api;
+    use kube::api::{ListParams, WatchParams};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(300);
+
+    /// A server that says this and then nothing more, and a client that waits for it a little while.
+    async fn client_of(head: &'static str) -> Client {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut kept = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(head.as_bytes()).await;
+                kept.push(stream);
+            }
+        });
+        let config = kube::Config::new(format!("http://{address}").parse().unwrap());
+        ClientBuilder::try_from(config).unwrap().with_layer(&Patient(SHORT)).build()
+    }
+
+    const HEAD: &str =
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+
+    #[tokio::test]
+    async fn a_call_ends_whether_nothing_comes_or_only_a_beginning() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        for head in ["", HEAD] {
+            let api: Api<ConfigMap> = Api::all(client_of(head).await);
+            let listed = tokio::time::timeout(SHORT * 20, api.list(&ListParams::default())).await;
+            let error = listed.expect("the call hangs").unwrap_err();
+            assert!(format!("{error:?}").contains("Silent"), "{head:?}: {error:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_watch_is_bounded_until_it_is_answered_and_may_then_be_silent() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let api: Api<ConfigMap> = Api::all(client_of("").await);
+        let watched = tokio::time::timeout(SHORT * 20, api.watch(&WatchParams::default(), "0")).await;
+        assert!(watched.expect("the watch hangs").is_err());
+        let api: Api<ConfigMap> = Api::all(client_of(HEAD).await);
+        let watched = api.watch(&WatchParams::default(), "0").await;
+        let mut events = std::pin::pin!(watched.unwrap());
+        let next = tokio::time::timeout(SHORT * 3, futures::StreamExt::next(&mut events)).await;
+        assert!(next.is_err(), "silence ended the watch");
+    }
+}
