@@ -13,7 +13,7 @@
 
 use std::time::Duration;
 
-use super::shortening::{not_opened, written_ahead_at};
+use super::shortening::{not_opened, shorten, shorter, written_ahead_at};
 use super::{ASK_AGAIN, Draft, Ground, OPEN_BOUND, Step, World, planned, plus};
 use crate::api::{ConditionType, Reason, RuleState, RuleStatus};
 use crate::plan::admission::Admission;
@@ -73,7 +73,7 @@ pub(super) fn demand(mut draft: Draft<'_>) -> Result<Draft<'_>, Box<Step>> {
     let heard_by = plus(written_ahead_at(&draft.status), OPEN_BOUND);
     if draft.now > heard_by {
         let message = format!(
-            "was not resumed within {}s of the grant, after which a rule that is not written yet is not written any more",
+            "too late to open: it was not resumed within {}s of the moment at which its rules were to be written",
             OPEN_BOUND.as_secs()
         );
         return Err(Box::new(not_opened(draft, Reason::OpenTimedOut, &message)));
@@ -81,7 +81,11 @@ pub(super) fn demand(mut draft: Draft<'_>) -> Result<Draft<'_>, Box<Step>> {
     let (now, again) = (draft.now, plus(draft.now, ASK_AGAIN).min(plus(heard_by, Duration::from_secs(1))));
     let step = match word(draft.world) {
         Word::Ask => Step { grants: true, ..draft.stay(Some(now)) },
-        Word::Ours => Step { grants: true, ..draft.stay(Some(again)) },
+        // Never opened for longer than is allowed by now, not even for a moment.
+        Word::Ours => match shorter(&draft) {
+            Some(shorter) => shorten(draft, shorter),
+            None => Step { grants: true, ..draft.stay(Some(again)) },
+        },
         Word::Nobodys => not_opened(draft, Reason::NotTrusted, NOT_PROVED),
         Word::NotYet(reason, why) => {
             draft.set(ConditionType::Active, false, reason, &why);

@@ -1,7 +1,7 @@
 //! What those do who ask and who review, on a site of the shared stage.
 
 use portcullis_harness::control_plane::Output;
-use portcullis_harness::install::NAMESPACE;
+use portcullis_harness::install::{ARGOCD, NAMESPACE};
 use portcullis_harness::{Kubectl, User};
 use serde_json::{Value, json};
 
@@ -36,17 +36,17 @@ impl Site {
         name
     }
 
-    /// A service account of the namespace that may approve, and the name of its binding.
+    /// A service account of another namespace that may approve, and the name of its binding.
     pub(super) async fn approving_account(&self, name: &str) -> (Kubectl, String) {
         let account = json!({
             "apiVersion": "v1", "kind": "ServiceAccount",
-            "metadata": {"name": self.name(name), "namespace": NAMESPACE},
+            "metadata": {"name": self.name(name), "namespace": ARGOCD.0},
         });
         self.kubectl(User::Admin).apply(&account.to_string()).await.unwrap();
-        let subject = json!({"kind": "ServiceAccount", "name": self.name(name), "namespace": NAMESPACE});
+        let subject = json!({"kind": "ServiceAccount", "name": self.name(name), "namespace": ARGOCD.0});
         let binding = self.bind(name, "portcullis-approver", &subject).await;
         let plane = &self.ground.play.stage.plane;
-        let config = plane.service_account_kubeconfig(NAMESPACE, &self.name(name)).await.unwrap();
+        let config = plane.service_account_kubeconfig(ARGOCD.0, &self.name(name)).await.unwrap();
         (plane.kubectl_with(&config), binding)
     }
 

@@ -88,6 +88,13 @@ async fn a_policy_is_read_anew_before_a_grant_whatever_the_watch_has_told() {
         assert!(bench.rules(Access::Allow).is_empty());
     }
     patch(suspend(false)).await;
+    // Another generation than the cache has: its machines are not known.
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(bench.rules(Access::Allow).is_empty());
+    }
+    on.store(false, Ordering::SeqCst);
+    bench.crash();
     bench.reaches("jitreq/one", ".status.state", "Active").await;
 }
 

@@ -297,8 +297,6 @@ impl Attempt<'_> {
             return match (change.at.get(2).map(String::as_str), &change.to) {
                 // Left out, it is filled in.
                 (None, None) => self.otherwise(change, object, NoEffect),
-                // Fewer groups than one has lend nothing.
-                (Some("groups"), None) => self.otherwise(change, object, Done),
                 _ if self.kind == Kind::Request => Refused(&["spec.requester must be yourself"]),
                 _ => Refused(&["spec.reviewer must be yourself"]),
             };
