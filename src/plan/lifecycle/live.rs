@@ -14,12 +14,6 @@ pub(super) fn opening(world: &World<'_>, now: Timestamp) -> Step {
     if let Some((outcome, reason, message)) = end(&draft) {
         return draft.close(outcome, reason, &message);
     }
-    // What has to be proved first is not opened for longer than is allowed by now, nor proved by being shortened.
-    if proof::is_wanted(&draft)
-        && let Some(shorter) = shorter(&draft)
-    {
-        return draft.close(State::Revoked, Reason::PolicyTightened, &shorter.refused());
-    }
     let mut draft = match proof::demand(draft) {
         Ok(draft) => draft,
         Err(step) => return *step,

@@ -58,16 +58,11 @@ pub(super) fn word(world: &World<'_>) -> Word {
 pub(super) const NOT_PROVED: &str = "nothing proves that it was granted: the admission policies, which keep others \
     from writing its status, have not been in force without a break since it was created";
 
-/// Whether the status says that rules are being written, and it is not known to be this process's own word.
-pub(super) fn is_wanted(draft: &Draft<'_>) -> bool {
-    let unwritten =
-        |rule: &RuleStatus| matches!(RuleState::parse(&rule.state), RuleState::Planned | RuleState::Opening);
-    draft.world.ground != Ground::Own && draft.status.rules.iter().any(unwritten)
-}
-
 /// Goes on where the rules that the status says are being written may be; else what is to be done about it.
 pub(super) fn demand(mut draft: Draft<'_>) -> Result<Draft<'_>, Box<Step>> {
-    if !is_wanted(&draft) {
+    let unwritten =
+        |rule: &RuleStatus| matches!(RuleState::parse(&rule.state), RuleState::Planned | RuleState::Opening);
+    if draft.world.ground == Ground::Own || !draft.status.rules.iter().any(unwritten) {
         return Ok(draft);
     }
     let heard_by = plus(written_ahead_at(&draft.status), OPEN_BOUND);
