@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kube::ResourceExt;
 
-use crate::api::JitAccessRequest;
+use crate::api::{JitAccessRequest, RuleState, State};
 use crate::plan::desired::{Duty, Grant};
-use crate::plan::lifecycle::{Ground, duties};
+use crate::plan::lifecycle::{Ground, duties, state};
 use crate::plan::model::FirewallId;
 
 type Rules = Vec<(FirewallId, Grant)>;
@@ -34,9 +34,10 @@ impl Opens {
     pub(super) fn ground(&self, request: &JitAccessRequest, asked: bool) -> Ground {
         let known = self.known();
         let own = known.get(&request.uid().unwrap_or_default());
-        if own.is_some_and(|own| {
-            duties(request).iter().filter(|rule| is_open(rule)).all(|rule| own.contains(rule))
-        }) {
+        let opens: Rules = duties(request).into_iter().filter(is_open).collect();
+        // What no gate is given, such as a rule in another's name, is nobody's word either.
+        let all = state(request) != State::Opening || opens.len() == being_written(request);
+        if all && own.is_some_and(|own| opens.iter().all(|rule| own.contains(rule))) {
             return Ground::Own;
         }
         if asked { Ground::Asked } else { Ground::Found }
@@ -55,6 +56,14 @@ impl Opens {
     }
 }
 
+/// How many rules the status says are being written.
+fn being_written(request: &JitAccessRequest) -> usize {
+    let rules = request.status.iter().flat_map(|status| &status.rules);
+    rules
+        .filter(|rule| matches!(RuleState::parse(&rule.state), RuleState::Planned | RuleState::Opening))
+        .count()
+}
+
 fn is_open((_, grant): &(FirewallId, Grant)) -> bool {
     matches!(grant.duty, Duty::Open { .. })
 }
@@ -62,7 +71,7 @@ fn is_open((_, grant): &(FirewallId, Grant)) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{JitAccessRequestStatus, RuleStatus, State};
+    use crate::api::{JitAccessRequestStatus, RuleStatus};
     use crate::plan::names::{Cluster, allow_name};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -113,7 +122,8 @@ mod tests {
             opening(|rule, _| rule.destinations = vec!["10.0.0.5".into()]),
             opening(|rule, _| rule.protocol = "Any".into()),
             opening(|rule, _| rule.firewall = rule.firewall.replace("/web", "/theirs")),
-            opening(|rule, _| rule.name = rule.name.replace("-0", "-1")),
+            opening(|rule, _| rule.name = rule.name.replace("-0f8f", "-1f8f")),
+            opening(|rule, _| rule.name = rule.name.replace("Z-0", "Z-1")),
             opening(|_, status| {
                 status.granted_at = Some(Time(jiff::Timestamp::from_second(1_789_999_500).unwrap()));
             }),
