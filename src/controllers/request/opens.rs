@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kube::ResourceExt;
 
-use crate::api::{JitAccessRequest, RuleState, State};
+use crate::api::{JitAccessRequest, RuleState, RuleStatus, State};
 use crate::plan::desired::{Duty, Grant};
 use crate::plan::lifecycle::{Ground, duties, state};
 use crate::plan::model::FirewallId;
@@ -32,11 +32,16 @@ impl Opens {
 
     /// Why the status is to be believed. `asked`: whether everything that a grant rests on was just asked again.
     pub(super) fn ground(&self, request: &JitAccessRequest, asked: bool) -> Ground {
+        let mut opens = duties(request);
+        opens.retain(is_open);
+        // What cannot be read, or is called as nothing of this request, was written by nobody of ours.
+        let being_written = |rule: &&RuleStatus| {
+            matches!(RuleState::parse(&rule.state), RuleState::Planned | RuleState::Opening)
+        };
+        let rules = request.status.iter().flat_map(|status| &status.rules);
+        let all = state(request) != State::Opening || rules.filter(being_written).count() == opens.len();
         let known = self.known();
         let own = known.get(&request.uid().unwrap_or_default());
-        let opens: Rules = duties(request).into_iter().filter(is_open).collect();
-        // What no gate is given, such as a rule in another's name, is nobody's word either.
-        let all = state(request) != State::Opening || opens.len() == being_written(request);
         if all && own.is_some_and(|own| opens.iter().all(|rule| own.contains(rule))) {
             return Ground::Own;
         }
@@ -71,7 +76,7 @@ fn is_open((_, grant): &(FirewallId, Grant)) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{JitAccessRequestStatus, RuleStatus};
+    use crate::api::JitAccessRequestStatus;
     use crate::plan::names::{Cluster, allow_name};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -122,8 +127,9 @@ mod tests {
             opening(|rule, _| rule.destinations = vec!["10.0.0.5".into()]),
             opening(|rule, _| rule.protocol = "Any".into()),
             opening(|rule, _| rule.firewall = rule.firewall.replace("/web", "/theirs")),
-            opening(|rule, _| rule.name = rule.name.replace("-0f8f", "-1f8f")),
             opening(|rule, _| rule.name = rule.name.replace("Z-0", "Z-1")),
+            opening(|rule, _| rule.name = rule.name.replace("-0f8f", "-1f8f")),
+            opening(|rule, _| rule.firewall = "not an id".into()),
             opening(|_, status| {
                 status.granted_at = Some(Time(jiff::Timestamp::from_second(1_789_999_500).unwrap()));
             }),
