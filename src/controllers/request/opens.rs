@@ -61,14 +61,6 @@ impl Opens {
     }
 }
 
-/// How many rules the status says are being written.
-fn being_written(request: &JitAccessRequest) -> usize {
-    let rules = request.status.iter().flat_map(|status| &status.rules);
-    rules
-        .filter(|rule| matches!(RuleState::parse(&rule.state), RuleState::Planned | RuleState::Opening))
-        .count()
-}
-
 fn is_open((_, grant): &(FirewallId, Grant)) -> bool {
     matches!(grant.duty, Duty::Open { .. })
 }
