@@ -216,14 +216,18 @@ async fn nobody_speaks_in_anothers_name() -> anyhow::Result<()> {
         json!({"username": "developer2", "uid": User::Developer2.uid()}),
         json!({"username": "developer"}),
         json!({"username": "developer", "uid": User::Developer.uid(), "groups": ["approvers"]}),
+        // A part of one's groups is a choice of rights.
+        json!({"username": "developer", "uid": User::Developer.uid(), "groups": ["developers"]}),
     ] {
         refused(
             &create(&developer, &borrowed(requester)).await?,
             "spec.requester must be yourself (developer)",
         );
     }
+    let whoami: Value = serde_json::from_str(&developer.run(&["auth", "whoami", "-o", "json"]).await?)?;
+    let myself = &whoami["status"]["userInfo"];
     let own =
-        borrowed(json!({"username": "developer", "uid": User::Developer.uid(), "groups": ["developers"]}));
+        borrowed(json!({"username": myself["username"], "uid": myself["uid"], "groups": myself["groups"]}));
     assert_eq!(create(&developer, &own).await?.code, 0, "one's own name is no borrowed one");
 
     let delegated = request("for-alice", "web-1", &json!({"spec": {"onBehalfOf": "alice@example.com"}}));
