@@ -1,4 +1,4 @@
-//! One round: read once, plan once, write closes first, read back once, report.
+//! One round: close by name, read once, plan once, write, read back once, report.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
