@@ -67,6 +67,30 @@ fn without_room_the_lock_goes_as_high_as_it_can_and_names_what_is_in_the_way() {
 }
 
 #[test]
+fn a_lock_that_steps_back_waits_until_what_others_want_above_stands_by_itself() {
+    let probe = packet("203.0.113.7", "10.0.0.4", 22);
+    let stepping_back = Lock { existing: ExistingRules::Keep, ..web() };
+    let other = lock(OPS, &[("10.0.0.4", "22")]);
+    for (priority, free) in [(101, false), (102, true)] {
+        let mut world = nsg(&[&format!("ssh {priority} Allow TCP * > * : 22")]);
+        let first = Rule { priority: 100, ..planned(&world, &wanted(vec![web()], vec![])).locks[0].clone() };
+        apply(&mut world, &Write::Put(first)).unwrap();
+        let wanted = wanted(vec![stepping_back.clone(), other.clone()], vec![]);
+        // Whichever of the writes of a round succeed.
+        let changes = planned(&world, &wanted);
+        for write in writes(&changes, ResourceLock::None) {
+            let mut alone = world.clone();
+            apply(&mut alone, &write).unwrap();
+            assert!(!passes(&alone, probe), "{write:?}");
+        }
+        settle(&mut world, &wanted, at(0));
+        assert!(!passes(&world, probe));
+        // With a number of its own for the other, it steps back; without one it goes on standing for both.
+        assert_eq!(world.rule(&deny(0)).map(|rule| rule.priority), Some(if free { 4096 } else { 100 }));
+    }
+}
+
+#[test]
 fn a_single_free_number_goes_to_the_lock() {
     let world = nsg(&["ssh 101 Allow TCP * > * : 22"]);
     let grants = vec![grant(0, "203.0.113.7/32", "10.0.0.4", "22", 3600, open(60))];

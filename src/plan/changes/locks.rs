@@ -172,22 +172,30 @@ fn write<'a>(draft: &mut Draft<'a>, shut: &mut Shut<'a>) {
         }
         let lock = item.lock;
         shut.over[index].standing = standing;
-        if write_one(draft, lock, &mut content, standing) {
+        if write_one(draft, shut, lock, &mut content, standing) {
             shut.soon.add_all(&Cells::named_by(&content));
         }
     }
 }
 
 /// Places one deny and writes it where it is not as it should be. Whether it stands so, now or after the write.
-fn write_one(draft: &mut Draft<'_>, lock: &Lock, content: &mut Rule, standing: Option<&Rule>) -> bool {
+fn write_one(
+    draft: &mut Draft<'_>,
+    shut: &Shut<'_>,
+    lock: &Lock,
+    content: &mut Rule,
+    standing: Option<&Rule>,
+) -> bool {
     let around = surroundings(draft, lock, content);
-    let Some(priority) = around.place(standing.map(|rule| rule.priority), &draft.slots) else {
+    let Some(better) = around.place(standing.map(|rule| rule.priority), &draft.slots) else {
         let message = "every priority number of the firewall is taken".to_owned();
         draft.refuse(&lock.policy_uid, None, Reason::NoPriorityRoom, message);
         return false;
     };
+    let stays = standing.filter(|old| is_needed_above(old, better, lock, shut, draft));
+    let priority = stays.map_or(better, |old| old.priority);
     let wrong_side = around.cost(priority).wrong_side;
-    if wrong_side > 0 {
+    if wrong_side > 0 && !(around.keep && stays.is_some()) {
         let index = if around.keep { around.allows.len() - 1 } else { 0 };
         let obstacle = draft.foreign.iter().find(|placed| placed.rule.priority == around.allows[index]);
         let name = obstacle.map_or("", |placed| placed.rule.name.as_str());
@@ -237,34 +245,69 @@ pub(super) fn new_name(draft: &Draft<'_>, name: impl Fn(u32) -> String) -> Strin
     (0..).map(name).find(|name| !draft.names.contains(&name.to_ascii_lowercase())).unwrap_or_default()
 }
 
+/// Whether a deny has to stay where it is: other locks want above the rules of others what rests on it there, and
+/// at `priority` it would stand below more of them.
+fn is_needed_above(old: &Rule, priority: u16, lock: &Lock, shut: &Shut<'_>, draft: &Draft<'_>) -> bool {
+    if priority <= old.priority {
+        return false;
+    }
+    let rests = rests_on_above(old, shut, draft);
+    shut.wanted.iter().any(|(other, cells)| {
+        let worse = || {
+            let around = surroundings(draft, other, old);
+            around.cost(priority).wrong_side > around.cost(old.priority).wrong_side
+        };
+        other.policy_uid != lock.policy_uid
+            && other.existing == ExistingRules::Override
+            && cells.meets(&rests)
+            && worse()
+    })
+}
+
 /// What is wanted shut and rests on this deny alone.
 fn rests_on(rule: &Rule, shut: &Shut<'_>, draft: &Draft<'_>) -> Cells {
+    let mut rests = rests_on_above(rule, shut, draft);
+    rests.add_all(&rests_on_below(rule, shut));
+    rests
+}
+
+/// What is wanted shut above the rules of others and rests on this deny alone.
+fn rests_on_above(rule: &Rule, shut: &Shut<'_>, draft: &Draft<'_>) -> Cells {
+    // A deny that keeps existing rules does not hold what another lock wants above them.
+    let holds = |item: &Item<'_>, other: &Rule| {
+        let well_placed =
+            || surroundings(draft, item.lock, &item.content).cost(other.priority).wrong_side == 0;
+        item.lock.existing == ExistingRules::Override && (other.priority < rule.priority || well_placed())
+    };
+    rests_where(rule, shut, ExistingRules::Override, holds)
+}
+
+/// What is wanted shut below the rules of others and rests on this deny alone.
+fn rests_on_below(rule: &Rule, shut: &Shut<'_>) -> Cells {
+    rests_where(rule, shut, ExistingRules::Keep, |_, _| true)
+}
+
+fn rests_where(
+    rule: &Rule,
+    shut: &Shut<'_>,
+    existing: ExistingRules,
+    holds: impl Fn(&Item<'_>, &Rule) -> bool,
+) -> Cells {
     if rule.access == Access::Allow || rule.provisioning == Provisioning::Failed {
         return Cells::default();
     }
-    let mut rests = Cells::default();
-    for over in [true, false] {
-        let (mut wanted, mut held) = (Cells::default(), Cells::default());
-        for (lock, cells) in &shut.wanted {
-            if (lock.existing == ExistingRules::Override) == over {
-                wanted.add_all(cells);
-            }
+    let (mut wanted, mut held) = (Cells::default(), Cells::default());
+    for (lock, cells) in &shut.wanted {
+        if lock.existing == existing {
+            wanted.add_all(cells);
         }
-        for item in &shut.over {
-            // A deny that keeps existing rules does not hold what another lock wants above them.
-            if over && item.lock.existing == ExistingRules::Keep {
-                continue;
-            }
-            let Some(other) = item.holds() else { continue };
-            let well_placed =
-                || surroundings(draft, item.lock, &item.content).cost(other.priority).wrong_side == 0;
-            if other.priority < rule.priority || !over || well_placed() {
-                held.add_all(&Cells::named_by(other));
-            }
-        }
-        rests.add_all(&within(&wanted, rule).minus(&held));
     }
-    rests
+    for item in &shut.over {
+        if let Some(other) = item.holds().filter(|other| other.name != rule.name && holds(item, other)) {
+            held.add_all(&Cells::named_by(other));
+        }
+    }
+    within(&wanted, rule).minus(&held)
 }
 
 /// Those of the cells that a rule names, by whatever networks.
