@@ -218,6 +218,24 @@ fn a_denial_outlives_the_right_of_its_author_where_admission_has_asked_for_it() 
 }
 
 #[test]
+fn a_requester_withdraws_by_their_whole_name_however_long_and_nobody_else_does() {
+    let nobody = |_: &UserInfo, _: &str| Right::NotAllowed;
+    let long = |last: &str| format!("CN={}{last}", "a".repeat(300));
+    // As an answer shows it to people.
+    let shown = |name: &str| format!("{}...", &name[..253]);
+    for (requester, reviewer, ends) in [
+        (long("x"), long("x"), true),
+        (long("x"), long("y"), false),
+        (long("x"), shown(&long("x")), false),
+        (shown(&long("x")), long("x"), false),
+    ] {
+        let reviews = [Arc::new(review(5, &user(&reviewer, &[]), Verdict::Ended))];
+        let (tally, _) = counted(&request(&requester), &plan(false), &reviews, -10, &nobody);
+        assert_eq!(tally.ended.is_some(), ends, "{reviewer} of {requester}");
+    }
+}
+
+#[test]
 fn a_settled_that_somebody_wrote_hides_no_word_against_the_request() {
     let settled = |mut review: JitAccessReview| {
         let status = JitAccessReviewStatus {

@@ -72,7 +72,7 @@ impl Count<'_> {
     fn is_requester(&self, who: &UserInfo) -> bool {
         let uid = |user: &UserInfo| user.uid.clone().unwrap_or_default();
         let requester = self.case.request.spec.requester.as_ref();
-        requester.is_some_and(|own| own.username == shown(who) && uid(own) == uid(who))
+        requester.is_some_and(|own| own.username == who.username && uid(own) == uid(who))
     }
 
     /// Whether somebody may approve under a policy that covers the request.
