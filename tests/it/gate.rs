@@ -376,6 +376,29 @@ async fn a_close_waits_for_no_read() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_read_that_a_close_interrupts_forgets_none_that_was_sent() {
+    let bench = Bench::new();
+    let grants: Vec<_> =
+        (1..=4).map(|number| bench.grant(number, 20 + 5 * i64::from(number as u32), OPEN)).collect();
+    bench.give(&grants);
+    bench.pass(3).await;
+    assert_eq!(bench.allows(), 4);
+    let opened = bench.memory.writes().len();
+    bench.memory.faults(|faults| faults.read_time = Duration::from_secs(100));
+    bench.pass(45).await;
+    let sent: Vec<String> = bench.memory.writes()[opened..].iter().map(describe).collect();
+    let once: Vec<String> = grants.iter().map(|(_, grant)| format!("delete {}", grant.name)).collect();
+    assert_eq!(sent, once);
+    // They are proved by the first read that ends.
+    bench.memory.faults(|faults| faults.read_time = Duration::ZERO);
+    bench.pass(200).await;
+    for (_, grant) in &grants {
+        let seen = bench.gates.seen(&nsg(), &grant.name);
+        assert!(matches!(seen, Seen::Absent { .. }), "{seen:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_opened_that_has_less_time_left_than_a_write_may_take() {
     let bench = Bench::new();
     let short = bench.grant(1, 9, OPEN);

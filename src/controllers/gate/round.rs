@@ -160,7 +160,10 @@ impl Round<'_> {
         let observed = match self.read().await {
             Some(Ok(observed)) => observed,
             Some(Err(error)) => return self.blind(error).await,
-            None => return Outcome::Again,
+            None => {
+                self.keep_sent();
+                return Outcome::Again;
+            }
         };
         self.unread.clear();
         let limits = self.firewall.limits();
