@@ -78,6 +78,7 @@ fn a_lock_that_steps_back_waits_until_what_others_want_above_stands_by_itself() 
         let wanted = wanted(vec![stepping_back.clone(), other.clone()], vec![]);
         // Whichever of the writes of a round succeed.
         let changes = planned(&world, &wanted);
+        assert!(changes.refused.iter().all(|refused| refused.owner_uid == OPS), "{:?}", changes.refused);
         for write in writes(&changes, ResourceLock::None) {
             let mut alone = world.clone();
             apply(&mut alone, &write).unwrap();
@@ -88,6 +89,23 @@ fn a_lock_that_steps_back_waits_until_what_others_want_above_stands_by_itself() 
         // With a number of its own for the other, it steps back; without one it goes on standing for both.
         assert_eq!(world.rule(&deny(0)).map(|rule| rule.priority), Some(if free { 4096 } else { 100 }));
     }
+}
+
+#[test]
+fn a_lock_with_a_new_exemption_goes_below_no_rule_that_another_lock_still_wants_it_above() {
+    let probe = packet("203.0.113.7", "10.0.0.4", 22);
+    let mut world = nsg(&["ssh 200 Allow TCP 203.0.113.0/24 > * : 22"]);
+    settle(&mut world, &wanted(vec![web()], vec![]), at(0));
+    assert!(!passes(&world, probe));
+    let exempting = Lock { exempt: vec![peer("203.0.113.0/24")], ..web() };
+    let wanted = wanted(vec![exempting, lock(OPS, &[("10.0.0.4", "22")])], vec![]);
+    for write in writes(&planned(&world, &wanted), ResourceLock::None) {
+        let mut alone = world.clone();
+        apply(&mut alone, &write).unwrap();
+        assert!(!passes(&alone, probe), "{write:?}");
+    }
+    settle(&mut world, &wanted, at(0));
+    assert!(!passes(&world, probe));
 }
 
 #[test]

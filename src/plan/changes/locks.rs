@@ -287,6 +287,7 @@ fn rests_on_below(rule: &Rule, shut: &Shut<'_>) -> Cells {
     rests_where(rule, shut, ExistingRules::Keep, |_, _| true)
 }
 
+/// What locks of the one kind want shut and rests on this deny alone: none of the others that `holds` does it too.
 fn rests_where(
     rule: &Rule,
     shut: &Shut<'_>,
