@@ -29,7 +29,7 @@ down: ## End exactly what `make up` started
 	elif [ -e .playground ]; then $(MAKE) --no-print-directory build && $(PLAYGROUND) down; \
 	else echo "Nothing is running."; fi
 
-test: build controlplane ## Run every test (cold at most 25 minutes on 2 cores, warm at most 8)
+test: build controlplane ## Run every test (about a quarter of an hour on 2 cores once all is built)
 	@begun=$$SECONDS; status=0; \
 	cargo test --workspace --all-targets --no-fail-fast -- --test-threads=$(TEST_THREADS) || status=$$?; \
 	echo "driving the simulator with the Azure SDK for Python and the az CLI (their set-up takes 2 minutes the first time)"; \
