@@ -180,6 +180,12 @@ impl CloudErrorKind {
         }
     }
 
+    /// Whether it says something of the firewall, whichever credential asks.
+    #[must_use]
+    pub const fn is_of_the_firewall(self) -> bool {
+        matches!(self, Self::ScopeLocked | Self::NotFound)
+    }
+
     /// The reason that a condition gives for it.
     #[must_use]
     pub const fn reason(self) -> Reason {

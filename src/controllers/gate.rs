@@ -23,8 +23,11 @@ use crate::providers::{Cloud, CloudError};
 use crate::telemetry::{Audit, Metrics};
 
 mod closes;
+mod records;
 mod round;
 mod sight;
+mod unanswered;
+mod ways;
 mod worker;
 mod writes;
 
@@ -98,10 +101,12 @@ struct Duties {
     /// Ways to reach it, by the name of the credential.
     clouds: BTreeMap<String, Cloud>,
     locks: BTreeMap<String, Lock>,
-    /// Policies that want to know of it and lock nothing.
-    watchers: BTreeSet<String>,
+    /// Policies that want to know of it, whether or not they lock anything, and the credential of each.
+    watchers: BTreeMap<String, String>,
     /// By the rule's name.
     grants: BTreeMap<String, Grant>,
+    /// The credential that a rule is to be opened by, by the rule's name.
+    openers: BTreeMap<String, String>,
     /// Names whose removal has begun. They are never opened again, whatever a stale cache says.
     closing: BTreeMap<String, Removal>,
     orphans: BTreeSet<String>,
@@ -184,7 +189,7 @@ impl Gates {
             gate.forget(policy_uid);
         }
         for (firewall, wanted) in locks {
-            self.give(&firewall, credential, cloud, |gate| gate.set_lock(policy_uid, wanted));
+            self.give(&firewall, credential, cloud, |gate| gate.set_lock(policy_uid, credential, wanted));
         }
     }
 
@@ -209,11 +214,13 @@ impl Gates {
             by_firewall.entry(firewall).or_default().push(grant);
         }
         for gate in self.all().iter().filter(|gate| !by_firewall.contains_key(&gate.firewall)) {
-            gate.set_grants(request_uid, Vec::new(), self.0.clock.now());
+            gate.set_grants(request_uid, credential, Vec::new(), self.0.clock.now());
         }
         for (firewall, wanted) in by_firewall {
             let now = self.0.clock.now();
-            self.give(&firewall, credential, cloud, |gate| gate.set_grants(request_uid, wanted, now));
+            self.give(&firewall, credential, cloud, |gate| {
+                gate.set_grants(request_uid, credential, wanted, now);
+            });
         }
     }
 
@@ -317,9 +324,10 @@ impl Gate {
         }
     }
 
-    fn set_lock(&self, policy_uid: &str, wanted: Option<Lock>) {
+    fn set_lock(&self, policy_uid: &str, credential: &str, wanted: Option<Lock>) {
         self.change(|duties| {
-            let watched = duties.watchers.insert(policy_uid.to_owned());
+            let before = duties.watchers.insert(policy_uid.to_owned(), credential.to_owned());
+            let watched = before.as_deref() != Some(credential);
             if duties.locks.get(policy_uid) == wanted.as_ref() {
                 return watched;
             }
@@ -333,12 +341,12 @@ impl Gate {
 
     fn forget(&self, policy_uid: &str) {
         self.change(|duties| {
-            let watched = duties.watchers.remove(policy_uid);
+            let watched = duties.watchers.remove(policy_uid).is_some();
             duties.locks.remove(policy_uid).is_some() || watched
         });
     }
 
-    fn set_grants(&self, request_uid: &str, wanted: Vec<Grant>, now: Timestamp) {
+    fn set_grants(&self, request_uid: &str, credential: &str, wanted: Vec<Grant>, now: Timestamp) {
         self.change(|duties| {
             let mut changed = false;
             let named: BTreeSet<String> = wanted.iter().map(|grant| grant.name.clone()).collect();
@@ -351,6 +359,10 @@ impl Gate {
                 !settled
             });
             for mut grant in wanted {
+                if matches!(grant.duty, Duty::Open { .. }) {
+                    let before = duties.openers.insert(grant.name.clone(), credential.to_owned());
+                    changed |= before.as_deref() != Some(credential);
+                }
                 if duties.closing.contains_key(&grant.name) {
                     grant.duty = Duty::Close { sent: false };
                 }
@@ -395,7 +407,7 @@ impl Gate {
 impl Duties {
     fn owners(&self) -> BTreeSet<String> {
         self.watchers
-            .iter()
+            .keys()
             .chain(self.locks.keys())
             .chain(self.grants.values().map(|grant| &grant.request_uid))
             .cloned()

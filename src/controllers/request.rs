@@ -16,7 +16,6 @@ use crate::plan::desired::{Duty, Grant};
 use crate::plan::lifecycle::{Finalizer, Seen, Step, duties, state};
 use crate::plan::model::FirewallId;
 use crate::plan::reviews::Tally;
-use crate::providers::CloudErrorKind;
 
 mod clocks;
 mod counting;
@@ -142,7 +141,13 @@ async fn advance(
         fresh = false;
         let now = look.now;
         let rest = rest(&next, now);
-        let acted = act(&api, &request, &next).await?;
+        let acted = match act(&api, &request, &next).await {
+            Err(error) if next.grants => {
+                look.keep_turn();
+                return Err(error);
+            }
+            acted => acted?,
+        };
         if next.grants && !matches!(acted, Acted::Gone) {
             // What was sent, whatever came back.
             let granted = JitAccessRequest { status: Some(next.status.clone()), ..request.clone() };
@@ -241,17 +246,16 @@ pub(super) fn give_duties(context: &Context, request: &JitAccessRequest) {
     }
 }
 
-/// What the tenant's own credential may not close is closed by whichever can: the namespace may have been mapped to
-/// another one since the grant.
+/// What the tenant's own credential does not close, for whatever reason, is closed by whichever can: the namespace may
+/// have been mapped to another one since the grant, or no token may be had.
 fn call_others(context: &Context, own: &str, grants: &[(FirewallId, Grant)]) {
-    let refused = |firewall: &FirewallId| {
+    let fails = |firewall: &FirewallId| {
         let error = context.gates.report(firewall).and_then(|report| report.error);
-        error.is_some_and(|error| {
-            matches!(error.kind, CloudErrorKind::NotPermitted | CloudErrorKind::Unauthenticated)
-        })
+        error.is_some_and(|error| !error.kind.is_of_the_firewall())
     };
-    let closing = grants.iter().filter(|(_, grant)| matches!(grant.duty, Duty::Close { .. }));
-    for (firewall, grant) in closing.filter(|(firewall, _)| refused(firewall)) {
+    let now = context.clock.now();
+    let due = |grant: &Grant| matches!(grant.duty, Duty::Close { .. }) || grant.deadline <= now;
+    for (firewall, grant) in grants.iter().filter(|(firewall, grant)| due(grant) && fails(firewall)) {
         for (credential, cloud) in context.clouds.iter().filter(|(credential, _)| *credential != own) {
             context.gates.close_orphans(firewall, credential, cloud, [grant.name.clone()].into());
         }

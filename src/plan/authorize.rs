@@ -178,8 +178,7 @@ fn weigh(
     let machines = targets::machines(spec, named, status.map(|status| status.machines.as_slice()))?;
     let mut covering: Vec<(&PolicyView, &Terms)> = vec![(named, terms)];
     for policy in policies.iter().filter(|policy| policy.uid != named.uid) {
-        let read_soon = policy.barred.is_none() && policy.terms.is_ok();
-        if policy.machines.is_none() && !policy.deleting && (read_soon || policy.has_locked) {
+        if policy.machines.is_none() && !policy.deleting && cover::may_lock(policy, &machines, &ask) {
             return Err(Judgement::Unknown(
                 Reason::Progressing,
                 format!(

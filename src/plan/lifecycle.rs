@@ -286,13 +286,13 @@ pub fn duties(request: &JitAccessRequest) -> Vec<(FirewallId, Grant)> {
                 (State::Opening | State::Active, RuleState::Present) => Duty::Hold,
                 _ => Duty::Close { sent: false },
             };
-            let deadline = deadline.min(deadline_of(&rule.name, uid)?);
+            let (firewall, named) = its_own(rule, request)?;
             Some((
-                FirewallId(ArmId::parse(&rule.firewall).ok()?),
+                firewall,
                 Grant {
                     request_uid: uid.clone(),
                     name: rule.name.clone(),
-                    deadline,
+                    deadline: deadline.min(named),
                     protocol: match rule.protocol.as_str() {
                         "TCP" => Protocol::Tcp,
                         "UDP" => Protocol::Udp,
@@ -307,6 +307,13 @@ pub fn duties(request: &JitAccessRequest) -> Vec<(FirewallId, Grant)> {
             ))
         })
         .collect()
+}
+
+/// The firewall of a rule and the deadline in its name; none where it cannot be read, or its name is not that of an
+/// allow of this request.
+fn its_own(rule: &RuleStatus, request: &JitAccessRequest) -> Option<(FirewallId, Timestamp)> {
+    let deadline = deadline_of(&rule.name, request.metadata.uid.as_ref()?)?;
+    Some((FirewallId(ArmId::parse(&rule.firewall).ok()?), deadline))
 }
 
 /// A status under construction.

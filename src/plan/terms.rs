@@ -129,6 +129,12 @@ impl Selector {
             Self::Machine(id) | Self::Scope { scope: id, .. } => id,
         }
     }
+
+    /// Whether a machine may be among those that it names, whatever its tags.
+    #[must_use]
+    pub fn may_select(&self, machine: &ArmId) -> bool {
+        self.id().contains(machine)
+    }
 }
 
 /// What a policy says of some ports.

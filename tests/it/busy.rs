@@ -33,8 +33,9 @@ async fn ten_grants_on_one_group_all_open_at_the_speed_of_azure_and_a_close_over
         play.request(&format!("all-{number}"), "web-1", "web-1", 22, &source(number), "1h").await;
     }
     let all = async || -> anyhow::Result<Vec<Value>> {
-        let text = play.admin.run(&["-n", install::NAMESPACE, "get", "jitreq", "-o", "json"]).await?;
-        let list: Value = serde_json::from_str(&text)?;
+        let path =
+            format!("/apis/jit.portcullis.io/v1alpha1/namespaces/{}/jitaccessrequests", install::NAMESPACE);
+        let list = play.stage.plane.request(Method::GET, &path, None).await?;
         let mut items = list["items"].as_array().cloned().unwrap_or_default();
         items.retain(|item| item["metadata"]["name"] != "early");
         Ok(items)

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use anyhow::Context;
 use jiff::Timestamp;
 use portcullis_harness::{Controller, Kubectl, eventually, install};
 use reqwest::Method;
@@ -307,9 +308,9 @@ impl Site {
 
     pub(crate) async fn get(&self, object: &str) -> anyhow::Result<Value> {
         let (kind, name) = object.split_once('/').unwrap();
-        let name = self.name(name);
-        let text = self.admin().run(&["-n", self.namespace, "get", kind, &name, "-o", "json"]).await?;
-        Ok(serde_json::from_str(&text)?)
+        let object = format!("{kind}/{}", self.name(name));
+        let found = self.ground.play.stage.plane.object(self.namespace, &object).await?;
+        found.with_context(|| format!("{object} is not there"))
     }
 
     /// Waits until the object is as a closure says; the failure shows its status.

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use portcullis_harness::stage::StageOptions;
 use portcullis_harness::{Controller, Kubectl, Lifetime, Stage, User, eventually, install};
 use reqwest::Method;
@@ -71,8 +72,8 @@ impl Play {
     }
 
     pub(crate) async fn get(&self, object: &str) -> anyhow::Result<Value> {
-        let text = self.admin.run(&["-n", install::NAMESPACE, "get", object, "-o", "json"]).await?;
-        Ok(serde_json::from_str(&text)?)
+        let found = self.stage.plane.object(install::NAMESPACE, object).await?;
+        found.with_context(|| format!("{object} is not there"))
     }
 
     /// Waits until a field has a value, and shows the whole object where it never does.

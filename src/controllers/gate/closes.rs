@@ -5,14 +5,15 @@ use std::time::Duration;
 use super::Report;
 use super::lock;
 use super::round::{Outcome, Round};
+use super::ways::Attempts;
 use crate::plan::desired::{Duty, Grant, Wanted};
 use crate::plan::lifecycle::Seen;
 use crate::plan::model::Observed;
 use crate::plan::names;
 use crate::providers::{CloudError, CloudErrorKind};
 
-/// How often it is looked, while something is read, whether a close has become due.
-const LOOK: Duration = Duration::from_millis(250);
+/// How often it is looked, while something is under way, whether a close has become due.
+pub(super) const LOOK: Duration = Duration::from_millis(250);
 
 impl Round<'_> {
     /// Sends every removal that is due before anything is read: no read, late or stale, holds one up or argues it
@@ -34,21 +35,43 @@ impl Round<'_> {
         }
     }
 
-    /// Reads the firewall; none where a close became due meanwhile: no read, however slow, holds it up.
-    pub(super) async fn read(&self) -> Option<Result<Observed, CloudError>> {
-        let read = self.firewall.observe(&self.gate.firewall);
-        if self.inner.settings.dry_run {
-            return Some(read.await);
-        }
-        let due = async {
-            while !self.is_due(|grant| !grant.replaced) {
-                tokio::time::sleep(LOOK).await;
+    /// Reads the firewall, by the first way that it can be read by; none where a close became due meanwhile: no read,
+    /// however slow, holds it up.
+    pub(super) async fn read(&mut self) -> Option<Result<Observed, CloudError>> {
+        let read = {
+            let reads = self.read_by_any();
+            if self.inner.settings.dry_run {
+                reads.await
+            } else {
+                let due = async {
+                    while !self.is_due(|grant| !grant.replaced) {
+                        tokio::time::sleep(LOOK).await;
+                    }
+                };
+                tokio::select! {
+                    read = reads => read,
+                    () = due => return None,
+                }
             }
         };
-        tokio::select! {
-            read = read => Some(read),
-            () = due => None,
+        let (place, read) = read?;
+        self.ways.begin_with(place);
+        Some(read)
+    }
+
+    async fn read_by_any(&self) -> Option<(usize, Result<Observed, CloudError>)> {
+        let mut attempts = Attempts::default();
+        for (place, way) in self.ways.in_turn() {
+            match way.observe(&self.gate.firewall).await {
+                Ok(observed) => return Some((place, Ok(observed))),
+                Err(error) => {
+                    if !attempts.failed(place, error) {
+                        break;
+                    }
+                }
+            }
         }
+        attempts.left().map(|(place, error)| (place, Err(error)))
     }
 
     /// The firewall cannot be read. What is due was sent all the same.

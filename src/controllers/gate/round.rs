@@ -1,18 +1,19 @@
 //! One round: close by name, read once, plan once, write, read back once, report.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::unanswered::Unanswered;
+use super::ways::Ways;
 use super::{Gate, Inner, News, lock};
 use crate::plan::changes;
 use crate::plan::desired::{Changes, Duty, Grant, Limits, Wanted};
 use crate::plan::lifecycle::Seen;
 use crate::plan::model::{Access, Observed, Provisioning, Rule};
 use crate::plan::names;
-use crate::providers::{CloudError, CloudErrorKind, Firewall};
+use crate::providers::{CloudError, CloudErrorKind};
 use crate::telemetry::audit::record::Cause;
 
 /// How long a closed rule is looked for: a foreign read-modify-write may bring it back.
@@ -39,10 +40,12 @@ pub(super) enum Outcome {
 /// What a gate remembers between rounds.
 #[derive(Default)]
 pub(super) struct Memory {
-    /// Which of the credentials that reach the firewall to use.
-    pub(super) credential: usize,
+    /// Which of the ways to the firewall to begin with.
+    pub(super) way: usize,
     /// Rules that cannot be written for good, and why.
     pub(super) refused: HashMap<String, Seen>,
+    /// Allows that may yet come to stand, though they were removed.
+    pub(super) unanswered: Unanswered,
     /// Denies and exemptions as they were last read back: what differs was changed by somebody else.
     pub(super) standing: Vec<Rule>,
     /// Which state of the duties the last round worked on.
@@ -57,7 +60,11 @@ pub(super) struct Memory {
 pub(super) struct Round<'a> {
     pub(super) inner: &'a Inner,
     pub(super) gate: &'a Gate,
-    pub(super) firewall: Arc<dyn Firewall>,
+    pub(super) ways: Ways,
+    /// The credential of each policy, by its UID.
+    pub(super) lockers: BTreeMap<String, String>,
+    /// The credential that each rule is opened by, by its name.
+    pub(super) openers: BTreeMap<String, String>,
     pub(super) memory: &'a mut Memory,
     version: u64,
     pub(super) wanted: Wanted,
@@ -69,15 +76,16 @@ pub(super) struct Round<'a> {
     pub(super) failed: HashMap<String, CloudError>,
     /// Opens that were not sent, because their records could not be written.
     pub(super) unrecorded: HashSet<String>,
+    /// Rules to be held that the first read showed gone or changed.
+    pub(super) lost: HashSet<String>,
     pub(super) error: Option<CloudError>,
-    /// Whether the next round is to use another credential.
-    pub(super) rotated: bool,
 }
 
 /// Works once through everything that is wanted.
 pub(super) async fn round(inner: &Inner, gate: &Gate, memory: &mut Memory) -> Outcome {
     let now = inner.clock.now();
-    let Some((firewall, version, wanted)) = snapshot(inner, gate, memory, now) else {
+    let Some(Snapshot { ways, lockers, openers, version, wanted }) = snapshot(inner, gate, memory, now)
+    else {
         return Outcome::Done;
     };
     memory.version = version;
@@ -87,11 +95,15 @@ pub(super) async fn round(inner: &Inner, gate: &Gate, memory: &mut Memory) -> Ou
         .filter(|grant| grant.duty == Duty::Close { sent: true })
         .map(|grant| grant.name.clone())
         .collect();
-    memory.refused.retain(|name, _| wanted.grants.iter().any(|grant| grant.name == *name));
+    let is_wanted = |name: &str| wanted.grants.iter().any(|grant| grant.name == name);
+    memory.refused.retain(|name, _| is_wanted(name));
+    memory.unanswered.keep_only(is_wanted);
     let mut round = Round {
         inner,
         gate,
-        firewall,
+        ways,
+        lockers,
+        openers,
         memory,
         version,
         wanted,
@@ -99,22 +111,27 @@ pub(super) async fn round(inner: &Inner, gate: &Gate, memory: &mut Memory) -> Ou
         unread: HashSet::new(),
         failed: HashMap::new(),
         unrecorded: HashSet::new(),
+        lost: HashSet::new(),
         error: None,
-        rotated: false,
     };
-    round.run(now).await
+    let outcome = round.run(now).await;
+    round.memory.way = round.ways.first();
+    outcome
+}
+
+/// The duties at the start of a round.
+struct Snapshot {
+    ways: Ways,
+    lockers: BTreeMap<String, String>,
+    openers: BTreeMap<String, String>,
+    version: u64,
+    wanted: Wanted,
 }
 
 /// The duties as they are now, with those whose time is up turned into removals.
-fn snapshot(
-    inner: &Inner,
-    gate: &Gate,
-    memory: &Memory,
-    now: Timestamp,
-) -> Option<(Arc<dyn Firewall>, u64, Wanted)> {
+fn snapshot(inner: &Inner, gate: &Gate, memory: &Memory, now: Timestamp) -> Option<Snapshot> {
     let mut duties = lock(&gate.duties);
-    let clouds: Vec<_> = duties.clouds.values().map(|cloud| Arc::clone(&cloud.firewall)).collect();
-    let firewall = Arc::clone(clouds.get(memory.credential % clouds.len().max(1))?);
+    let ways = Ways::new(&duties.clouds, memory.way)?;
     let super::Duties { grants, closing, .. } = &mut *duties;
     for grant in grants.values_mut().filter(|grant| grant.deadline <= now) {
         super::close(grant, closing, now);
@@ -128,27 +145,36 @@ fn snapshot(
     let cluster = &inner.settings.cluster;
     let ours =
         |grant: &&Grant| matches!(names::parse_name(cluster, &grant.name), Some(names::Mark::Allow { .. }));
+    let mut grants: Vec<Grant> = duties.grants.values().filter(ours).cloned().collect();
+    for grant in &mut grants {
+        // What may yet come to stand is removed again until it no longer can.
+        if grant.duty == (Duty::Close { sent: true }) && memory.unanswered.may_land(&grant.name) {
+            grant.duty = Duty::Close { sent: false };
+        }
+    }
     let wanted = Wanted {
         cluster: cluster.clone(),
         locks: duties.locks.values().cloned().collect(),
-        grants: duties.grants.values().filter(ours).cloned().collect(),
+        grants,
         orphans: duties.orphans.clone(),
         honour_denies_below: inner.settings.honour_denies_below,
         max_allows: inner.settings.max_allows,
         standing: memory.standing.clone(),
     };
-    Some((firewall, duties.version, wanted))
+    let (lockers, openers) = (duties.watchers.clone(), duties.openers.clone());
+    Some(Snapshot { ways, lockers, openers, version: duties.version, wanted })
 }
 
 /// Rules that were closed, proved absent and watched for an hour are history.
 fn forget_closed(gate: &Gate, duties: &mut super::Duties, now: Timestamp) {
     let report = lock(&gate.report);
-    let super::Duties { grants, closing, .. } = duties;
+    let super::Duties { grants, closing, openers, .. } = duties;
     grants.retain(|name, grant| {
         let absent = matches!(report.grants.get(name), Some(Seen::Absent { .. }));
         let long_ago = closing.get(name).is_some_and(|removal| now.duration_since(removal.since) > WATCHED);
         !(absent && long_ago && grant.duty == Duty::Close { sent: true })
     });
+    openers.retain(|name, _| grants.contains_key(name));
 }
 
 impl Round<'_> {
@@ -166,9 +192,10 @@ impl Round<'_> {
             }
         };
         self.unread.clear();
-        let limits = self.firewall.limits();
+        let limits = self.ways.current().limits();
         let limits = Limits { rules: limits.rules, addresses: limits.addresses };
         let changes = changes::plan(&observed, &self.wanted, &limits, now);
+        self.lost.extend(changes.lost.iter().cloned());
         for drift in &changes.drift {
             tracing::warn!(firewall = %id, rule = %drift.rule, removed = drift.removed, "a rule of a lock was changed by somebody else; putting it right");
             self.record_drift(drift);
@@ -300,6 +327,10 @@ impl Round<'_> {
         }
         if lock(&self.gate.duties).version != self.version {
             return Outcome::Again;
+        }
+        let removed = self.wanted.grants.iter().filter(|grant| matches!(grant.duty, Duty::Close { .. }));
+        if removed.into_iter().any(|grant| self.memory.unanswered.may_land(&grant.name)) {
+            return Outcome::Failed { retry_after: None };
         }
         if observed.provisioning == Provisioning::Failed {
             return Outcome::Failed { retry_after: None };

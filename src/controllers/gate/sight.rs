@@ -27,6 +27,7 @@ impl Round<'_> {
             let seen = self.seen(grant, observed, after, settled);
             if matches!(seen, Seen::Present { .. }) {
                 self.hold(grant);
+                self.memory.unanswered.landed(&grant.name);
             }
             grants.insert(grant.name.clone(), seen);
         }
@@ -102,6 +103,15 @@ impl Round<'_> {
                 // A deny in the rule's place, under a lock that forbids its removal, has to be in force.
                 let in_force = standing.is_none_or(|rule| rule.provisioning == Provisioning::Succeeded);
                 let proved = self.sent.contains(&grant.name) && !self.unread.contains(&grant.name);
+                if proved && self.memory.unanswered.may_land(&grant.name) {
+                    return Seen::Trying {
+                        reason: Reason::CloudUnavailable,
+                        message: format!(
+                            "a write of rule {} was never answered and may yet land: it is removed until it no longer can",
+                            grant.name
+                        ),
+                    };
+                }
                 if proved && settled && in_force && !lets_in {
                     let removal = lock(&self.gate.duties).closing.get(&grant.name).copied();
                     Seen::Absent { at, by_us: removal.is_some_and(|removal| removal.by_us) }
@@ -110,7 +120,7 @@ impl Round<'_> {
                 }
             }
             Duty::Hold | Duty::Open { .. } => {
-                if after.lost.contains(&grant.name) {
+                if after.lost.contains(&grant.name) || self.lost.contains(&grant.name) {
                     return Seen::Lost { at };
                 }
                 if let Some(refused) =

@@ -3,35 +3,32 @@
 //! Recording never waits for anybody, but for one case: an allow is sent only once the record of the intent has
 //! left the program, and that wait ends as soon as something is to be closed.
 
+use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
-
+use super::closes::LOOK;
 use super::lock;
+use super::records::{Intent, deadline, owner};
 use super::round::Round;
-use crate::plan::desired::{Close, Drift};
+use super::ways::{Attempts, is_refusal};
+use crate::plan::desired::Close;
 use crate::plan::lifecycle::Seen;
-use crate::plan::model::{Access, Peer, Rule, RuleProtocol};
-use crate::plan::names::{Mark, parse_name};
-use crate::providers::{CloudError, CloudErrorKind, Written};
-use crate::telemetry::CloudOutcome;
-use crate::telemetry::audit::record::{self, Cause, Content, Ended, Operation, Outcome, Text, Write};
-use crate::telemetry::audit::{Event, Progress, Receipt};
+use crate::plan::model::{Access, Rule};
+use crate::plan::names;
+use crate::providers::{CloudError, CloudErrorKind, Firewall, Written};
+use crate::telemetry::audit::record::{Cause, Ended, Operation};
+use crate::telemetry::audit::{Progress, Receipt};
 
 /// An open is given up earlier than a close: it holds up others. The cloud takes 5 to 11 s for one.
 const OPEN_PATIENCE: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long what is under way goes on when something is to be closed. Not given up at once: the cloud refuses a second
+/// write until the first has ended, and takes 5 to 11 s for one.
+const GRACE: Duration = Duration::from_secs(12);
 /// How long the record of an open may take to leave the program.
 const RECORD_PATIENCE: Duration = Duration::from_secs(1);
 const RECORD_LOOK: Duration = Duration::from_millis(2);
-
-/// A write that was recorded as intended.
-struct Intent {
-    number: u64,
-    operation: Operation,
-    rule: String,
-    receipt: Receipt,
-}
 
 impl Round<'_> {
     pub(super) async fn close(&mut self, close: &Close) {
@@ -45,7 +42,10 @@ impl Round<'_> {
             Some(deny) if locked => {
                 let cause = self.why_closed(&close.name);
                 let intent = self.intend(&deny.name, Operation::Close, cause, Some(deny));
-                self.put(intent, deny, PATIENCE).await
+                let way = Arc::clone(self.ways.current());
+                let firewall = self.gate.firewall.clone();
+                let written = way.put(&firewall, deny, PATIENCE).await;
+                self.wrote(&intent, deny, written)
             }
             Some(_) => false,
             // The read shows no allow of this name: the read-back decides.
@@ -56,43 +56,83 @@ impl Round<'_> {
         }
     }
 
-    /// Removes an allow by its name alone.
+    /// Removes an allow by its name alone, by whichever way there is.
     pub(super) async fn remove(&mut self, name: &str) -> bool {
-        let cause = self.why_closed(name);
-        let removed = self.delete(name, Operation::Close, cause).await;
-        if removed {
-            self.closed(name);
+        let mut attempts = Attempts::default();
+        for (place, way) in self.ways.to_close_by() {
+            let cause = self.why_closed(name);
+            match self.delete(&way, name, Operation::Close, cause).await {
+                Ok(()) => {
+                    self.ways.begin_with(place);
+                    self.closed(name);
+                    return true;
+                }
+                Err(error) => {
+                    if !attempts.failed(place, error) {
+                        break;
+                    }
+                }
+            }
         }
-        removed
+        if let Some((place, error)) = attempts.left() {
+            self.ways.begin_with(place);
+            if error.kind != CloudErrorKind::ScopeLocked {
+                self.ways.exhaust();
+            }
+            self.fail(name, error);
+        }
+        false
     }
 
     fn closed(&mut self, name: &str) {
         self.sent.insert(name.to_owned());
         self.unread.insert(name.to_owned());
+        self.memory.unanswered.removed(name);
         self.memory.closed = true;
     }
 
-    /// Writes a deny or an exemption.
+    /// Writes a deny or an exemption, by the credential of its policy's namespace.
     pub(super) async fn lock(&mut self, rule: &Rule, cause: Cause) {
         let intent = self.intend(&rule.name, Operation::Lock, cause, Some(rule));
-        self.put(intent, rule, PATIENCE).await;
+        let firewall = self.gate.firewall.clone();
+        let way = self.way_of_lock(&rule.name);
+        let written = self.unless_due(way.put(&firewall, rule, PATIENCE)).await;
+        self.wrote(&intent, rule, written);
     }
 
-    /// Removes a deny or an exemption.
+    /// Removes a deny or an exemption, by the credential of its policy's namespace.
     pub(super) async fn unlock(&mut self, name: &str) {
-        self.delete(name, Operation::Unlock, Cause::Policy).await;
+        let way = self.way_of_lock(name);
+        if let Err(error) = self.delete(&way, name, Operation::Unlock, Cause::Policy).await {
+            self.fail(name, error);
+        }
     }
 
-    /// Writes an allow, if the record that it is about to be has left the program.
+    /// Writes an allow, by the credential of its request's namespace, if the record that it is about to be has left the
+    /// program.
     pub(super) async fn open(&mut self, rule: &Rule) {
+        let Some(way) = self.openers.get(&rule.name).and_then(|name| self.ways.of(name)).cloned() else {
+            return;
+        };
         let intent = self.intend(&rule.name, Operation::Open, Cause::Granted, Some(rule));
         if self.handed_over(&intent.receipt).await {
-            self.put(intent, rule, OPEN_PATIENCE).await;
+            let firewall = self.gate.firewall.clone();
+            let patience = self.open_patience(&rule.name);
+            let written = self.unless_due(way.put(&firewall, rule, patience)).await;
+            self.wrote(&intent, rule, written);
             return;
         }
         self.unrecorded.insert(rule.name.clone());
         tracing::warn!(firewall = %self.gate.firewall, rule = %rule.name, "not opened: its audit record cannot be written to standard output");
         self.record_end(&intent, Ended::NotSent, None, None);
+    }
+
+    /// No answer to an open is waited for past its deadline: its removal is due then.
+    fn open_patience(&self, name: &str) -> Duration {
+        let now = self.inner.clock.now();
+        let grant = self.wanted.grants.iter().find(|grant| grant.name == name);
+        let left = grant.and_then(|grant| Duration::try_from(grant.deadline.duration_since(now)).ok());
+        OPEN_PATIENCE.min(left.unwrap_or_default())
     }
 
     async fn handed_over(&self, receipt: &Receipt) -> bool {
@@ -111,22 +151,61 @@ impl Round<'_> {
         }
     }
 
-    async fn put(&mut self, intent: Intent, rule: &Rule, patience: Duration) -> bool {
-        let firewall = self.gate.firewall.clone();
-        let result = self.firewall.put(&firewall, rule, patience).await;
-        self.count(&intent, &result);
+    /// What a write comes to. Nothing that hangs holds up a close for long.
+    async fn unless_due(
+        &self,
+        write: impl Future<Output = Result<Written, CloudError>> + Send,
+    ) -> Result<Written, CloudError> {
+        let due = async {
+            while !self.close_is_due() {
+                tokio::time::sleep(LOOK).await;
+            }
+            tokio::time::sleep(GRACE).await;
+        };
+        tokio::select! {
+            biased;
+            written = write => written,
+            () = due => Err(CloudError {
+                kind: CloudErrorKind::Ambiguous,
+                operation: format!("wait for a write to {}", self.gate.firewall.0.name()),
+                message: format!("given up {} s after something was to be closed", GRACE.as_secs()),
+                code: None,
+                retry_after: None,
+                request_id: None,
+            }),
+        }
+    }
+
+    /// The way of the credential that a rule of a lock was asked for by. Where nobody is known to ask for it any more,
+    /// any will do: only what other locks cover is removed then, and only what stands is written again.
+    fn way_of_lock(&self, name: &str) -> Arc<dyn Firewall> {
+        let mark = self.mark(name);
+        let owner = mark.as_ref().map(owner).unwrap_or_default();
+        let own = self.lockers.iter().find(|(policy_uid, _)| names::uid12(policy_uid) == owner);
+        let way = own.and_then(|(_, credential)| self.ways.of(credential));
+        Arc::clone(way.unwrap_or_else(|| self.ways.current()))
+    }
+
+    fn wrote(&mut self, intent: &Intent, rule: &Rule, result: Result<Written, CloudError>) -> bool {
+        let firewall = &self.gate.firewall;
+        self.count(intent, &result);
         match result {
             Ok(written) => {
                 tracing::info!(%firewall, rule = %rule.name, access = ?rule.access, priority = rule.priority, request_id = written.request_id.as_deref().unwrap_or_default(), "wrote a rule");
                 self.failed.remove(&rule.name);
+                self.memory.unanswered.answered(&rule.name);
                 true
             }
             Err(error) => {
                 tracing::warn!(%firewall, rule = %rule.name, %error, "failed to write a rule");
+                // Whatever the cloud itself answers ends the request, and what it began shows in a read; a gateway on the
+                // way, which gives no id, speaks for nobody.
+                let unanswered = error.kind == CloudErrorKind::Ambiguous && error.request_id.is_none();
+                if rule.access == Access::Allow && unanswered {
+                    self.memory.unanswered.note(&rule.name);
+                }
                 // Rights take minutes to spread, so a refusal of the credential is tried again.
-                let for_good = !error.kind.is_transient()
-                    && !matches!(error.kind, CloudErrorKind::NotPermitted | CloudErrorKind::Unauthenticated);
-                if rule.access == Access::Allow && for_good {
+                if rule.access == Access::Allow && !error.kind.is_transient() && !is_refusal(&error) {
                     let seen = Seen::Refused { reason: error.kind.reason(), message: error.to_string() };
                     self.memory.refused.insert(rule.name.clone(), seen);
                 }
@@ -136,32 +215,35 @@ impl Round<'_> {
         }
     }
 
-    async fn delete(&mut self, name: &str, operation: Operation, cause: Cause) -> bool {
+    async fn delete(
+        &mut self,
+        way: &Arc<dyn Firewall>,
+        name: &str,
+        operation: Operation,
+        cause: Cause,
+    ) -> Result<(), CloudError> {
         let firewall = self.gate.firewall.clone();
         let intent = self.intend(name, operation, cause, None);
-        let result = self.firewall.delete(&firewall, name, PATIENCE).await;
+        let removal = way.delete(&firewall, name, PATIENCE);
+        let result = match operation {
+            Operation::Close => removal.await,
+            Operation::Lock | Operation::Open | Operation::Unlock => self.unless_due(removal).await,
+        };
         self.count(&intent, &result);
         match result {
             Ok(written) => {
                 tracing::info!(%firewall, rule = %name, request_id = written.request_id.as_deref().unwrap_or_default(), "removed a rule");
                 self.failed.remove(name);
-                true
+                Ok(())
             }
             Err(error) => {
                 tracing::warn!(%firewall, rule = %name, %error, "failed to remove a rule");
-                self.fail(name, error);
-                false
+                Err(error)
             }
         }
     }
 
     pub(super) fn fail(&mut self, rule: &str, error: CloudError) {
-        let refused = matches!(error.kind, CloudErrorKind::NotPermitted | CloudErrorKind::Unauthenticated);
-        if refused && !self.rotated {
-            // Another namespace's credential may reach the same firewall. Once a round: twice may lead back.
-            self.rotated = true;
-            self.memory.credential = self.memory.credential.wrapping_add(1);
-        }
         self.failed.insert(rule.to_owned(), error.clone());
         self.error = Some(error);
     }
@@ -174,105 +256,5 @@ impl Round<'_> {
             true => Cause::Ended,
             false => Cause::Nobodys,
         }
-    }
-
-    fn mark(&self, name: &str) -> Option<Mark> {
-        parse_name(&self.wanted.cluster, name)
-    }
-
-    fn intend(&self, name: &str, operation: Operation, cause: Cause, content: Option<&Rule>) -> Intent {
-        let audit = &self.inner.audit;
-        let mark = self.mark(name);
-        let number = audit.next_write();
-        let receipt = audit.intend(Event::write(Write {
-            cause,
-            content: content.map(self::content),
-            deadline: deadline(mark.as_ref()),
-            firewall: self.gate.firewall.as_str().into(),
-            number,
-            operation,
-            owner: mark.as_ref().map(owner).unwrap_or_default().into(),
-            rule: name.into(),
-        }));
-        Intent { number, operation, rule: name.to_owned(), receipt }
-    }
-
-    fn count(&self, intent: &Intent, result: &Result<Written, CloudError>) {
-        let (outcome, ended) = match result {
-            Ok(_) => (CloudOutcome::Succeeded, Ended::Succeeded),
-            Err(error) if error.kind == CloudErrorKind::Ambiguous => {
-                (CloudOutcome::Ambiguous, Ended::Ambiguous)
-            }
-            Err(_) => (CloudOutcome::Failed, Ended::Failed),
-        };
-        self.inner.metrics.cloud_write(intent.operation.label(), outcome);
-        let id = match result {
-            Ok(written) => written.request_id.as_deref(),
-            Err(error) => error.request_id.as_deref(),
-        };
-        self.record_end(intent, ended, id, result.as_ref().err());
-    }
-
-    fn record_end(&self, intent: &Intent, result: Ended, id: Option<&str>, error: Option<&CloudError>) {
-        self.inner.audit.record(Event::outcome(Outcome {
-            code: error.and_then(|error| Text::some(error.code.as_deref())),
-            failure: error.map(|error| error.kind.reason().as_str().into()),
-            firewall: self.gate.firewall.as_str().into(),
-            number: intent.number,
-            operation: intent.operation,
-            request_id: Text::some(id),
-            result,
-            rule: intent.rule.as_str().into(),
-        }));
-    }
-
-    pub(super) fn record_drift(&self, drift: &Drift) {
-        self.inner.audit.record(Event::drift(record::Drift {
-            firewall: self.gate.firewall.as_str().into(),
-            policy_uid: drift.policy_uid.as_str().into(),
-            removed: drift.removed,
-            rule: drift.rule.as_str().into(),
-        }));
-    }
-}
-
-fn deadline(mark: Option<&Mark>) -> Option<Timestamp> {
-    match mark {
-        Some(Mark::Allow { deadline, .. }) => *deadline,
-        Some(Mark::Deny { .. } | Mark::Exempt { .. }) | None => None,
-    }
-}
-
-fn owner(mark: &Mark) -> &str {
-    match mark {
-        Mark::Allow { owner, .. } | Mark::Deny { owner, .. } | Mark::Exempt { owner, .. } => owner,
-    }
-}
-
-fn content(rule: &Rule) -> Content {
-    let peers = |peers: &[Peer]| Text::all(peers.iter().map(peer));
-    Content {
-        access: match rule.access {
-            Access::Allow => "Allow".into(),
-            Access::Deny => "Deny".into(),
-        },
-        destinations: peers(&rule.destinations),
-        ports: Text::all(rule.ports.iter().map(ToString::to_string)),
-        priority: rule.priority,
-        protocol: match &rule.protocol {
-            RuleProtocol::Transport(protocol) => protocol.to_string().as_str().into(),
-            RuleProtocol::Other(name) => name.as_str().into(),
-        },
-        sources: peers(&rule.sources),
-    }
-}
-
-fn peer(peer: &Peer) -> String {
-    match peer {
-        Peer::Any => "*".to_owned(),
-        Peer::Net(net) => net.to_string(),
-        Peer::Tag(tag) => tag.clone(),
-        Peer::Group(id) => id.to_string(),
-        Peer::Unknown(text) => text.clone(),
     }
 }

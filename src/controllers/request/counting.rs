@@ -41,15 +41,10 @@ pub(super) async fn gather(
     fresh: bool,
 ) -> Result<Words, WriteError> {
     let reviews = if fresh { list(context, request).await? } else { context.reviews.of(request) };
-    let mut rights = Answers::of(&request.namespace().unwrap_or_default());
     let case = case(context, request, judgement, admission, &reviews, context.clock.now());
-    loop {
-        let open = questions(case, &|user, policy| rights.known(user, policy));
-        if open.is_empty() {
-            break;
-        }
-        context.rights.ask(&context.client, &open, fresh, &mut rights).await;
-    }
+    let open = |known: &Answers| questions(case, &|user, policy| known.known(user, policy));
+    let namespace = request.namespace().unwrap_or_default();
+    let rights = context.rights.ask(&context.client, &namespace, fresh, open).await;
     Ok(Words { reviews, rights })
 }
 

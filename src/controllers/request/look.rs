@@ -28,7 +28,7 @@ pub(super) struct Look {
     no_room: Option<(Reason, String)>,
     stopped_by: Option<String>,
     /// Held until what becomes of it is written.
-    _turn: Option<Turn>,
+    turn: Option<Turn>,
 }
 
 impl Look {
@@ -118,7 +118,14 @@ impl Look {
             admission,
             no_room,
             stopped_by,
-            _turn: turn.and_then(Result::ok),
+            turn: turn.and_then(Result::ok),
+        }
+    }
+
+    /// Keeps the place that was taken: nobody knows whether the grant that uses it was written.
+    pub(super) fn keep_turn(self) {
+        if let Some(turn) = self.turn {
+            turn.keep();
         }
     }
 

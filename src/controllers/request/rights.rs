@@ -19,6 +19,8 @@ use crate::plan::reviews::Right;
 const HOLDS: Duration = Duration::from_secs(10);
 /// How long an answer is waited for: what has to be closed must not wait for it.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long all questions of one request together are asked. What is not answered by then counts as not known.
+const PATIENCE_FOR_ALL: Duration = Duration::from_secs(5);
 /// Questions asked at once.
 const AT_ONCE: usize = 8;
 /// The most answers that are remembered.
@@ -45,11 +47,6 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    /// None yet.
-    pub(super) fn of(namespace: &str) -> Self {
-        Self { namespace: namespace.to_owned(), rights: HashMap::new() }
-    }
-
     /// The answer to a question, where it was asked.
     pub(super) fn known(&self, user: &UserInfo, policy: &str) -> Option<Right> {
         self.rights.get(&Question::new(&self.namespace, user, policy)).cloned()
@@ -57,7 +54,7 @@ impl Answers {
 
     /// The answer to a question.
     pub(super) fn right(&self, user: &UserInfo, policy: &str) -> Right {
-        self.known(user, policy).unwrap_or_else(|| Right::Unknown("it was not asked".to_owned()))
+        self.known(user, policy).unwrap_or_else(|| Right::Unknown("it was not asked in time".to_owned()))
     }
 }
 
@@ -74,19 +71,28 @@ impl Question {
 }
 
 impl Rights {
-    /// Asks which users may `approve` which policies: the first few of these questions. `fresh`: whatever was said
-    /// before.
+    /// Asks which users may `approve` which policies of a namespace, until `open` names no more questions or time is up.
+    /// `fresh`: whatever was said before.
     pub(super) async fn ask(
         &self,
         client: &Client,
-        questions: &[(UserInfo, String)],
+        namespace: &str,
         fresh: bool,
-        answers: &mut Answers,
-    ) {
-        let some = questions.iter().take(AT_ONCE);
-        let some = some.map(|(user, policy)| Question::new(&answers.namespace, user, policy));
-        let asked = some.map(|question| self.ask_one(client, question, fresh));
-        answers.rights.extend(join_all(asked).await);
+        open: impl Fn(&Answers) -> Vec<(UserInfo, String)>,
+    ) -> Answers {
+        let begun = Instant::now();
+        let mut answers = Answers { namespace: namespace.to_owned(), rights: HashMap::new() };
+        while begun.elapsed() < PATIENCE_FOR_ALL {
+            let questions = open(&answers);
+            if questions.is_empty() {
+                break;
+            }
+            let some = questions.iter().take(AT_ONCE);
+            let some = some.map(|(user, policy)| Question::new(namespace, user, policy));
+            let asked = some.map(|question| self.ask_one(client, question, fresh));
+            answers.rights.extend(join_all(asked).await);
+        }
+        answers
     }
 
     fn known(&self, question: &Question) -> Option<Right> {
@@ -172,5 +178,27 @@ mod tests {
         assert_eq!(read(Some(status(false, false, ""))), Right::NotAllowed);
         assert_eq!(read(Some(status(false, false, "webhook"))), Right::Unknown("webhook".into()));
         assert!(matches!(read(None), Right::Unknown(_)));
+    }
+
+    /// What many reviews ask for must not hold up what others want.
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_api_server_is_asked_for_ten_seconds_at_most() {
+        let slow = tower::service_fn(|_: http::Request<kube::client::Body>| async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            let body = br#"{"apiVersion":"authorization.k8s.io/v1","kind":"SubjectAccessReview","spec":{},"status":{"allowed":true}}"#;
+            Ok::<_, std::convert::Infallible>(http::Response::new(kube::client::Body::from(body.to_vec())))
+        });
+        let client = Client::new(slow, "default");
+        let users: Vec<UserInfo> =
+            (0..256).map(|n| UserInfo { username: format!("user-{n}"), ..UserInfo::default() }).collect();
+        let open = |answers: &Answers| -> Vec<(UserInfo, String)> {
+            let all = users.iter().map(|user| (user.clone(), "web".to_owned()));
+            all.filter(|(user, policy)| answers.known(user, policy).is_none()).collect()
+        };
+        let begun = Instant::now();
+        let answers = Rights::default().ask(&client, "web", true, open).await;
+        assert!(begun.elapsed() <= Duration::from_secs(10), "{:?}", begun.elapsed());
+        assert_eq!(answers.right(&users[0], "web"), Right::Allowed);
+        assert!(matches!(answers.right(&users[255], "web"), Right::Unknown(_)));
     }
 }

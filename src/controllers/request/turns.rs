@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use kube::ResourceExt;
+
 use crate::api::JitAccessRequest;
 use crate::plan::lifecycle::state;
 use crate::plan::people::{Pipelines, Trait};
@@ -20,6 +22,8 @@ struct Holder {
     policies: BTreeSet<String>,
     /// Taken, and not yet in a durable status: neither a cache nor a list can know of it.
     taken: bool,
+    /// The first version of the object that may say anything else; API servers count them up.
+    version: u64,
 }
 
 /// A turn that was taken. Dropped, it is given back, unless the durable status has it by then.
@@ -27,6 +31,17 @@ struct Holder {
 pub(super) struct Turn {
     turns: Turns,
     uid: String,
+}
+
+impl Turn {
+    /// Keeps the place though no answer came to the write that uses it: until the object says in a later version, or a
+    /// consistent list, that nothing came of it.
+    pub(super) fn keep(self) {
+        if let Some(holder) = self.turns.holders().get_mut(&self.uid).filter(|holder| holder.taken) {
+            holder.taken = false;
+            holder.version = holder.version.saturating_add(1);
+        }
+    }
 }
 
 impl Drop for Turn {
@@ -47,10 +62,11 @@ impl Turns {
     pub(super) fn note(&self, request: &JitAccessRequest, pipelines: &Pipelines) {
         let Some(uid) = request.metadata.uid.clone() else { return };
         let mut holders = self.holders();
+        let noted = holder(request, pipelines);
         if state(request).holds_rules() {
-            holders.insert(uid, holder(request, pipelines));
-        } else if holders.get(&uid).is_some_and(|holder| !holder.taken) {
-            // A turn that is being used is not lost to an event from before it was taken.
+            holders.insert(uid, noted);
+        } else if holders.get(&uid).is_some_and(|known| !known.taken && known.version <= noted.version) {
+            // A turn that is used is not lost to an event from before it was taken, nor to a cache that lags behind.
             holders.remove(&uid);
         }
     }
@@ -129,6 +145,7 @@ fn holder(request: &JitAccessRequest, pipelines: &Pipelines) -> Holder {
             .map(|policy| policy.uid.clone())
             .collect(),
         taken: false,
+        version: request.resource_version().and_then(|version| version.parse().ok()).unwrap_or_default(),
     }
 }
 
@@ -178,6 +195,46 @@ mod tests {
         assert!(turns.take(&request("b", State::Approved), &one(), &people()).unwrap_err().contains("alice"));
         turns.note(&request("a", State::Expired), &people());
         assert!(turns.take(&request("b", State::Approved), &one(), &people()).is_ok());
+    }
+
+    fn of_version(version: u64, request: JitAccessRequest) -> JitAccessRequest {
+        let resource_version = Some(version.to_string());
+        JitAccessRequest {
+            metadata: kube::api::ObjectMeta { resource_version, ..request.metadata },
+            ..request
+        }
+    }
+
+    #[test]
+    fn a_place_that_is_held_is_not_given_back_by_an_older_event() {
+        let turns = Turns::default();
+        turns.note(&of_version(9, request("a", State::Opening)), &people());
+        turns.note(&of_version(8, request("a", State::Approved)), &people());
+        assert!(turns.take(&request("b", State::Approved), &one(), &people()).is_err(), "a has it");
+        turns.note(&of_version(12, request("a", State::Expired)), &people());
+        assert!(turns.take(&request("b", State::Approved), &one(), &people()).is_ok());
+    }
+
+    #[test]
+    fn a_place_is_kept_while_nobody_knows_whether_its_grant_was_written() {
+        let approved = of_version(8, request("a", State::Approved));
+        let kept = || {
+            let turns = Turns::default();
+            turns.take(&approved, &one(), &people()).unwrap().keep();
+            turns.note(&approved, &people());
+            assert!(turns.take(&request("b", State::Approved), &one(), &people()).is_err(), "a may have it");
+            assert!(turns.take(&approved, &one(), &people()).is_ok(), "and a itself tries again");
+            turns
+        };
+        // It came to nothing: the next version says so, or a list does.
+        let turns = kept();
+        turns.take(&approved, &one(), &people()).unwrap().keep();
+        turns.note(&of_version(9, request("a", State::Approved)), &people());
+        assert_eq!(turns.live(), 0);
+        let turns = kept();
+        turns.take(&approved, &one(), &people()).unwrap().keep();
+        turns.keep_only(&BTreeSet::new(), &turns.known());
+        assert_eq!(turns.live(), 0);
     }
 
     #[test]

@@ -27,6 +27,22 @@ pub(super) fn locks_any(policy: &PolicyView, machines: &BTreeMap<ArmId, Machine>
     }
 }
 
+/// Whether a policy, other than the one that is named, may turn out to lock some port that is asked for once its machines
+/// are known: as far as its entries and ports say. One that cannot be understood may lock anything.
+pub(super) fn may_lock(policy: &PolicyView, machines: &BTreeMap<ArmId, Machine>, ask: &Ask) -> bool {
+    let Ok(terms) = &policy.terms else { return policy.has_locked };
+    // What it is barred from it will not read, but what it locked before may be what is asked for.
+    let locks = terms.mode != Mode::Audit && (policy.barred.is_none() || policy.has_locked);
+    locks
+        && machines.values().any(|machine| {
+            terms.targets.values().any(|selector| selector.may_select(&machine.id))
+                && terms
+                    .ports_for(machine.os)
+                    .iter()
+                    .any(|port| ask.ports.iter().any(|asked| meets(port, asked)))
+        })
+}
+
 fn meets(port: &PortTerms, asked: &AskedPort) -> bool {
     port.protocol.intersects(asked.protocol) && port.range.intersects(asked.range)
 }

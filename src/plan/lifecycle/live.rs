@@ -166,6 +166,11 @@ fn look(draft: &mut Draft<'_>) -> Sum {
     let closing = super::state(world.request) == State::Closing;
     let replacing = !closing && is_under_way(&draft.status);
     for rule in &mut draft.status.rules {
+        // What is called as nothing of this request, or names no firewall, was written by nobody of ours, and no gate
+        // looks for it: it would be closing for ever. A rule that stands by that name is its own request's, or nobody's.
+        if closing && super::its_own(rule, world.request).is_none() {
+            rule.state = RuleState::Absent.as_str().to_owned();
+        }
         let known = RuleState::parse(&rule.state);
         if known == RuleState::Absent {
             sum.absent += 1;

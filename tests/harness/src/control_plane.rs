@@ -183,6 +183,27 @@ impl ControlPlane {
         Ok(serde_json::from_str(&text).unwrap_or(Value::String(text)))
     }
 
+    /// One object of the product's kinds, by kubectl's name of it (`jitreq/mine`), as `system:masters`; none where it is
+    /// not there. For polling: a kubectl a time costs more than what is waited for.
+    ///
+    /// # Errors
+    /// When the kind is not one of the product's, the server cannot be reached or answers with another error.
+    pub async fn object(&self, namespace: &str, object: &str) -> anyhow::Result<Option<Value>> {
+        let (kind, name) = object.split_once('/').context("an object is kind/name")?;
+        let plural = match kind {
+            "jitpol" | "jitpolicy" => "jitpolicies",
+            "jitreq" | "jitaccessrequest" => "jitaccessrequests",
+            "jitrev" | "jitaccessreview" => "jitaccessreviews",
+            other => anyhow::bail!("{other} is no kind of the product"),
+        };
+        let path = format!("/apis/jit.portcullis.io/v1alpha1/namespaces/{namespace}/{plural}/{name}");
+        match self.request(reqwest::Method::GET, &path, None).await {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.to_string().contains(": 404 Not Found: ") => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Process ids of the running parts, by name.
     #[must_use]
     pub fn process_ids(&self) -> Vec<u32> {

@@ -18,7 +18,7 @@ async fn what_is_open_is_closed_while_the_reviews_are_not_known() {
     bench.apply_policy("web", "").await;
     for (name, source) in [("deleted", "203.0.113.7/32"), ("suspended", "203.0.113.8/32")] {
         bench.request(name, source, "1h").await;
-        bench.reaches(&format!("jitreq/{name}"), ".status.state", "Active").await;
+        bench.reaches(&format!("jitreq/{name}"), "/status/state", "Active").await;
     }
     on.store(true, Ordering::SeqCst);
     bench.crash();
@@ -30,10 +30,10 @@ async fn what_is_open_is_closed_while_the_reviews_are_not_known() {
         .run(&["-n", "blind", "patch", "jitpol", "web", "--type=merge", "-p", r#"{"spec":{"suspend":true}}"#])
         .await
         .unwrap();
-    bench.reaches("jitreq/suspended", ".status.state", "Revoked").await;
+    bench.reaches("jitreq/suspended", "/status/state", "Revoked").await;
     assert!(bench.rules(Access::Allow).is_empty(), "{:?}", bench.rules(Access::Allow));
     assert_eq!(
-        bench.get("jitreq/new", ".status.state").await.unwrap().trim(),
+        bench.get("jitreq/new", "/status/state").await.unwrap().trim(),
         "",
         "nothing is granted meanwhile"
     );
@@ -53,7 +53,7 @@ async fn what_is_open_is_closed_while_the_reviews_are_not_known() {
         ])
         .await
         .unwrap();
-    bench.reaches("jitreq/new", ".status.state", "Active").await;
+    bench.reaches("jitreq/new", "/status/state", "Active").await;
 }
 
 fn policies_are_watched_and_nothing_comes(uri: &axum::http::Uri) -> Option<String> {
@@ -68,7 +68,7 @@ async fn a_policy_is_read_anew_before_a_grant_whatever_the_watch_has_told() {
     let on = Arc::new(AtomicBool::new(false));
     let mut bench = Bench::with_detour("lagging", policies_are_watched_and_nothing_comes, &on).await;
     bench.apply_policy("web", "").await;
-    bench.reaches("jitpol/web", ".status.targets[0].state", "Configured").await;
+    bench.reaches("jitpol/web", "/status/targets/0/state", "Configured").await;
     on.store(true, Ordering::SeqCst);
     bench.crash();
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -82,7 +82,7 @@ async fn a_policy_is_read_anew_before_a_grant_whatever_the_watch_has_told() {
     };
     patch(suspend(true)).await;
     bench.request("one", "203.0.113.7/32", "1h").await;
-    bench.reaches("jitreq/one", r#".status.conditions[?(@.type=="Approved")].reason"#, "Suspended").await;
+    bench.reaches("jitreq/one", "/status/conditions/Approved/reason", "Suspended").await;
     for _ in 0..20 {
         tokio::time::sleep(Duration::from_millis(200)).await;
         assert!(bench.rules(Access::Allow).is_empty());
@@ -95,7 +95,7 @@ async fn a_policy_is_read_anew_before_a_grant_whatever_the_watch_has_told() {
     }
     on.store(false, Ordering::SeqCst);
     bench.crash();
-    bench.reaches("jitreq/one", ".status.state", "Active").await;
+    bench.reaches("jitreq/one", "/status/state", "Active").await;
 }
 
 /// Machines that cannot be read: a grant waits until they were, because an address may be another's by then.
@@ -103,14 +103,14 @@ async fn a_policy_is_read_anew_before_a_grant_whatever_the_watch_has_told() {
 async fn nothing_is_opened_on_addresses_that_were_read_long_ago() {
     let bench = Bench::new("old").await;
     bench.apply_policy("web", "").await;
-    bench.reaches("jitpol/web", ".status.targets[0].state", "Configured").await;
+    bench.reaches("jitpol/web", "/status/targets/0/state", "Configured").await;
     bench.cloud.faults(|faults| faults.inventory = Some(CloudErrorKind::Retryable));
     tokio::time::sleep(Duration::from_secs(5)).await;
     bench.request("one", "203.0.113.7/32", "1h").await;
-    bench.reaches("jitreq/one", r#".status.conditions[?(@.type=="Active")].reason"#, "Progressing").await;
-    let why = bench.get("jitreq/one", r#".status.conditions[?(@.type=="Active")].message"#).await.unwrap();
+    bench.reaches("jitreq/one", "/status/conditions/Active/reason", "Progressing").await;
+    let why = bench.get("jitreq/one", "/status/conditions/Active/message").await.unwrap();
     assert!(why.contains("were last read at"), "{why}");
     assert!(bench.rules(Access::Allow).is_empty());
     bench.cloud.faults(|faults| faults.inventory = None);
-    bench.reaches("jitreq/one", ".status.state", "Active").await;
+    bench.reaches("jitreq/one", "/status/state", "Active").await;
 }

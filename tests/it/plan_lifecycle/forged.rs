@@ -125,6 +125,28 @@ fn a_rule_in_a_status_that_is_another_requests_is_left_alone() {
     }
 }
 
+#[test]
+fn what_no_gate_can_close_keeps_nothing_closing() {
+    let (mut request, mut cloud) = found(3600);
+    let status = request.status.as_mut().unwrap();
+    status.state = Some("Closing".into());
+    status.rules[0].name =
+        allow_name(&Cluster::new("test", &[]), "99999999-d9cb-469f-a165-70867728950e", after(3600), 0);
+    status.rules[1].firewall = "not an id".into();
+    for _ in 0..4 {
+        reconcile(&mut request, &mut cloud, &judgement(0, 3600), after(5), false);
+        cloud.work(after(5), false);
+    }
+    assert!(state(&request).is_last(), "{:?}", request.status);
+    // What may be ours, of a cluster id that is no longer configured, is waited for.
+    let (mut request, mut cloud) = found(3600);
+    let status = request.status.as_mut().unwrap();
+    status.state = Some("Closing".into());
+    status.rules[0].name = allow_name(&Cluster::new("before", &[]), UID, after(3600), 0);
+    reconcile(&mut request, &mut cloud, &judgement(0, 3600), after(5), false);
+    assert_eq!(state(&request), State::Closing);
+}
+
 /// Any status: what its author would have opened, and in which state the object is said to be.
 fn forged() -> impl Strategy<Value = portcullis::api::JitAccessRequestStatus> {
     let rule = (

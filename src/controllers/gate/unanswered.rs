@@ -1,0 +1,64 @@
+//! Allows that were sent to the cloud without an answer.
+//!
+//! Nobody knows when such a write lands, or whether it ever does: a removal that overtakes it, and a read that shows
+//! nothing, prove nothing until no write can land any more.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long a write that was not answered may take to land. Azure Resource Manager ends every request within 60 s; as
+/// much again for a clock and a network that are late.
+const LANDS_WITHIN: Duration = Duration::from_secs(120);
+
+/// By the rule's name.
+#[derive(Debug, Default)]
+pub(super) struct Unanswered(HashMap<String, Sent>);
+
+#[derive(Debug)]
+struct Sent {
+    lands_until: Instant,
+    writes: usize,
+}
+
+impl Unanswered {
+    /// An allow was sent, and no answer came.
+    pub(super) fn note(&mut self, name: &str) {
+        let lands_until = Instant::now() + LANDS_WITHIN;
+        let sent = self.0.entry(name.to_owned()).or_insert(Sent { lands_until, writes: 0 });
+        sent.lands_until = lands_until;
+        sent.writes += 1;
+    }
+
+    /// An allow was sent, and the cloud has ended writing it: what stands is not what was sent before.
+    pub(super) fn answered(&mut self, name: &str) {
+        if let Some(sent) = self.0.get_mut(name) {
+            sent.writes += 1;
+        }
+    }
+
+    /// The rule was read back as it was sent. Where it was sent once, it was that write.
+    pub(super) fn landed(&mut self, name: &str) {
+        if self.0.get(name).is_some_and(|sent| sent.writes == 1) {
+            self.0.remove(name);
+        }
+    }
+
+    /// A removal has ended well; once no write can land any more, it was the last word.
+    pub(super) fn removed(&mut self, name: &str) {
+        if self.0.get(name).is_some_and(|sent| sent.lands_until <= Instant::now()) {
+            self.0.remove(name);
+        }
+    }
+
+    /// Whether the rule may yet come to stand.
+    pub(super) fn may_land(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// Forgets the rules that nobody asks about any more.
+    pub(super) fn keep_only(&mut self, wanted: impl Fn(&str) -> bool) {
+        self.0.retain(|name, _| wanted(name));
+    }
+}

@@ -1,0 +1,142 @@
+//! Writes that hang, and writes that land after everybody has given them up.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn no_answer_to_an_open_is_waited_for_past_its_deadline() {
+    let bench = Bench::new();
+    let (uid, grant) = bench.grant(1, 12, OPEN);
+    bench.memory.faults(|faults| faults.break_write(1, WriteFault::AnswerLost));
+    bench.give(&[(uid, grant)]);
+    bench.pass(2).await;
+    assert_eq!(bench.allows(), 1, "written, though no answer came");
+    bench.pass(12).await;
+    assert_eq!(bench.allows(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_hangs_holds_up_no_close_for_long() {
+    // A lock, and an open of somebody else.
+    for open in [false, true] {
+        let bench = Bench::new();
+        let (uid, dying) = bench.grant(1, 60, OPEN);
+        bench.give(&[(uid, dying)]);
+        bench.pass(55).await;
+        assert_eq!(bench.allows(), 1);
+        bench.memory.faults(|faults| faults.break_write(1, WriteFault::AnswerLost));
+        if open {
+            bench.give(&[bench.grant(2, 600, OPEN)]);
+        } else {
+            bench.lock();
+        }
+        bench.pass(5 + 14).await;
+        let left: Vec<String> = bench.memory.rules(&nsg()).iter().map(|rule| rule.name.clone()).collect();
+        assert!(!left.iter().any(|name| name.contains("00000001")), "{left:?}");
+        // What was given up is found where it was written, and done where it was not.
+        bench.pass(60).await;
+        let rules = bench.memory.rules(&nsg());
+        let access = if open { Access::Allow } else { Access::Deny };
+        assert!(rules.len() == 1 && rules[0].access == access, "{rules:#?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_takes_as_long_as_azure_takes_is_not_given_up_for_a_close() {
+    let bench = Bench::new();
+    let (uid, dying) = bench.grant(1, 60, OPEN);
+    bench.give(&[(uid, dying)]);
+    bench.pass(55).await;
+    bench.memory.faults(|faults| faults.write_time = Duration::from_secs(11));
+    bench.lock();
+    bench.pass(30).await;
+    assert_eq!((bench.allows(), bench.memory.overlaps()), (0, 0), "no write was refused because of another");
+}
+
+/// A cloud that takes writes of allows, says nothing, and does them later.
+struct Tardy {
+    memory: Memory,
+    by: Duration,
+}
+
+#[async_trait::async_trait]
+impl Firewall for Tardy {
+    async fn observe(&self, firewall: &FirewallId) -> Result<Observed, CloudError> {
+        self.memory.observe(firewall).await
+    }
+
+    async fn put(
+        &self,
+        firewall: &FirewallId,
+        rule: &Rule,
+        patience: Duration,
+    ) -> Result<Written, CloudError> {
+        let (memory, firewall, rule, by) = (self.memory.clone(), firewall.clone(), rule.clone(), self.by);
+        tokio::spawn(async move {
+            tokio::time::sleep(by).await;
+            memory.put(&firewall, &rule, Duration::from_secs(60)).await
+        });
+        tokio::time::sleep(patience).await;
+        Err(generated(CloudErrorKind::Ambiguous))
+    }
+
+    async fn delete(
+        &self,
+        firewall: &FirewallId,
+        rule: &str,
+        patience: Duration,
+    ) -> Result<Written, CloudError> {
+        self.memory.delete(firewall, rule, patience).await
+    }
+
+    fn limits(&self) -> FirewallLimits {
+        self.memory.limits()
+    }
+}
+
+/// Law 5: every write of ours has ended before anybody hears that a rule is gone.
+#[tokio::test(start_paused = true)]
+async fn a_rule_is_not_proved_gone_while_a_write_of_it_may_still_land() {
+    for by in [5, 20, 50, 80] {
+        let bench = Bench::new();
+        let firewall = Tardy { memory: bench.memory.clone(), by: Duration::from_secs(by) };
+        let cloud = Cloud {
+            inventory: std::sync::Arc::new(bench.memory.clone()),
+            firewall: std::sync::Arc::new(firewall),
+        };
+        let (uid, grant) = bench.grant(1, 30, OPEN);
+        bench.gates.set_grants(&uid, "main", &cloud, vec![(nsg(), grant.clone())]);
+        let mut proved = false;
+        let mut open_past_deadline = 0;
+        for second in 0..300 {
+            bench.pass(1).await;
+            proved |= matches!(bench.gates.seen(&nsg(), &grant.name), Seen::Absent { .. });
+            assert!(!(proved && bench.allows() > 0), "{by}: open after it was proved closed, at {second} s");
+            open_past_deadline += usize::from(second > 30 && bench.allows() > 0);
+        }
+        assert!(proved, "{by}: {:?}", bench.gates.seen(&nsg(), &grant.name));
+        assert!(open_past_deadline <= 31, "{by}: removed again within a retry: {open_past_deadline} s");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rule_that_was_changed_and_closed_is_told_as_lost_at_once() {
+    let bench = Bench::new();
+    // Past the quick looks of the first hour.
+    let (uid, grant) = bench.grant(1, 7200, OPEN);
+    bench.give(&[(uid, grant.clone())]);
+    bench.pass(3).await;
+    bench.memory.edit_rules(&nsg(), |rules| rules[0].sources = vec![Peer::Any]);
+    // The next look finds it.
+    let mut closed = None;
+    for second in 0..400 {
+        bench.pass(1).await;
+        if bench.allows() == 0 {
+            closed = Some(second);
+            break;
+        }
+    }
+    assert!(closed.is_some(), "what was widened is closed");
+    bench.pass(2).await;
+    let seen = bench.gates.seen(&nsg(), &grant.name);
+    assert!(matches!(seen, Seen::Lost { .. } | Seen::Absent { .. }), "{seen:?}");
+}

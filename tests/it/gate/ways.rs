@@ -1,0 +1,111 @@
+//! Several credentials that reach one firewall: closes go by any of them, and the rest by its own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn what_one_credential_may_not_close_another_closes() {
+    let bench = Bench::new();
+    let (uid, grant) = bench.grant(1, 600, OPEN);
+    bench.give(&[(uid.clone(), grant.clone())]);
+    bench.pass(3).await;
+    assert_eq!(bench.allows(), 1);
+    let forbidden = bench.behind(|_| Some(CloudErrorKind::NotPermitted));
+    let closing = Grant { duty: Duty::Close { sent: false }, ..grant };
+    // In the order of the names, the one that may not comes first.
+    bench.gates.set_grants(&uid, "another", &forbidden, vec![(nsg(), closing)]);
+    bench.pass(2).await;
+    assert_eq!(bench.allows(), 0);
+}
+
+/// Of a credential whose tokens cannot be had, say, no answer tells anything of its rights.
+#[tokio::test(start_paused = true)]
+async fn a_credential_that_fails_for_whatever_reason_holds_up_no_close_of_another() {
+    use CloudErrorKind::{Ambiguous, Full, Invalid, NotPermitted, Retryable, Unauthenticated};
+    for kind in [Ambiguous, Full, Invalid, NotPermitted, Retryable, Unauthenticated] {
+        let bench = Bench::new();
+        let fails = Arc::new(AtomicBool::new(false));
+        let broken = {
+            let fails = Arc::clone(&fails);
+            bench.behind(move |_| fails.load(Ordering::SeqCst).then_some(kind))
+        };
+        bench.lock_by("another", &broken);
+        let grants: Vec<_> = (1..=3).map(|number| bench.grant(number, 60, OPEN)).collect();
+        bench.give(&grants);
+        bench.pass(55).await;
+        assert_eq!(bench.allows(), 3);
+        fails.store(true, Ordering::SeqCst);
+        bench.pass(7).await;
+        assert_eq!(bench.allows(), 0, "{kind:?}");
+        for (_, grant) in &grants {
+            let seen = bench.gates.seen(&nsg(), &grant.name);
+            assert!(matches!(seen, Seen::Absent { .. }), "{kind:?}: {seen:?}");
+        }
+        let tries = bench.memory.writes().iter().filter(|write| write.put.is_none()).count();
+        assert_eq!(tries, 3, "each removal was sent once by the one that works");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_opens_locks_or_unlocks_by_the_credential_of_somebody_else() {
+    let bench = Bench::new();
+    // A grant and a lock of a namespace whose own credential may read and nothing else.
+    let reader = || bench.behind(|call| (call != Call::Read).then_some(CloudErrorKind::NotPermitted));
+    let (uid, theirs) = bench.grant(1, 600, OPEN);
+    bench.gates.set_grants(&uid, "another", &reader(), vec![(nsg(), theirs.clone())]);
+    bench.lock_by("another", &reader());
+    // Of one that may write.
+    let (owner, own) = bench.grant(2, 600, OPEN);
+    bench.give(&[(owner.clone(), own.clone())]);
+    for _ in 0..3 {
+        bench.pass(40).await;
+        // What is closed meanwhile goes by the one that may, and leaves nothing behind for the others.
+        let (uid, closing) = bench.grant(3, 600, |_| Duty::Close { sent: false });
+        bench.give(&[(uid, closing)]);
+    }
+    let written: Vec<String> =
+        bench.memory.writes().iter().filter(|write| write.put.is_some()).map(describe).collect();
+    assert_eq!(written, [format!("put {}", own.name)]);
+    let seen = bench.gates.seen(&nsg(), &theirs.name);
+    assert!(matches!(seen, Seen::Trying { reason: Reason::NotPermitted, .. }), "{seen:?}");
+    // The policy's own lock is taken away by nobody else either.
+    let bench = Bench::new();
+    let may = Arc::new(AtomicBool::new(true));
+    let cloud = {
+        let may = Arc::clone(&may);
+        bench.behind(move |call| {
+            (call != Call::Read && !may.load(Ordering::SeqCst)).then_some(CloudErrorKind::NotPermitted)
+        })
+    };
+    bench.lock_by("another", &cloud);
+    bench.pass(3).await;
+    let denies = || bench.memory.rules(&nsg()).iter().filter(|rule| rule.access == Access::Deny).count();
+    assert_eq!(denies(), 1);
+    may.store(false, Ordering::SeqCst);
+    bench.give(&[(owner, own)]);
+    bench.release_by("another", &cloud);
+    bench.pass(60).await;
+    assert_eq!(denies(), 1);
+    may.store(true, Ordering::SeqCst);
+    bench.pass(60).await;
+    assert_eq!(denies(), 0);
+}
+
+impl Bench {
+    /// The machine was taken out of the policy: its ports are unlocked.
+    fn release_by(&self, credential: &str, cloud: &Cloud) {
+        let lock = Lock {
+            policy_uid: "aaaaaaaa-0000-4000-8000-000000000000".into(),
+            policy: "web/web".into(),
+            existing: ExistingRules::Override,
+            machines: Vec::new(),
+            exempt: Vec::new(),
+            release: ["10.0.0.4".parse().unwrap()].into(),
+            keep_others: true,
+        };
+        let locks = [(nsg(), Some(lock))].into();
+        self.gates.set_locks("aaaaaaaa-0000-4000-8000-000000000000", credential, cloud, locks);
+    }
+}
