@@ -142,7 +142,7 @@ async fn advance(
         let now = look.now;
         let rest = rest(&next, now);
         let acted = match act(&api, &request, &next).await {
-            Err(error) if next.grants => {
+            Err(error) if next.grants && error.may_have_been_done() => {
                 look.keep_turn();
                 return Err(error);
             }

@@ -14,6 +14,13 @@ pub struct WriteError {
     pub source: kube::Error,
 }
 
+impl WriteError {
+    /// Whether the write may have been done all the same: no answer came, or one that tells of a failure on the way.
+    pub(super) fn may_have_been_done(&self) -> bool {
+        !matches!(&self.source, kube::Error::Api(status) if (400..500).contains(&status.code))
+    }
+}
+
 /// When to try again: soon where somebody else wrote the object first, later where the API server is away or
 /// refuses, which somebody should hear of.
 pub(super) fn later(controller: &'static str, error: &WriteError) -> Action {
@@ -23,4 +30,27 @@ pub(super) fn later(controller: &'static str, error: &WriteError) -> Action {
     }
     tracing::warn!(controller, %error, "failed to reconcile; trying again");
     Action::requeue(Duration::from_secs(5))
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn only_a_refusal_says_that_nothing_was_written() {
+        let answered = |code| WriteError {
+            operation: "write",
+            source: kube::Error::Api(Box::new(Status::failure("generated", "Generated").with_code(code))),
+        };
+        for code in [400, 403, 409, 422, 429] {
+            assert!(!answered(code).may_have_been_done(), "{code}");
+        }
+        for code in [500, 503, 504] {
+            assert!(answered(code).may_have_been_done(), "{code}");
+        }
+        let silent = WriteError { operation: "write", source: kube::Error::LinesCodecMaxLineLengthExceeded };
+        assert!(silent.may_have_been_done());
+    }
 }

@@ -1,5 +1,6 @@
 //! A gate on the cloud in memory: what it costs, in which order it writes, and what it does when the cloud fails.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -137,23 +138,34 @@ enum Call {
     Delete,
 }
 
-/// The cloud in memory as one credential sees it: what is asked, it may refuse.
-struct Behind<F> {
+/// The cloud in memory as one credential sees it: what it says to a call before the cloud hears of it, what it makes of a
+/// read, and how much later than it is sent a write of a rule is done, unanswered.
+struct Behind {
     memory: Memory,
-    refuse: F,
+    refuse: Box<dyn Fn(Call) -> Option<CloudErrorKind> + Send + Sync>,
+    read: Box<dyn Fn(Observed) -> Result<Observed, CloudErrorKind> + Send + Sync>,
+    late: Option<Duration>,
 }
 
-impl<F: Fn(Call) -> Option<CloudErrorKind>> Behind<F> {
+impl Behind {
+    fn of(memory: &Memory) -> Self {
+        Self { memory: memory.clone(), refuse: Box::new(|_| None), read: Box::new(Ok), late: None }
+    }
+
+    fn cloud(self) -> Cloud {
+        Cloud { inventory: Arc::new(self.memory.clone()), firewall: Arc::new(self) }
+    }
+
     fn ask(&self, call: Call) -> Result<(), CloudError> {
         (self.refuse)(call).map_or(Ok(()), |kind| Err(generated(kind)))
     }
 }
 
 #[async_trait::async_trait]
-impl<F: Fn(Call) -> Option<CloudErrorKind> + Send + Sync> Firewall for Behind<F> {
+impl Firewall for Behind {
     async fn observe(&self, firewall: &FirewallId) -> Result<Observed, CloudError> {
         self.ask(Call::Read)?;
-        self.memory.observe(firewall).await
+        (self.read)(self.memory.observe(firewall).await?).map_err(generated)
     }
 
     async fn put(
@@ -163,7 +175,14 @@ impl<F: Fn(Call) -> Option<CloudErrorKind> + Send + Sync> Firewall for Behind<F>
         patience: Duration,
     ) -> Result<Written, CloudError> {
         self.ask(Call::Put)?;
-        self.memory.put(firewall, rule, patience).await
+        let Some(late) = self.late else { return self.memory.put(firewall, rule, patience).await };
+        let (memory, firewall, rule) = (self.memory.clone(), firewall.clone(), rule.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(late).await;
+            memory.put(&firewall, &rule, Duration::from_secs(60)).await
+        });
+        tokio::time::sleep(patience).await;
+        Err(generated(CloudErrorKind::Ambiguous))
     }
 
     async fn delete(
@@ -183,8 +202,14 @@ impl<F: Fn(Call) -> Option<CloudErrorKind> + Send + Sync> Firewall for Behind<F>
 
 impl Bench {
     fn behind(&self, refuse: impl Fn(Call) -> Option<CloudErrorKind> + Send + Sync + 'static) -> Cloud {
-        let firewall = Behind { memory: self.memory.clone(), refuse };
-        Cloud { inventory: std::sync::Arc::new(self.memory.clone()), firewall: std::sync::Arc::new(firewall) }
+        Behind { refuse: Box::new(refuse), ..Behind::of(&self.memory) }.cloud()
+    }
+
+    fn misread(
+        &self,
+        read: impl Fn(Observed) -> Result<Observed, CloudErrorKind> + Send + Sync + 'static,
+    ) -> Cloud {
+        Behind { read: Box::new(read), ..Behind::of(&self.memory) }.cloud()
     }
 }
 

@@ -13,7 +13,7 @@ use crate::plan::names;
 use crate::providers::{CloudError, CloudErrorKind};
 
 /// How often it is looked, while something is under way, whether a close has become due.
-pub(super) const LOOK: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_millis(250);
 
 impl Round<'_> {
     /// Sends every removal that is due before anything is read: no read, late or stale, holds one up or argues it
@@ -38,23 +38,10 @@ impl Round<'_> {
     /// Reads the firewall, by the first way that it can be read by; none where a close became due meanwhile: no read,
     /// however slow, holds it up.
     pub(super) async fn read(&mut self) -> Option<Result<Observed, CloudError>> {
-        let read = {
-            let reads = self.read_by_any();
-            if self.inner.settings.dry_run {
-                reads.await
-            } else {
-                let due = async {
-                    while !self.is_due(|grant| !grant.replaced) {
-                        tokio::time::sleep(LOOK).await;
-                    }
-                };
-                tokio::select! {
-                    read = reads => read,
-                    () = due => return None,
-                }
-            }
+        let (place, read) = tokio::select! {
+            read = self.read_by_any() => read?,
+            () = self.until_due(|grant| !grant.replaced), if !self.inner.settings.dry_run => return None,
         };
-        let (place, read) = read?;
         self.ways.begin_with(place);
         Some(read)
     }
@@ -145,6 +132,13 @@ impl Round<'_> {
     /// Whether a removal of ours has become due that this round does not know of.
     pub(super) fn close_is_due(&self) -> bool {
         self.is_due(|_| true)
+    }
+
+    /// Waits until a removal of ours has become due that this round does not know of.
+    pub(super) async fn until_due(&self, which: impl Fn(&Grant) -> bool) {
+        while !self.is_due(&which) {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     fn is_due(&self, which: impl Fn(&Grant) -> bool) -> bool {

@@ -6,6 +6,7 @@ use super::round::Round;
 use crate::plan::desired::Drift;
 use crate::plan::model::{Access, Peer, Rule, RuleProtocol};
 use crate::plan::names::{Mark, parse_name};
+use crate::plan::report;
 use crate::providers::{CloudError, CloudErrorKind, Written};
 use crate::telemetry::CloudOutcome;
 use crate::telemetry::audit::record::{self, Cause, Content, Ended, Operation, Outcome, Text, Write};
@@ -106,7 +107,7 @@ pub(super) fn owner(mark: &Mark) -> &str {
 }
 
 fn content(rule: &Rule) -> Content {
-    let peers = |peers: &[Peer]| Text::all(peers.iter().map(peer));
+    let peers = |peers: &[Peer]| Text::all(peers.iter().map(report::peer));
     Content {
         access: match rule.access {
             Access::Allow => "Allow".into(),
@@ -120,15 +121,5 @@ fn content(rule: &Rule) -> Content {
             RuleProtocol::Other(name) => name.as_str().into(),
         },
         sources: peers(&rule.sources),
-    }
-}
-
-fn peer(peer: &Peer) -> String {
-    match peer {
-        Peer::Any => "*".to_owned(),
-        Peer::Net(net) => net.to_string(),
-        Peer::Tag(tag) => tag.clone(),
-        Peer::Group(id) => id.to_string(),
-        Peer::Unknown(text) => text.clone(),
     }
 }

@@ -1,9 +1,8 @@
 //! The ways to a firewall: one for each credential that was given duties there.
 //!
-//! Whatever only tightens goes by any of them: reads and closes go on to the next way where one fails, whatever the
-//! failure, for a token that cannot be had holds up a close as well as a right that is missing. What opens, locks or
-//! unlocks goes by the credential of the namespace that asked for it, and by no other: else a namespace could have
-//! written what its own credential may not.
+//! Reads and removals of allows go by any of them, in turn, whatever the failure: a token that cannot be had holds up a
+//! close as well as a right that is missing. What opens, locks or unlocks goes by the credential of the namespace that
+//! asked for it, and by no other: else a namespace could have written what its own credential may not.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -49,8 +48,8 @@ impl Ways {
         (0..count).map(|step| (place(step), Arc::clone(&self.all[place(step)].1))).collect()
     }
 
-    /// As [`Ways::in_turn`], for a close: the current one alone where each has failed in this round.
-    pub(super) fn to_close_by(&self) -> Vec<(usize, Arc<dyn Firewall>)> {
+    /// As [`Ways::in_turn`], for the removal of an allow: the current one alone where each has failed in this round.
+    pub(super) fn to_remove_by(&self) -> Vec<(usize, Arc<dyn Firewall>)> {
         let mut ways = self.in_turn();
         ways.truncate(if self.exhausted { 1 } else { ways.len() });
         ways
@@ -61,7 +60,7 @@ impl Ways {
         self.first = place;
     }
 
-    /// Every way has failed a close: what is left of the attempts is to be said.
+    /// Every way has failed a close.
     pub(super) fn exhaust(&mut self) {
         self.exhausted = true;
     }

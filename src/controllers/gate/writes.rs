@@ -7,7 +7,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::closes::LOOK;
 use super::lock;
 use super::records::{Intent, deadline, owner};
 use super::round::Round;
@@ -58,9 +57,9 @@ impl Round<'_> {
 
     /// Removes an allow by its name alone, by whichever way there is.
     pub(super) async fn remove(&mut self, name: &str) -> bool {
+        let cause = self.why_closed(name);
         let mut attempts = Attempts::default();
-        for (place, way) in self.ways.to_close_by() {
-            let cause = self.why_closed(name);
+        for (place, way) in self.ways.to_remove_by() {
             match self.delete(&way, name, Operation::Close, cause).await {
                 Ok(()) => {
                     self.ways.begin_with(place);
@@ -91,20 +90,25 @@ impl Round<'_> {
         self.memory.closed = true;
     }
 
-    /// Writes a deny or an exemption, by the credential of its policy's namespace.
+    /// Writes a deny or an exemption.
     pub(super) async fn lock(&mut self, rule: &Rule, cause: Cause) {
-        let intent = self.intend(&rule.name, Operation::Lock, cause, Some(rule));
         let firewall = self.gate.firewall.clone();
-        let way = self.way_of_lock(&rule.name);
-        let written = self.unless_due(way.put(&firewall, rule, PATIENCE)).await;
-        self.wrote(&intent, rule, written);
+        for way in self.ways_of_lock(&rule.name) {
+            let intent = self.intend(&rule.name, Operation::Lock, cause, Some(rule));
+            let written = self.unless_due(way.put(&firewall, rule, PATIENCE)).await;
+            if self.wrote(&intent, rule, written) {
+                return;
+            }
+        }
     }
 
-    /// Removes a deny or an exemption, by the credential of its policy's namespace.
+    /// Removes a deny or an exemption, or an allow that was closed by being rewritten as a deny.
     pub(super) async fn unlock(&mut self, name: &str) {
-        let way = self.way_of_lock(name);
-        if let Err(error) = self.delete(&way, name, Operation::Unlock, Cause::Policy).await {
-            self.fail(name, error);
+        for way in self.ways_of_lock(name) {
+            match self.delete(&way, name, Operation::Unlock, Cause::Policy).await {
+                Ok(()) => return,
+                Err(error) => self.fail(name, error),
+            }
         }
     }
 
@@ -157,9 +161,7 @@ impl Round<'_> {
         write: impl Future<Output = Result<Written, CloudError>> + Send,
     ) -> Result<Written, CloudError> {
         let due = async {
-            while !self.close_is_due() {
-                tokio::time::sleep(LOOK).await;
-            }
+            self.until_due(|_| true).await;
             tokio::time::sleep(GRACE).await;
         };
         tokio::select! {
@@ -176,14 +178,16 @@ impl Round<'_> {
         }
     }
 
-    /// The way of the credential that a rule of a lock was asked for by. Where nobody is known to ask for it any more,
-    /// any will do: only what other locks cover is removed then, and only what stands is written again.
-    fn way_of_lock(&self, name: &str) -> Arc<dyn Firewall> {
+    /// The way of the credential of the policy's namespace that a rule is of. All of them where no policy asks for it any
+    /// more: only what stands is written again then, and only what other locks cover, or what lets nobody in, is removed.
+    fn ways_of_lock(&self, name: &str) -> Vec<Arc<dyn Firewall>> {
         let mark = self.mark(name);
         let owner = mark.as_ref().map(owner).unwrap_or_default();
         let own = self.lockers.iter().find(|(policy_uid, _)| names::uid12(policy_uid) == owner);
-        let way = own.and_then(|(_, credential)| self.ways.of(credential));
-        Arc::clone(way.unwrap_or_else(|| self.ways.current()))
+        match own {
+            Some((_, credential)) => self.ways.of(credential).cloned().into_iter().collect(),
+            None => self.ways.in_turn().into_iter().map(|(_, way)| way).collect(),
+        }
     }
 
     fn wrote(&mut self, intent: &Intent, rule: &Rule, result: Result<Written, CloudError>) -> bool {

@@ -52,57 +52,13 @@ async fn a_write_that_takes_as_long_as_azure_takes_is_not_given_up_for_a_close()
     assert_eq!((bench.allows(), bench.memory.overlaps()), (0, 0), "no write was refused because of another");
 }
 
-/// A cloud that takes writes of allows, says nothing, and does them later.
-struct Tardy {
-    memory: Memory,
-    by: Duration,
-}
-
-#[async_trait::async_trait]
-impl Firewall for Tardy {
-    async fn observe(&self, firewall: &FirewallId) -> Result<Observed, CloudError> {
-        self.memory.observe(firewall).await
-    }
-
-    async fn put(
-        &self,
-        firewall: &FirewallId,
-        rule: &Rule,
-        patience: Duration,
-    ) -> Result<Written, CloudError> {
-        let (memory, firewall, rule, by) = (self.memory.clone(), firewall.clone(), rule.clone(), self.by);
-        tokio::spawn(async move {
-            tokio::time::sleep(by).await;
-            memory.put(&firewall, &rule, Duration::from_secs(60)).await
-        });
-        tokio::time::sleep(patience).await;
-        Err(generated(CloudErrorKind::Ambiguous))
-    }
-
-    async fn delete(
-        &self,
-        firewall: &FirewallId,
-        rule: &str,
-        patience: Duration,
-    ) -> Result<Written, CloudError> {
-        self.memory.delete(firewall, rule, patience).await
-    }
-
-    fn limits(&self) -> FirewallLimits {
-        self.memory.limits()
-    }
-}
-
 /// Law 5: every write of ours has ended before anybody hears that a rule is gone.
 #[tokio::test(start_paused = true)]
 async fn a_rule_is_not_proved_gone_while_a_write_of_it_may_still_land() {
     for by in [5, 20, 50, 80] {
         let bench = Bench::new();
-        let firewall = Tardy { memory: bench.memory.clone(), by: Duration::from_secs(by) };
-        let cloud = Cloud {
-            inventory: std::sync::Arc::new(bench.memory.clone()),
-            firewall: std::sync::Arc::new(firewall),
-        };
+        let late = Some(Duration::from_secs(by));
+        let cloud = Behind { late, ..Behind::of(&bench.memory) }.cloud();
         let (uid, grant) = bench.grant(1, 30, OPEN);
         bench.gates.set_grants(&uid, "main", &cloud, vec![(nsg(), grant.clone())]);
         let mut proved = false;

@@ -2,60 +2,13 @@
 
 use super::*;
 
-/// A firewall whose reads are answered by somebody else as long as it says so.
-struct Misread {
-    memory: Memory,
-    read: Box<dyn Fn(Observed) -> Result<Observed, CloudErrorKind> + Send + Sync>,
-}
-
-#[async_trait::async_trait]
-impl Firewall for Misread {
-    async fn observe(&self, firewall: &FirewallId) -> Result<Observed, CloudError> {
-        let observed = self.memory.observe(firewall).await?;
-        (self.read)(observed).map_err(generated)
-    }
-
-    async fn put(
-        &self,
-        firewall: &FirewallId,
-        rule: &Rule,
-        patience: Duration,
-    ) -> Result<Written, CloudError> {
-        self.memory.put(firewall, rule, patience).await
-    }
-
-    async fn delete(
-        &self,
-        firewall: &FirewallId,
-        rule: &str,
-        patience: Duration,
-    ) -> Result<Written, CloudError> {
-        self.memory.delete(firewall, rule, patience).await
-    }
-
-    fn limits(&self) -> FirewallLimits {
-        self.memory.limits()
-    }
-}
-
-impl Bench {
-    /// The cloud in memory, whose firewalls are read so.
-    fn misread(
-        &self,
-        read: impl Fn(Observed) -> Result<Observed, CloudErrorKind> + Send + Sync + 'static,
-    ) -> Cloud {
-        let firewall = Misread { memory: self.memory.clone(), read: Box::new(read) };
-        Cloud { inventory: std::sync::Arc::new(self.memory.clone()), firewall: std::sync::Arc::new(firewall) }
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_firewall_that_is_not_found_argues_no_close_away() {
     let bench = Bench::new();
     let (uid, grant) = bench.grant(1, 60, OPEN);
-    let hidden = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let hidden = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let read = {
-        let hidden = std::sync::Arc::clone(&hidden);
+        let hidden = Arc::clone(&hidden);
         move |observed| match hidden.load(std::sync::atomic::Ordering::SeqCst) {
             true => Err(CloudErrorKind::NotFound),
             false => Ok(observed),
@@ -74,10 +27,10 @@ async fn a_read_from_before_a_close_proves_nothing_of_it() {
     let bench = Bench::new();
     let (uid, grant) = bench.grant(1, 60, OPEN);
     // Under a lock, and with a first read that does not show the rule, only the second one could prove the close.
-    let reads = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let blind = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let reads = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let blind = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let read = {
-        let (reads, blind) = (std::sync::Arc::clone(&reads), std::sync::Arc::clone(&blind));
+        let (reads, blind) = (Arc::clone(&reads), Arc::clone(&blind));
         move |mut observed: Observed| {
             let nth = reads.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
             if blind.load(std::sync::atomic::Ordering::SeqCst) {

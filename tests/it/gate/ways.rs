@@ -1,6 +1,5 @@
 //! Several credentials that reach one firewall: closes go by any of them, and the rest by its own.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
@@ -91,6 +90,23 @@ async fn nothing_opens_locks_or_unlocks_by_the_credential_of_somebody_else() {
     may.store(true, Ordering::SeqCst);
     bench.pass(60).await;
     assert_eq!(denies(), 0);
+}
+
+/// A deny that an allow was closed by, under a lock that has been lifted since.
+#[tokio::test(start_paused = true)]
+async fn what_is_nobodys_is_cleared_away_by_whichever_credential_can() {
+    let bench = Bench::new();
+    bench.give(&[bench.grant(1, 60, OPEN)]);
+    bench.pass(3).await;
+    bench.memory.set_lock(&nsg(), ResourceLock::CannotDelete);
+    bench.pass(62).await;
+    assert_eq!((bench.allows(), bench.memory.rules(&nsg()).len()), (0, 1));
+    // In the order of the names, the one that may only read comes first.
+    let reader = bench.behind(|call| (call != Call::Read).then_some(CloudErrorKind::NotPermitted));
+    bench.gates.set_locks("bbbbbbbb-0000-4000-8000-000000000000", "another", &reader, [(nsg(), None)].into());
+    bench.memory.set_lock(&nsg(), ResourceLock::None);
+    bench.pass(400).await;
+    assert!(bench.memory.rules(&nsg()).is_empty(), "{:#?}", bench.memory.rules(&nsg()));
 }
 
 impl Bench {
