@@ -62,3 +62,33 @@ impl Unanswered {
         self.0.retain(|name, _| wanted(name));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_read_back_is_the_write_without_an_answer_only_where_it_was_the_only_one() {
+        let mut once = Unanswered::default();
+        once.note("one");
+        once.landed("one");
+        assert!(!once.may_land("one"));
+        for answered in [false, true] {
+            let mut twice = Unanswered::default();
+            twice.note("one");
+            if answered {
+                twice.answered("one");
+            } else {
+                twice.note("one");
+            }
+            twice.landed("one");
+            assert!(twice.may_land("one"), "what stands may be the second");
+            twice.removed("one");
+            assert!(twice.may_land("one"), "removed too early to be the last word");
+            tokio::time::sleep(LANDS_WITHIN).await;
+            assert!(twice.may_land("one"), "nothing was removed since");
+            twice.removed("one");
+            assert!(!twice.may_land("one"));
+        }
+    }
+}
