@@ -88,7 +88,6 @@ impl Round<'_> {
             }
         }
         self.fail("", error);
-        self.keep_sent();
         self.say_tried();
         self.tell();
         Outcome::Failed { retry_after: self.error.as_ref().and_then(|error| error.retry_after) }
@@ -125,7 +124,6 @@ impl Round<'_> {
         });
         *lock(&self.gate.report) = Report { gone: true, grants: grants.collect(), ..Report::default() };
         lock(&self.gate.duties).orphans.clear();
-        self.keep_sent();
         self.tell();
     }
 
@@ -164,15 +162,5 @@ impl Round<'_> {
             }
         }
         wanted
-    }
-
-    /// Remembers in the duties which removals were sent.
-    pub(super) fn keep_sent(&self) {
-        let mut duties = lock(&self.gate.duties);
-        for name in &self.sent {
-            if let Some(grant) = duties.grants.get_mut(name) {
-                grant.duty = Duty::Close { sent: true };
-            }
-        }
     }
 }

@@ -186,10 +186,7 @@ impl Round<'_> {
         let observed = match self.read().await {
             Some(Ok(observed)) => observed,
             Some(Err(error)) => return self.blind(error).await,
-            None => {
-                self.keep_sent();
-                return Outcome::Again;
-            }
+            None => return Outcome::Again,
         };
         self.unread.clear();
         let limits = self.ways.current().limits();
@@ -222,20 +219,15 @@ impl Round<'_> {
                 self.unread.clear();
                 observed
             }
-            None => {
-                self.keep_sent();
-                return Outcome::Again;
-            }
+            None => return Outcome::Again,
             Some(Err(error)) => {
                 self.fail("", error);
-                self.keep_sent();
                 let written = self.memory.last.clone();
                 self.report(&observed, &written);
                 return self.outcome(&observed, &written);
             }
         };
         let after = changes::plan(&read_back, &self.wanted_after(), &limits, self.inner.clock.now());
-        self.keep_sent();
         self.report(&read_back, &after);
         // What depends on a write is planned once that write was read back.
         let goes_on = !after.is_empty()

@@ -11,7 +11,7 @@ use super::lock;
 use super::records::{Intent, deadline, owner};
 use super::round::Round;
 use super::ways::{Attempts, is_refusal};
-use crate::plan::desired::Close;
+use crate::plan::desired::{Close, Duty};
 use crate::plan::lifecycle::Seen;
 use crate::plan::model::{Access, Rule};
 use crate::plan::names;
@@ -83,7 +83,11 @@ impl Round<'_> {
         false
     }
 
+    /// A removal has ended well. Remembered at once, however the round goes on: else it would be sent again each time.
     fn closed(&mut self, name: &str) {
+        if let Some(grant) = lock(&self.gate.duties).grants.get_mut(name) {
+            grant.duty = Duty::Close { sent: true };
+        }
         self.sent.insert(name.to_owned());
         self.unread.insert(name.to_owned());
         self.memory.unanswered.removed(name);

@@ -215,3 +215,19 @@ async fn a_name_of_another_cluster_is_neither_removed_nor_in_the_way() {
     };
     assert!(message.contains("previousClusterIds"), "{message}");
 }
+
+/// Each removal costs the cloud a write, and a rule that is closed is watched by reads.
+#[tokio::test(start_paused = true)]
+async fn a_rule_that_is_proved_closed_is_not_removed_again_and_is_forgotten_within_hours() {
+    let bench = Bench::new();
+    bench.give(&[bench.grant(1, 60, OPEN)]);
+    bench.pass(90).await;
+    let removals = || bench.memory.writes().iter().filter(|write| write.put.is_none()).count();
+    assert_eq!((bench.allows(), removals()), (0, 1));
+    bench.pass(7400).await;
+    assert_eq!(removals(), 1);
+    assert!(bench.gates.requests().is_empty(), "nothing is kept of it");
+    let reads = bench.memory.reads();
+    bench.pass(600).await;
+    assert_eq!(bench.memory.reads(), reads, "nor is the firewall read for it");
+}
