@@ -6,7 +6,7 @@ use std::time::Duration;
 use portcullis_harness::control_plane::Options;
 use portcullis_harness::simulator::{Simulator, SimulatorOptions};
 use portcullis_harness::world::World;
-use portcullis_harness::{ControlPlane, Stage, User, eventually, install};
+use portcullis_harness::{ControlPlane, Lent, Stage, User, eventually, install};
 use serde_json::{Value, json};
 
 use crate::walk::Play;
@@ -43,7 +43,7 @@ async fn old_server() -> Play {
     let simulator = Simulator::start(options).await.unwrap();
     let world = World::create(&simulator).await.unwrap();
     let (admin, developer) = (plane.kubectl(User::Admin).unwrap(), plane.kubectl(User::Developer).unwrap());
-    Play { stage: Stage { plane, simulator, world }, admin, developer }
+    Play { stage: Stage { plane: Lent::own(plane), simulator, world }, admin, developer }
 }
 
 fn request(name: &str, requester: Option<&Value>) -> Value {

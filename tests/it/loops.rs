@@ -15,7 +15,7 @@ use portcullis::plan::names::Cluster;
 use portcullis::plan::people::Pipelines;
 use portcullis::providers::memory::Memory;
 use portcullis::telemetry::{Audit, Health, Metrics, Telemetry};
-use portcullis_harness::{ControlPlane, Kubectl, Options, User, eventually, install};
+use portcullis_harness::{Kubectl, Lent, User, eventually, install};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -54,7 +54,7 @@ fn firewall(group: &str, name: &str) -> FirewallId {
 /// The loops, a control plane and a cloud of their own.
 struct Bench {
     namespace: String,
-    plane: ControlPlane,
+    plane: Lent,
     cloud: Memory,
     admin: Kubectl,
     developer: Kubectl,
@@ -78,9 +78,8 @@ impl Bench {
             .with_test_writer()
             .try_init();
         let _ = rustls::crypto::ring::default_provider().install_default();
-        // A control plane of its own: there is one controller to a cluster.
-        let plane = ControlPlane::start(Options::default()).await.unwrap();
-        install::install(&plane).await.unwrap();
+        // A control plane for itself: there is one controller to a cluster.
+        let plane = portcullis_harness::lend().await.unwrap();
         install::grant_access(&plane, namespace).await.unwrap();
         let cloud = Memory::new(Clock::system());
         for name in ["subnet", "nic"] {
@@ -242,6 +241,10 @@ impl Bench {
 
 impl Drop for Bench {
     fn drop(&mut self) {
+        // Before the control plane goes to another test.
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
         self.shutdown.cancel();
     }
 }

@@ -169,18 +169,47 @@ impl ControlPlane {
         path: &str,
         body: Option<&Value>,
     ) -> anyhow::Result<Value> {
-        let mut request = self
-            .client
-            .request(method.clone(), format!("{}{path}", self.server))
-            .bearer_auth(self.token(User::Admin));
+        self.send(self.client.request(method, format!("{}{path}", self.server)), body).await
+    }
+
+    /// As [`ControlPlane::request`], as somebody whom `system:masters` impersonates.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn request_as(
+        &self,
+        username: &str,
+        method: reqwest::Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<Value> {
+        let request = self.client.request(method, format!("{}{path}", self.server));
+        self.send(request.header("Impersonate-User", username), body).await
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder, body: Option<&Value>) -> anyhow::Result<Value> {
+        let mut request = request.bearer_auth(self.token(User::Admin));
         if let Some(body) = body {
             request = request.json(body);
         }
-        let answer = request.send().await.with_context(|| format!("{method} {path}"))?;
+        let request = request.build()?;
+        let what =
+            format!("{} {}", request.method(), request.url().as_str().trim_start_matches(&self.server));
+        let answer = self.client.execute(request).await.with_context(|| what.clone())?;
         let status = answer.status();
         let text = answer.text().await?;
-        anyhow::ensure!(status.is_success(), "{method} {path}: {status}: {text}");
+        anyhow::ensure!(status.is_success(), "{what}: {status}: {text}");
         Ok(serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+
+    /// Forgets the connections of [`ControlPlane::request`] and keeps those to come, which is faster, and of use to one
+    /// runtime only: a connection ends with the runtime that opened it.
+    ///
+    /// # Errors
+    /// When the certificate authority cannot be read.
+    pub fn reconnect(&mut self) -> anyhow::Result<()> {
+        self.client = start::trusting(&std::fs::read(&self.certificate_authority)?, 1)?;
+        Ok(())
     }
 
     /// One object of the product's kinds, by kubectl's name of it (`jitreq/mine`), as `system:masters`; none where it is

@@ -9,6 +9,7 @@
 //! - [`process`]: children that end with the test, also when it is killed
 //! - [`control_plane`]: etcd, API server and optionally controller manager, with several real users
 //! - [`install`]: what `deploy/` ships, applied and waited for
+//! - [`lending`]: control planes that tests use one after another
 //! - [`judge`]: what Flux and Argo CD would say of an object
 //! - [`scratch`]: temporary folders that do not stay behind
 //! - [`simulator`]: the Azure simulator and its control door
@@ -22,6 +23,7 @@ pub mod control_plane;
 pub mod controller;
 pub mod install;
 pub mod judge;
+pub mod lending;
 pub mod plugin;
 mod ports;
 pub mod process;
@@ -37,6 +39,7 @@ use std::path::PathBuf;
 pub use control_plane::{ControlPlane, Kubectl, Options, User};
 pub use controller::Controller;
 pub use judge::Judge;
+pub use lending::{Lent, lend};
 pub use process::Lifetime;
 pub use proxy::Proxy;
 pub use simulator::Simulator;

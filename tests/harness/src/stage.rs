@@ -7,6 +7,7 @@ use anyhow::Context;
 use crate::control_plane::{ControlPlane, Options};
 use crate::controller::{Controller, Setup};
 use crate::install;
+use crate::lending::{Lent, lend};
 use crate::process::Lifetime;
 use crate::simulator::{Simulator, SimulatorOptions};
 use crate::world::World;
@@ -35,7 +36,7 @@ impl Default for StageOptions {
 #[derive(Debug)]
 pub struct Stage {
     /// The API server and its users.
-    pub plane: ControlPlane,
+    pub plane: Lent,
     /// The cloud.
     pub simulator: Simulator,
     /// The machines in it.
@@ -50,31 +51,8 @@ impl Stage {
     /// When a program is not built or does not come up, or something is refused.
     pub async fn start(options: StageOptions, say: impl Fn(&str)) -> anyhow::Result<Self> {
         say("starting etcd, kube-apiserver and kube-controller-manager, and the Azure simulator");
-        let subscription = ["--subscription".to_owned(), SAMPLE_SUBSCRIPTION.to_owned()];
-        let part = |name: &str| options.folder.as_ref().map(|folder| folder.join(name));
-        let (plane, simulator) = tokio::try_join!(
-            ControlPlane::start(Options {
-                controller_manager: true,
-                folder: part("control-plane"),
-                lifetime: options.lifetime.clone(),
-                ..Options::default()
-            }),
-            Simulator::start(SimulatorOptions {
-                folder: part("simulator"),
-                lifetime: options.lifetime.clone(),
-                arguments: subscription
-                    .into_iter()
-                    .chain(options.simulator_arguments.iter().cloned())
-                    .collect(),
-            }),
-        )?;
-        say(
-            "applying deploy/without-controller and the role bindings of deploy/samples, and making the sample world",
-        );
-        let (world, ()) = tokio::try_join!(World::create(&simulator), async {
-            install::install(&plane).await?;
-            install::grant_access(&plane, install::NAMESPACE).await
-        })?;
+        let (plane, (simulator, world)) =
+            tokio::try_join!(control_plane(&options, &say), sample_world(&options))?;
         Ok(Self { plane, simulator, world })
     }
 
@@ -103,4 +81,34 @@ impl Stage {
         let path = crate::checkout().join("deploy/samples").join(name);
         std::fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))
     }
+}
+
+/// One that has been used before, unless it is to stay when this process ends.
+async fn control_plane(options: &StageOptions, say: impl Fn(&str)) -> anyhow::Result<Lent> {
+    if options.folder.is_none() && options.lifetime == Lifetime::Leashed {
+        return lend().await;
+    }
+    let plane = ControlPlane::start(Options {
+        controller_manager: true,
+        folder: options.folder.as_ref().map(|folder| folder.join("control-plane")),
+        lifetime: options.lifetime.clone(),
+        ..Options::default()
+    })
+    .await?;
+    say("applying deploy/without-controller and the role bindings of deploy/samples");
+    install::install(&plane).await?;
+    install::grant_access(&plane, install::NAMESPACE).await?;
+    Ok(Lent::own(plane))
+}
+
+async fn sample_world(options: &StageOptions) -> anyhow::Result<(Simulator, World)> {
+    let subscription = ["--subscription".to_owned(), SAMPLE_SUBSCRIPTION.to_owned()];
+    let simulator = Simulator::start(SimulatorOptions {
+        folder: options.folder.as_ref().map(|folder| folder.join("simulator")),
+        lifetime: options.lifetime.clone(),
+        arguments: subscription.into_iter().chain(options.simulator_arguments.iter().cloned()).collect(),
+    })
+    .await?;
+    let world = World::create(&simulator).await?;
+    Ok((simulator, world))
 }

@@ -232,7 +232,7 @@ async fn wait_ready(
             }
         }
         if client.is_none() {
-            client = std::fs::read(certificate_authority).ok().and_then(|pem| trusting(&pem).ok());
+            client = std::fs::read(certificate_authority).ok().and_then(|pem| trusting(&pem, 0).ok());
         }
         let ready = match &client {
             Some(client) => client
@@ -255,14 +255,14 @@ async fn wait_ready(
     }
 }
 
-/// An HTTP client that trusts the given certificate authority and no other.
-pub(crate) fn trusting(pem: &[u8]) -> anyhow::Result<reqwest::Client> {
+/// An HTTP client that trusts the given certificate authority and no other, and keeps so many idle connections: 0 where
+/// several runtimes use it, since a connection ends with the runtime that opened it.
+pub(crate) fn trusting(pem: &[u8], idle: usize) -> anyhow::Result<reqwest::Client> {
     // Fails when another part of the program has installed it: the same one, then.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let roots = reqwest::Certificate::from_pem_bundle(pem)?;
     anyhow::ensure!(!roots.is_empty(), "no certificate in the file");
-    // A connection belongs to the runtime that opened it, and each test has a runtime of its own.
-    Ok(reqwest::Client::builder().tls_certs_only(roots).no_proxy().pool_max_idle_per_host(0).build()?)
+    Ok(reqwest::Client::builder().tls_certs_only(roots).no_proxy().pool_max_idle_per_host(idle).build()?)
 }
 
 fn admin_token(tokens: &[(User, String)]) -> anyhow::Result<&str> {

@@ -2,5 +2,6 @@
 
 mod control_plane;
 mod deploy;
+mod lending;
 mod playground;
 mod world;
