@@ -64,8 +64,8 @@ pub trait Firewall: Send + Sync {
     async fn observe(&self, firewall: &FirewallId) -> Result<Observed, CloudError>;
 
     /// Writes one rule, new or in place of the one of its name, and waits until the cloud has ended the
-    /// write. Not retried inside: where the outcome is [`CloudErrorKind::Ambiguous`], observe before the next
-    /// write.
+    /// write. Not retried inside: where the outcome is [`CloudErrorKind::Ambiguous`] or
+    /// [`CloudErrorKind::Unanswered`], observe before the next write.
     ///
     /// `patience` bounds the whole call.
     ///
@@ -144,8 +144,12 @@ pub enum CloudErrorKind {
     /// Passing: throttled, unreachable, another write under way, and for reads 408 and 5xx. Nothing was
     /// written. Try again.
     Retryable,
-    /// Nobody knows whether it was written: time-out, broken connection, 5xx, cancelled. Observe, then decide.
+    /// Nobody knows whether it was written: 5xx of the cloud itself, failed, cancelled. It has ended: observe, then
+    /// decide.
     Ambiguous,
+    /// It was sent, and nobody who knows says that it has ended: time-out, broken connection, 5xx of a gateway. It may
+    /// be written yet: what is observed proves nothing for a while.
+    Unanswered,
     /// The credential may not do it (yet: rights take minutes to spread). Try again slowly.
     NotPermitted,
     /// The credential itself is refused.
@@ -169,7 +173,7 @@ impl CloudErrorKind {
     #[must_use]
     pub const fn is_transient(self) -> bool {
         match self {
-            Self::Retryable | Self::Ambiguous | Self::PriorityTaken => true,
+            Self::Retryable | Self::Ambiguous | Self::Unanswered | Self::PriorityTaken => true,
             Self::NotPermitted
             | Self::Unauthenticated
             | Self::RefusedByPolicy
@@ -190,7 +194,9 @@ impl CloudErrorKind {
     #[must_use]
     pub const fn reason(self) -> Reason {
         match self {
-            Self::Retryable | Self::Ambiguous | Self::PriorityTaken => Reason::CloudUnavailable,
+            Self::Retryable | Self::Ambiguous | Self::Unanswered | Self::PriorityTaken => {
+                Reason::CloudUnavailable
+            }
             Self::NotPermitted => Reason::NotPermitted,
             Self::Unauthenticated => Reason::Unauthenticated,
             Self::RefusedByPolicy => Reason::RefusedByPolicy,

@@ -31,6 +31,8 @@ mod ways;
 mod worker;
 mod writes;
 
+use unanswered::Unanswered;
+
 /// How gates work.
 #[derive(Clone, Debug)]
 pub struct GateSettings {
@@ -92,6 +94,8 @@ struct Gate {
     firewall: FirewallId,
     duties: Mutex<Duties>,
     report: Mutex<Report>,
+    /// Allows that may yet come to stand, though they were removed. Here and not in the worker, which may fail.
+    unanswered: Mutex<Unanswered>,
     wake: Notify,
 }
 
@@ -275,6 +279,14 @@ impl Gates {
         });
     }
 
+    /// Shows a gate, where there is one, another way to its firewall, for the closes that it has.
+    pub fn offer_way(&self, firewall: &FirewallId, credential: &str, cloud: &Cloud) {
+        if let Some(gate) = lock(&self.0.gates).get(firewall) {
+            // Known before: no news, and no reason to try again sooner.
+            gate.change(|duties| duties.clouds.insert(credential.to_owned(), cloud.clone()).is_none());
+        }
+    }
+
     /// How many rules are past their deadline and not read back as gone.
     #[must_use]
     pub fn overdue(&self) -> usize {
@@ -303,6 +315,7 @@ impl Gates {
                 firewall: firewall.clone(),
                 duties: Mutex::default(),
                 report: Mutex::default(),
+                unanswered: Mutex::default(),
                 wake: Notify::new(),
             });
             self.0.tasks.spawn(worker::keep_running(Arc::clone(&self.0), Arc::clone(&gate)));
@@ -349,12 +362,14 @@ impl Gate {
     fn set_grants(&self, request_uid: &str, credential: &str, wanted: Vec<Grant>, now: Timestamp) {
         self.change(|duties| {
             let mut changed = false;
+            let unanswered = lock(&self.unanswered);
             let named: BTreeSet<String> = wanted.iter().map(|grant| grant.name.clone()).collect();
             // A request that has closed and read back its rules no longer names them.
             duties.grants.retain(|name, grant| {
                 let settled = grant.request_uid == request_uid
                     && !named.contains(name)
-                    && grant.duty == (Duty::Close { sent: true });
+                    && grant.duty == (Duty::Close { sent: true })
+                    && !unanswered.may_land(name);
                 changed |= settled;
                 !settled
             });

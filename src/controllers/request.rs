@@ -255,9 +255,9 @@ fn call_others(context: &Context, own: &str, grants: &[(FirewallId, Grant)]) {
     };
     let now = context.clock.now();
     let due = |grant: &Grant| matches!(grant.duty, Duty::Close { .. }) || grant.deadline <= now;
-    for (firewall, grant) in grants.iter().filter(|(firewall, grant)| due(grant) && fails(firewall)) {
+    for (firewall, _) in grants.iter().filter(|(firewall, grant)| due(grant) && fails(firewall)) {
         for (credential, cloud) in context.clouds.iter().filter(|(credential, _)| *credential != own) {
-            context.gates.close_orphans(firewall, credential, cloud, [grant.name.clone()].into());
+            context.gates.offer_way(firewall, credential, cloud);
         }
     }
 }

@@ -200,7 +200,7 @@ impl Memory {
         }
         match tokio::time::timeout(patience, ended).await {
             Ok(Ok(())) => Ok(Written { request_id: None }),
-            Ok(Err(_)) | Err(_) => Err(error(CloudErrorKind::Ambiguous, "no answer in time")),
+            Ok(Err(_)) | Err(_) => Err(error(CloudErrorKind::Unanswered, "no answer in time")),
         }
     }
 }

@@ -103,9 +103,15 @@ impl Bench {
     }
 
     fn lock_by(&self, credential: &str, cloud: &Cloud) {
+        self.lock_of('a', credential, cloud);
+    }
+
+    /// The policy whose UID begins so.
+    fn lock_of(&self, policy: char, credential: &str, cloud: &Cloud) {
+        let policy_uid = format!("{}-0000-4000-8000-000000000000", policy.to_string().repeat(8));
         let lock = Lock {
-            policy_uid: "aaaaaaaa-0000-4000-8000-000000000000".into(),
-            policy: "web/web".into(),
+            policy_uid: policy_uid.clone(),
+            policy: format!("web/{policy}"),
             existing: ExistingRules::Override,
             machines: vec![LockedMachine {
                 addresses: vec!["10.0.0.4".parse().unwrap()],
@@ -116,7 +122,11 @@ impl Bench {
             keep_others: true,
         };
         let locks = [(nsg(), Some(lock))].into();
-        self.gates.set_locks("aaaaaaaa-0000-4000-8000-000000000000", credential, cloud, locks);
+        self.gates.set_locks(&policy_uid, credential, cloud, locks);
+    }
+
+    fn denies(&self) -> usize {
+        self.memory.rules(&nsg()).iter().filter(|rule| rule.access == Access::Deny).count()
     }
 
     fn allows(&self) -> usize {
@@ -145,11 +155,22 @@ struct Behind {
     refuse: Box<dyn Fn(Call) -> Option<CloudErrorKind> + Send + Sync>,
     read: Box<dyn Fn(Observed) -> Result<Observed, CloudErrorKind> + Send + Sync>,
     late: Option<Duration>,
+    /// How long it asks to wait where it refuses.
+    wait: Option<Duration>,
+    /// Writes of rules whose names hold this are not answered.
+    stuck: Option<String>,
 }
 
 impl Behind {
     fn of(memory: &Memory) -> Self {
-        Self { memory: memory.clone(), refuse: Box::new(|_| None), read: Box::new(Ok), late: None }
+        Self {
+            memory: memory.clone(),
+            refuse: Box::new(|_| None),
+            read: Box::new(Ok),
+            late: None,
+            wait: None,
+            stuck: None,
+        }
     }
 
     fn cloud(self) -> Cloud {
@@ -157,7 +178,8 @@ impl Behind {
     }
 
     fn ask(&self, call: Call) -> Result<(), CloudError> {
-        (self.refuse)(call).map_or(Ok(()), |kind| Err(generated(kind)))
+        (self.refuse)(call)
+            .map_or(Ok(()), |kind| Err(CloudError { retry_after: self.wait, ..generated(kind) }))
     }
 }
 
@@ -175,6 +197,9 @@ impl Firewall for Behind {
         patience: Duration,
     ) -> Result<Written, CloudError> {
         self.ask(Call::Put)?;
+        if self.stuck.as_ref().is_some_and(|stuck| rule.name.contains(stuck)) {
+            return Err(generated(CloudErrorKind::Unanswered));
+        }
         let Some(late) = self.late else { return self.memory.put(firewall, rule, patience).await };
         let (memory, firewall, rule) = (self.memory.clone(), firewall.clone(), rule.clone());
         tokio::spawn(async move {
@@ -182,7 +207,7 @@ impl Firewall for Behind {
             memory.put(&firewall, &rule, Duration::from_secs(60)).await
         });
         tokio::time::sleep(patience).await;
-        Err(generated(CloudErrorKind::Ambiguous))
+        Err(generated(CloudErrorKind::Unanswered))
     }
 
     async fn delete(

@@ -13,9 +13,9 @@ use regex::Regex;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::cloud_failures::{FAULTS, here};
 use crate::cluster;
 use crate::ground::{REQUESTER, Site, condition, on_site, targets};
-use crate::worlds_cloud::{FAULTS, here};
 
 fn scripts() -> PathBuf {
     portcullis_harness::checkout().join("deploy/argocd/resource_customizations/jit.portcullis.io")

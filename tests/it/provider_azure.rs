@@ -333,7 +333,7 @@ async fn an_operation_whose_end_cannot_be_seen_leaves_doubt() {
         azure.always("PUT", &rule_path(), started).await;
         azure.always("GET", "/operations/1", failure(status, "AuthorizationFailed")).await;
         let error = azure.put().await.unwrap_err();
-        assert_eq!(error.kind, CloudErrorKind::Ambiguous, "{error}");
+        assert_eq!(error.kind, CloudErrorKind::Unanswered, "{error}");
         assert!(error.message.contains("its end cannot be seen"), "{error}");
     }
 }
@@ -349,7 +349,7 @@ async fn patience_bounds_the_whole_call() {
     let begun = Instant::now();
     let patience = Duration::from_secs(1);
     let error = azure.cloud.firewall.put(&firewall(), &rule("ssh", 200), patience).await.unwrap_err();
-    assert_eq!(error.kind, CloudErrorKind::Ambiguous);
+    assert_eq!(error.kind, CloudErrorKind::Unanswered);
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 }
 
@@ -381,6 +381,19 @@ async fn a_throttled_read_comes_again_after_the_time_it_was_told() {
     assert_eq!(azure.calls("GET", &nsg_path()).await.len(), 4);
 }
 
+/// Whoever answers without Resource Manager's id does not know what becomes of the write.
+#[tokio::test]
+async fn a_gateways_error_is_no_answer() {
+    for status in [500, 502, 503, 504] {
+        let azure = Azure::start().await;
+        let page = ResponseTemplate::new(status).set_body_string("<html>Bad gateway</html>");
+        azure.always("PUT", &rule_path(), page).await;
+        let error = azure.put().await.unwrap_err();
+        assert_eq!(error.kind, CloudErrorKind::Unanswered, "{error}");
+        assert!(error.request_id.is_some(), "the id that was sent along is what support can go by");
+    }
+}
+
 #[tokio::test]
 async fn a_write_is_sent_once_whatever_comes_back() {
     for (status, code, kind) in [
@@ -389,6 +402,8 @@ async fn a_write_is_sent_once_whatever_comes_back() {
         (409, "AnotherOperationInProgress", CloudErrorKind::Retryable),
         (500, "InternalServerError", CloudErrorKind::Ambiguous),
         (503, "ServerBusy", CloudErrorKind::Ambiguous),
+        (504, "GatewayTimeout", CloudErrorKind::Unanswered),
+        (503, "ServerTimeout", CloudErrorKind::Unanswered),
         (409, "CanceledAndSupersededDueToAnotherOperation", CloudErrorKind::Ambiguous),
         (403, "AuthorizationFailed", CloudErrorKind::NotPermitted),
         (403, "RequestDisallowedByPolicy", CloudErrorKind::RefusedByPolicy),
@@ -458,7 +473,7 @@ async fn a_connection_that_breaks_after_the_sending_leaves_doubt() {
     let (address, count) = hangs_up().await;
     let cloud = cloud_at(&address, &azure.server.uri(), &azure.secret);
     let error = cloud.firewall.put(&firewall(), &rule("ssh", 200), PATIENCE).await.unwrap_err();
-    assert_eq!(error.kind, CloudErrorKind::Ambiguous, "{error}");
+    assert_eq!(error.kind, CloudErrorKind::Unanswered, "{error}");
     assert_eq!(*count.lock().unwrap(), 1, "sent once");
 }
 

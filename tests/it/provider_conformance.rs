@@ -283,12 +283,12 @@ async fn a_full_firewall_takes_no_more(world: &dyn World) {
     assert_eq!(cloud.firewall.observe(&firewall()).await.unwrap().rule_count(), limits.rules);
 }
 
-async fn a_lost_answer_is_ambiguous_and_a_read_tells(world: &dyn World) {
+async fn a_lost_answer_is_unanswered_and_a_read_tells(world: &dyn World) {
     let cloud = world.cloud();
     world.lose_next_answer().await;
     let error =
         cloud.firewall.put(&firewall(), &rule("lost", 200), Duration::from_secs(5)).await.unwrap_err();
-    assert_eq!(error.kind, CloudErrorKind::Ambiguous, "{error}");
+    assert_eq!(error.kind, CloudErrorKind::Unanswered, "{error}");
     assert_eq!(written(&cloud).await.len(), 1);
 }
 
@@ -307,12 +307,12 @@ async fn a_second_write_meanwhile_is_retryable(world: &dyn World) {
     assert_eq!(written(&cloud).await.len(), 1);
 }
 
-async fn impatience_is_ambiguous_and_the_write_goes_on(world: &dyn World) {
+async fn impatience_is_unanswered_and_the_write_goes_on(world: &dyn World) {
     let cloud = world.cloud();
     world.slow_writes().await;
     let error =
         cloud.firewall.put(&firewall(), &rule("slow", 200), Duration::from_millis(200)).await.unwrap_err();
-    assert_eq!(error.kind, CloudErrorKind::Ambiguous, "{error}");
+    assert_eq!(error.kind, CloudErrorKind::Unanswered, "{error}");
     let begun = tokio::time::Instant::now();
     loop {
         let observed = cloud.firewall.observe(&firewall()).await.unwrap();
@@ -421,9 +421,9 @@ macro_rules! all {
             a_read_only_lock_forbids_every_change,
             rules_of_others_stay_as_they_are,
             a_full_firewall_takes_no_more,
-            a_lost_answer_is_ambiguous_and_a_read_tells,
+            a_lost_answer_is_unanswered_and_a_read_tells,
             a_second_write_meanwhile_is_retryable,
-            impatience_is_ambiguous_and_the_write_goes_on,
+            impatience_is_unanswered_and_the_write_goes_on,
             a_machine_comes_with_its_way,
             a_machine_that_is_not_there_is_unsupported,
             a_scope_lists_the_machines_that_have_every_tag,

@@ -144,8 +144,8 @@ async fn the_kth_write_breaks_as_told_and_no_other() {
         [
             None,
             Some(CloudErrorKind::Retryable),
-            Some(CloudErrorKind::Ambiguous),
-            Some(CloudErrorKind::Ambiguous),
+            Some(CloudErrorKind::Unanswered),
+            Some(CloudErrorKind::Unanswered),
             // The late write is still under way.
             Some(CloudErrorKind::Retryable),
         ]

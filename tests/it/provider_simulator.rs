@@ -238,18 +238,19 @@ async fn a_token_that_the_tenant_refuses_is_told_as_such() {
 
 #[tokio::test]
 async fn an_operation_that_ends_badly_leaves_doubt_and_is_not_sent_again() {
-    for effect in [
-        json!({"operation": {"canceled": true}}),
-        json!({"operation": {"fails": "InternalServerError"}}),
-        json!({"timeoutAfterCommit": "100ms"}),
-        json!("dropBeforeCommit"),
+    for (effect, kind) in [
+        (json!({"operation": {"canceled": true}}), CloudErrorKind::Ambiguous),
+        (json!({"operation": {"fails": "InternalServerError"}}), CloudErrorKind::Ambiguous),
+        (json!({"timeoutAfterCommit": "100ms"}), CloudErrorKind::Unanswered),
+        (json!({"lateWrite": {"after": "1s", "answer": "timeout"}}), CloudErrorKind::Unanswered),
+        (json!("dropBeforeCommit"), CloudErrorKind::Unanswered),
     ] {
         let world = SimulatedWorld::start().await;
         let fault = json!({"method": "PUT", "path": "/securityRules/", "count": 1, "effect": effect});
         world.control("faults", &fault).await;
         let cloud = world.cloud();
         let error = cloud.firewall.put(&firewall(), &rule("open", 200), PATIENCE).await.unwrap_err();
-        assert_eq!(error.kind, CloudErrorKind::Ambiguous, "{effect}: {error}");
+        assert_eq!(error.kind, kind, "{effect}: {error}");
         cloud.firewall.put(&firewall(), &rule("open", 200), PATIENCE).await.unwrap();
         assert!(world.passes("203.0.113.7").await, "{effect}");
     }

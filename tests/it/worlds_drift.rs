@@ -6,8 +6,8 @@ use portcullis_harness::eventually;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::cloud_failures::FAULTS;
 use crate::ground::{REQUESTER, STRANGER, Site, on_site, targets};
-use crate::worlds_cloud::FAULTS;
 
 /// The name of the one deny of ours in the group `net`.
 async fn deny(site: &Site) -> (String, Value) {

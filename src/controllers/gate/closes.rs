@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Report;
 use super::lock;
 use super::round::{Outcome, Round};
@@ -14,6 +16,10 @@ use crate::providers::{CloudError, CloudErrorKind};
 
 /// How often it is looked, while something is under way, whether a close has become due.
 const LOOK: Duration = Duration::from_millis(250);
+/// When a close that failed is tried again while other things are written: not before, and not after, whatever the cloud
+/// asks for.
+const CLOSE_AGAIN: Duration = Duration::from_secs(1);
+const CLOSE_AGAIN_AT_LAST: Duration = Duration::from_secs(30);
 
 impl Round<'_> {
     /// Sends every removal that is due before anything is read: no read, late or stale, holds one up or argues it
@@ -66,8 +72,8 @@ impl Round<'_> {
         let id = self.gate.firewall.clone();
         if error.kind == CloudErrorKind::NotFound {
             self.gone();
-            if let Some(error) = &self.error {
-                return Outcome::Failed { retry_after: error.retry_after };
+            if self.error.is_some() {
+                return Outcome::Failed { retry_after: self.retry_after() };
             }
             return Outcome::Done;
         }
@@ -90,7 +96,7 @@ impl Round<'_> {
         self.fail("", error);
         self.say_tried();
         self.tell();
-        Outcome::Failed { retry_after: self.error.as_ref().and_then(|error| error.retry_after) }
+        Outcome::Failed { retry_after: self.retry_after() }
     }
 
     /// What failed, of each rule that it failed for; of all of them where the firewall cannot be read.
@@ -127,9 +133,24 @@ impl Round<'_> {
         self.tell();
     }
 
-    /// Whether a removal of ours has become due that this round does not know of.
-    pub(super) fn close_is_due(&self) -> bool {
-        self.is_due(|_| true)
+    /// Whether something is to be closed before anything else is written: a removal has become due that this round does
+    /// not know of, or one that failed is to be tried again.
+    pub(super) fn is_to_close(&self) -> bool {
+        self.is_due(|_| true) || self.close_again.is_some_and(|at| at <= Instant::now())
+    }
+
+    /// Waits until [`Round::is_to_close`].
+    pub(super) async fn until_to_close(&self) {
+        while !self.is_to_close() {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// A removal has failed, and is tried again before long, whatever else there is to write.
+    pub(super) fn close_failed(&mut self, error: &CloudError) {
+        let at =
+            Instant::now() + error.retry_after.unwrap_or_default().clamp(CLOSE_AGAIN, CLOSE_AGAIN_AT_LAST);
+        self.close_again = Some(self.close_again.map_or(at, |known| known.min(at)));
     }
 
     /// Waits until a removal of ours has become due that this round does not know of.

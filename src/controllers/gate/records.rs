@@ -51,7 +51,7 @@ impl Round<'_> {
     pub(super) fn count(&self, intent: &Intent, result: &Result<Written, CloudError>) {
         let (outcome, ended) = match result {
             Ok(_) => (CloudOutcome::Succeeded, Ended::Succeeded),
-            Err(error) if error.kind == CloudErrorKind::Ambiguous => {
+            Err(error) if matches!(error.kind, CloudErrorKind::Ambiguous | CloudErrorKind::Unanswered) => {
                 (CloudOutcome::Ambiguous, Ended::Ambiguous)
             }
             Err(_) => (CloudOutcome::Failed, Ended::Failed),

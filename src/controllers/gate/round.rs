@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
 
-use super::unanswered::Unanswered;
 use super::ways::Ways;
 use super::{Gate, Inner, News, lock};
 use crate::plan::changes;
@@ -44,8 +44,8 @@ pub(super) struct Memory {
     pub(super) way: usize,
     /// Rules that cannot be written for good, and why.
     pub(super) refused: HashMap<String, Seen>,
-    /// Allows that may yet come to stand, though they were removed.
-    pub(super) unanswered: Unanswered,
+    /// What could not be written or removed in the last round: its turn comes after that of the rest.
+    failed: HashSet<String>,
     /// Denies and exemptions as they were last read back: what differs was changed by somebody else.
     pub(super) standing: Vec<Rule>,
     /// Which state of the duties the last round worked on.
@@ -78,6 +78,11 @@ pub(super) struct Round<'a> {
     pub(super) unrecorded: HashSet<String>,
     /// Rules to be held that the first read showed gone or changed.
     pub(super) lost: HashSet<String>,
+    /// Credentials by which nothing but closes goes in this round any more: the cloud asked to come again later, or did
+    /// not answer.
+    pub(super) held: HashSet<String>,
+    /// When closes that failed are to be tried again.
+    pub(super) close_again: Option<Instant>,
     pub(super) error: Option<CloudError>,
 }
 
@@ -97,7 +102,7 @@ pub(super) async fn round(inner: &Inner, gate: &Gate, memory: &mut Memory) -> Ou
         .collect();
     let is_wanted = |name: &str| wanted.grants.iter().any(|grant| grant.name == name);
     memory.refused.retain(|name, _| is_wanted(name));
-    memory.unanswered.keep_only(is_wanted);
+    lock(&gate.unanswered).keep_only(is_wanted);
     let mut round = Round {
         inner,
         gate,
@@ -112,10 +117,13 @@ pub(super) async fn round(inner: &Inner, gate: &Gate, memory: &mut Memory) -> Ou
         failed: HashMap::new(),
         unrecorded: HashSet::new(),
         lost: HashSet::new(),
+        held: HashSet::new(),
+        close_again: None,
         error: None,
     };
     let outcome = round.run(now).await;
     round.memory.way = round.ways.first();
+    round.memory.failed = round.failed.keys().cloned().collect();
     outcome
 }
 
@@ -146,9 +154,10 @@ fn snapshot(inner: &Inner, gate: &Gate, memory: &Memory, now: Timestamp) -> Opti
     let ours =
         |grant: &&Grant| matches!(names::parse_name(cluster, &grant.name), Some(names::Mark::Allow { .. }));
     let mut grants: Vec<Grant> = duties.grants.values().filter(ours).cloned().collect();
+    let unanswered = lock(&gate.unanswered);
     for grant in &mut grants {
         // What may yet come to stand is removed again until it no longer can.
-        if grant.duty == (Duty::Close { sent: true }) && memory.unanswered.may_land(&grant.name) {
+        if grant.duty == (Duty::Close { sent: true }) && unanswered.may_land(&grant.name) {
             grant.duty = Duty::Close { sent: false };
         }
     }
@@ -248,23 +257,17 @@ impl Round<'_> {
                 self.close(close).await;
             }
         }
-        for rule in &changes.locks {
-            if self.close_is_due() {
+        for rule in self.least_failed_first(&changes.locks, |rule| &rule.name) {
+            if self.is_to_close() {
                 return true;
-            }
-            if self.is_throttled() {
-                return false;
             }
             let drifted = changes.drift.iter().any(|drift| drift.rule == rule.name);
             self.lock(rule, if drifted { Cause::Drift } else { Cause::Policy }).await;
         }
-        let begun = tokio::time::Instant::now();
-        for rule in &changes.opens {
-            if self.close_is_due() {
+        let begun = Instant::now();
+        for rule in self.least_failed_first(&changes.opens, |rule| &rule.name) {
+            if self.is_to_close() {
                 return true;
-            }
-            if self.is_throttled() {
-                return false;
             }
             // Judged again at the last moment: writes before this one may have taken long.
             let grant = self.wanted.grants.iter().find(|grant| grant.name == rule.name);
@@ -272,16 +275,13 @@ impl Round<'_> {
                 self.open(rule).await;
             }
             // Nobody hears that a port is open before it was read back: not at the end of a long queue only.
-            if begun.elapsed() >= UNSEEN && self.error.is_none() {
+            if begun.elapsed() >= UNSEEN {
                 return true;
             }
         }
-        for name in &changes.unlocks {
-            if self.close_is_due() {
+        for name in self.least_failed_first(&changes.unlocks, |name| name) {
+            if self.is_to_close() {
                 return true;
-            }
-            if self.is_throttled() {
-                return false;
             }
             self.unlock(name).await;
         }
@@ -302,17 +302,27 @@ impl Round<'_> {
         }
         self.memory.last = Changes::default();
         self.report(observed, &changes);
-        Outcome::Failed { retry_after: self.error.as_ref().and_then(|error| error.retry_after) }
+        Outcome::Failed { retry_after: self.retry_after() }
     }
 
-    /// Whether the cloud asked to come again later: what is not a close waits.
-    fn is_throttled(&self) -> bool {
-        self.error.as_ref().is_some_and(|error| error.retry_after.is_some())
+    /// What failed in the last round may fail long, and keeps nobody else waiting.
+    fn least_failed_first<'c, T>(&self, all: &'c [T], name: impl Fn(&T) -> &String) -> Vec<&'c T> {
+        let mut all: Vec<&T> = all.iter().collect();
+        all.sort_by_key(|one| self.memory.failed.contains(name(one)));
+        all
+    }
+
+    /// How long to wait at least, where something failed.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self.close_again {
+            Some(at) => Some(at.saturating_duration_since(Instant::now())),
+            None => self.error.as_ref().and_then(|error| error.retry_after),
+        }
     }
 
     fn outcome(&self, observed: &Observed, after: &Changes) -> Outcome {
-        if let Some(error) = &self.error {
-            return Outcome::Failed { retry_after: error.retry_after };
+        if self.error.is_some() {
+            return Outcome::Failed { retry_after: self.retry_after() };
         }
         if !self.unrecorded.is_empty() {
             return Outcome::Failed { retry_after: None };
@@ -321,7 +331,7 @@ impl Round<'_> {
             return Outcome::Again;
         }
         let removed = self.wanted.grants.iter().filter(|grant| matches!(grant.duty, Duty::Close { .. }));
-        if removed.into_iter().any(|grant| self.memory.unanswered.may_land(&grant.name)) {
+        if removed.into_iter().any(|grant| lock(&self.gate.unanswered).may_land(&grant.name)) {
             return Outcome::Failed { retry_after: None };
         }
         if observed.provisioning == Provisioning::Failed {

@@ -27,7 +27,7 @@ impl Round<'_> {
             let seen = self.seen(grant, observed, after, settled);
             if matches!(seen, Seen::Present { .. }) {
                 self.hold(grant);
-                self.memory.unanswered.landed(&grant.name);
+                lock(&self.gate.unanswered).landed(&grant.name);
             }
             grants.insert(grant.name.clone(), seen);
         }
@@ -103,7 +103,7 @@ impl Round<'_> {
                 // A deny in the rule's place, under a lock that forbids its removal, has to be in force.
                 let in_force = standing.is_none_or(|rule| rule.provisioning == Provisioning::Succeeded);
                 let proved = self.sent.contains(&grant.name) && !self.unread.contains(&grant.name);
-                if proved && self.memory.unanswered.may_land(&grant.name) {
+                if proved && lock(&self.gate.unanswered).may_land(&grant.name) {
                     return Seen::Trying {
                         reason: Reason::CloudUnavailable,
                         message: format!(

@@ -37,8 +37,14 @@ impl Ways {
     }
 
     /// The way of one credential.
-    pub(super) fn of(&self, credential: &str) -> Option<&Arc<dyn Firewall>> {
-        self.all.iter().find(|(name, _)| name == credential).map(|(_, way)| way)
+    pub(super) fn of(&self, credential: &str) -> Option<(usize, Arc<dyn Firewall>)> {
+        let place = self.all.iter().position(|(name, _)| name == credential)?;
+        Some((place, Arc::clone(&self.all[place].1)))
+    }
+
+    /// The credential of a way.
+    pub(super) fn credential(&self, place: usize) -> &str {
+        self.all.get(place).map_or("", |(name, _)| name)
     }
 
     /// All ways, the current one first.
@@ -74,10 +80,8 @@ impl Ways {
 impl Attempts {
     /// Takes note of a failure; whether the next way is worth trying.
     pub(super) fn failed(&mut self, place: usize, error: CloudError) -> bool {
-        // What says something of the firewall rather than of the way to it outweighs what was heard before.
         let of_the_firewall = error.kind.is_of_the_firewall();
-        let known_refused = self.0.as_ref().is_none_or(|(_, known)| is_refusal(known));
-        if self.0.is_none() || of_the_firewall || (known_refused && !is_refusal(&error)) {
+        if self.0.as_ref().is_none_or(|(_, known)| weight(&error) > weight(known)) {
             self.0 = Some((place, error));
         }
         !of_the_firewall
@@ -89,7 +93,50 @@ impl Attempts {
     }
 }
 
+/// What says something of the firewall rather than of the way to it outweighs the rest; a way that answers, one that does
+/// not; and one that may yet be mended, one that is barred.
+fn weight(error: &CloudError) -> u8 {
+    match error.kind {
+        kind if kind.is_of_the_firewall() => 3,
+        CloudErrorKind::Unanswered => 1,
+        _ if is_refusal(error) => 0,
+        _ => 2,
+    }
+}
+
 /// Whether the way itself is barred, until somebody changes rights.
 pub(super) fn is_refusal(error: &CloudError) -> bool {
     matches!(error.kind, CloudErrorKind::NotPermitted | CloudErrorKind::Unauthenticated)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_way_that_answers_goes_before_one_that_does_not_and_that_before_one_that_is_barred() {
+        use CloudErrorKind::{NotPermitted, Retryable, ScopeLocked, Unanswered};
+        let error = |kind| CloudError {
+            kind,
+            operation: String::new(),
+            message: String::new(),
+            code: None,
+            retry_after: None,
+            request_id: None,
+        };
+        for (kinds, best) in [
+            (&[Unanswered, Retryable, NotPermitted][..], 1),
+            (&[Retryable, Unanswered, NotPermitted], 0),
+            (&[NotPermitted, Unanswered], 1),
+            (&[NotPermitted, NotPermitted], 0),
+            (&[Retryable, Retryable], 0),
+            (&[Retryable, ScopeLocked], 1),
+        ] {
+            let mut attempts = Attempts::default();
+            for (place, kind) in kinds.iter().enumerate() {
+                assert_eq!(attempts.failed(place, error(*kind)), *kind != ScopeLocked);
+            }
+            assert_eq!(attempts.left().unwrap().0, best, "{kinds:?}");
+        }
+    }
 }

@@ -52,6 +52,8 @@ impl Round<'_> {
         };
         if stands_closed {
             self.closed(&close.name);
+        } else if let Some(error) = self.failed.get(&close.name).cloned() {
+            self.close_failed(&error);
         }
     }
 
@@ -67,6 +69,7 @@ impl Round<'_> {
                     return true;
                 }
                 Err(error) => {
+                    self.hold_back(place, &error);
                     if !attempts.failed(place, error) {
                         break;
                     }
@@ -75,8 +78,10 @@ impl Round<'_> {
         }
         if let Some((place, error)) = attempts.left() {
             self.ways.begin_with(place);
+            // That one is mended by another write, or tried again after it.
             if error.kind != CloudErrorKind::ScopeLocked {
                 self.ways.exhaust();
+                self.close_failed(&error);
             }
             self.fail(name, error);
         }
@@ -90,17 +95,18 @@ impl Round<'_> {
         }
         self.sent.insert(name.to_owned());
         self.unread.insert(name.to_owned());
-        self.memory.unanswered.removed(name);
+        lock(&self.gate.unanswered).removed(name);
         self.memory.closed = true;
     }
 
     /// Writes a deny or an exemption.
     pub(super) async fn lock(&mut self, rule: &Rule, cause: Cause) {
         let firewall = self.gate.firewall.clone();
-        for way in self.ways_of_lock(&rule.name) {
+        for (place, way) in self.ways_of_lock(&rule.name) {
             let intent = self.intend(&rule.name, Operation::Lock, cause, Some(rule));
             let written = self.unless_due(way.put(&firewall, rule, PATIENCE)).await;
-            if self.wrote(&intent, rule, written) {
+            self.hold_back_if(place, &written);
+            if self.wrote(&intent, rule, written) || self.is_to_close() {
                 return;
             }
         }
@@ -108,10 +114,16 @@ impl Round<'_> {
 
     /// Removes a deny or an exemption, or an allow that was closed by being rewritten as a deny.
     pub(super) async fn unlock(&mut self, name: &str) {
-        for way in self.ways_of_lock(name) {
+        for (place, way) in self.ways_of_lock(name) {
             match self.delete(&way, name, Operation::Unlock, Cause::Policy).await {
                 Ok(()) => return,
-                Err(error) => self.fail(name, error),
+                Err(error) => {
+                    self.hold_back(place, &error);
+                    self.fail(name, error);
+                }
+            }
+            if self.is_to_close() {
+                return;
             }
         }
     }
@@ -119,14 +131,18 @@ impl Round<'_> {
     /// Writes an allow, by the credential of its request's namespace, if the record that it is about to be has left the
     /// program.
     pub(super) async fn open(&mut self, rule: &Rule) {
-        let Some(way) = self.openers.get(&rule.name).and_then(|name| self.ways.of(name)).cloned() else {
+        let Some((place, way)) = self.openers.get(&rule.name).and_then(|name| self.ways.of(name)) else {
             return;
         };
+        if self.is_held(place) {
+            return;
+        }
         let intent = self.intend(&rule.name, Operation::Open, Cause::Granted, Some(rule));
         if self.handed_over(&intent.receipt).await {
             let firewall = self.gate.firewall.clone();
             let patience = self.open_patience(&rule.name);
             let written = self.unless_due(way.put(&firewall, rule, patience)).await;
+            self.hold_back_if(place, &written);
             self.wrote(&intent, rule, written);
             return;
         }
@@ -150,7 +166,7 @@ impl Round<'_> {
                 Progress::Written => return true,
                 Progress::Lost => return false,
                 Progress::Waiting => {
-                    if self.close_is_due() || tokio::time::Instant::now() >= until {
+                    if self.is_to_close() || tokio::time::Instant::now() >= until {
                         return false;
                     }
                     tokio::time::sleep(RECORD_LOOK).await;
@@ -165,14 +181,14 @@ impl Round<'_> {
         write: impl Future<Output = Result<Written, CloudError>> + Send,
     ) -> Result<Written, CloudError> {
         let due = async {
-            self.until_due(|_| true).await;
+            self.until_to_close().await;
             tokio::time::sleep(GRACE).await;
         };
         tokio::select! {
             biased;
             written = write => written,
             () = due => Err(CloudError {
-                kind: CloudErrorKind::Ambiguous,
+                kind: CloudErrorKind::Unanswered,
                 operation: format!("wait for a write to {}", self.gate.firewall.0.name()),
                 message: format!("given up {} s after something was to be closed", GRACE.as_secs()),
                 code: None,
@@ -184,13 +200,34 @@ impl Round<'_> {
 
     /// The way of the credential of the policy's namespace that a rule is of. All of them where no policy asks for it any
     /// more: only what stands is written again then, and only what other locks cover, or what lets nobody in, is removed.
-    fn ways_of_lock(&self, name: &str) -> Vec<Arc<dyn Firewall>> {
+    fn ways_of_lock(&self, name: &str) -> Vec<(usize, Arc<dyn Firewall>)> {
         let mark = self.mark(name);
         let owner = mark.as_ref().map(owner).unwrap_or_default();
         let own = self.lockers.iter().find(|(policy_uid, _)| names::uid12(policy_uid) == owner);
-        match own {
-            Some((_, credential)) => self.ways.of(credential).cloned().into_iter().collect(),
-            None => self.ways.in_turn().into_iter().map(|(_, way)| way).collect(),
+        let mut ways = match own {
+            Some((_, credential)) => self.ways.of(credential).into_iter().collect(),
+            None => self.ways.in_turn(),
+        };
+        ways.retain(|(place, _)| !self.is_held(*place));
+        ways
+    }
+
+    /// Whether nothing but closes goes by this way any more.
+    fn is_held(&self, place: usize) -> bool {
+        self.held.contains(self.ways.credential(place))
+    }
+
+    fn hold_back_if(&mut self, place: usize, written: &Result<Written, CloudError>) {
+        if let Err(error) = written {
+            self.hold_back(place, error);
+        }
+    }
+
+    /// The cloud that asks one credential to wait, or leaves it without an answer, does the same to what comes next; other
+    /// credentials do not wait for that.
+    fn hold_back(&mut self, place: usize, error: &CloudError) {
+        if error.retry_after.is_some() || error.kind == CloudErrorKind::Unanswered {
+            self.held.insert(self.ways.credential(place).to_owned());
         }
     }
 
@@ -201,16 +238,13 @@ impl Round<'_> {
             Ok(written) => {
                 tracing::info!(%firewall, rule = %rule.name, access = ?rule.access, priority = rule.priority, request_id = written.request_id.as_deref().unwrap_or_default(), "wrote a rule");
                 self.failed.remove(&rule.name);
-                self.memory.unanswered.answered(&rule.name);
+                lock(&self.gate.unanswered).answered(&rule.name);
                 true
             }
             Err(error) => {
                 tracing::warn!(%firewall, rule = %rule.name, %error, "failed to write a rule");
-                // Whatever the cloud itself answers ends the request, and what it began shows in a read; a gateway on the
-                // way, which gives no id, speaks for nobody.
-                let unanswered = error.kind == CloudErrorKind::Ambiguous && error.request_id.is_none();
-                if rule.access == Access::Allow && unanswered {
-                    self.memory.unanswered.note(&rule.name);
+                if rule.access == Access::Allow && error.kind == CloudErrorKind::Unanswered {
+                    lock(&self.gate.unanswered).note(&rule.name);
                 }
                 // Rights take minutes to spread, so a refusal of the credential is tried again.
                 if rule.access == Access::Allow && !error.kind.is_transient() && !is_refusal(&error) {

@@ -263,6 +263,7 @@ mod tests {
         let kinds = [
             CloudErrorKind::Retryable,
             CloudErrorKind::Ambiguous,
+            CloudErrorKind::Unanswered,
             CloudErrorKind::PriorityTaken,
             CloudErrorKind::NotPermitted,
             CloudErrorKind::Unauthenticated,

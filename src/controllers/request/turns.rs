@@ -31,6 +31,8 @@ struct Holder {
 pub(super) struct Turn {
     turns: Turns,
     uid: String,
+    /// The place that was kept for the same request before: a write without an answer may have used it.
+    kept: Option<Holder>,
 }
 
 impl Turn {
@@ -48,7 +50,10 @@ impl Drop for Turn {
     fn drop(&mut self) {
         let mut holders = self.turns.holders();
         if holders.get(&self.uid).is_some_and(|holder| holder.taken) {
-            holders.remove(&self.uid);
+            match self.kept.take() {
+                Some(kept) => holders.insert(self.uid.clone(), kept),
+                None => holders.remove(&self.uid),
+            };
         }
     }
 }
@@ -117,8 +122,8 @@ impl Turns {
                 return Err(format!("waits: {all} grants are live under the policy (spec.limits.active)"));
             }
         }
-        holders.insert(uid.clone(), holder);
-        Ok(Turn { turns: self.clone(), uid })
+        let kept = holders.insert(uid.clone(), holder).filter(|known| !known.taken);
+        Ok(Turn { turns: self.clone(), uid, kept })
     }
 
     /// How many grants are live.
@@ -224,15 +229,17 @@ mod tests {
             turns.note(&approved, &people());
             assert!(turns.take(&request("b", State::Approved), &one(), &people()).is_err(), "a may have it");
             assert!(turns.take(&approved, &one(), &people()).is_ok(), "and a itself tries again");
+            assert!(
+                turns.take(&request("b", State::Approved), &one(), &people()).is_err(),
+                "a still may have it"
+            );
             turns
         };
         // It came to nothing: the next version says so, or a list does.
         let turns = kept();
-        turns.take(&approved, &one(), &people()).unwrap().keep();
         turns.note(&of_version(9, request("a", State::Approved)), &people());
         assert_eq!(turns.live(), 0);
         let turns = kept();
-        turns.take(&approved, &one(), &people()).unwrap().keep();
         turns.keep_only(&BTreeSet::new(), &turns.known());
         assert_eq!(turns.live(), 0);
     }

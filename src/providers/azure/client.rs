@@ -2,7 +2,7 @@
 //!
 //! - A read is tried again, with full jitter and `Retry-After`, within [`READ_TIME`].
 //! - A write is sent again only where it surely was not begun: no connection came about, or the token was
-//!   refused. What was sent and not answered is [`CloudErrorKind::Ambiguous`].
+//!   refused. What was sent and not answered is [`CloudErrorKind::Unanswered`].
 //! - Every address that an answer gives (next page, operation) must be of Resource Manager itself: the token
 //!   goes nowhere else.
 
@@ -72,7 +72,10 @@ pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Vec<u8>,
+    /// The cloud's id of the request, or else the one that was sent along.
     pub(super) request_id: Option<String>,
+    /// Whether Resource Manager itself answered, by its id.
+    pub(super) by_resource_manager: bool,
 }
 
 /// No answer.
@@ -257,7 +260,7 @@ impl Arm {
             Err(_) => {
                 let message = format!("it had not ended after {:?}", request.patience);
                 let kind = if sent.load(Ordering::SeqCst) {
-                    CloudErrorKind::Ambiguous
+                    CloudErrorKind::Unanswered
                 } else {
                     CloudErrorKind::Retryable
                 };
@@ -305,7 +308,7 @@ impl Arm {
                     }
                     tokio::time::sleep(wait).await;
                 }
-                Err(Silence::Broken(why)) => return Err(error(operation, CloudErrorKind::Ambiguous, &why)),
+                Err(Silence::Broken(why)) => return Err(error(operation, CloudErrorKind::Unanswered, &why)),
                 Err(Silence::Token(why)) => return Err(no_token(operation, &why)),
             }
         };
@@ -369,10 +372,10 @@ impl Arm {
             self.ahead.store(ahead, Ordering::SeqCst);
         }
         let body = http::bounded(response, LARGEST).await.map_err(Silence::Broken)?;
-        let request_id = ["x-ms-request-id", "x-ms-correlation-request-id"]
-            .iter()
-            .find_map(|name| text(&headers, name))
-            .unwrap_or(client_request_id);
+        let given =
+            ["x-ms-request-id", "x-ms-correlation-request-id"].iter().find_map(|name| text(&headers, name));
+        let by_resource_manager = given.is_some();
+        let request_id = given.unwrap_or(client_request_id);
         tracing::debug!(
             http.method = %method,
             http.path = url.path(),
@@ -382,7 +385,7 @@ impl Arm {
             arm.correlation_id = text(&headers, "x-ms-correlation-request-id"),
             "called Resource Manager"
         );
-        Ok(Reply { status, headers, body, request_id: Some(request_id) })
+        Ok(Reply { status, headers, body, request_id: Some(request_id), by_resource_manager })
     }
 
     /// The error that an answer stands for.
@@ -401,6 +404,11 @@ impl Arm {
             let wait = retry_after.unwrap_or(Duration::from_secs(5));
             self.limiter.block(subscription, class, wait);
         }
-        judged(operation, errors::classify(reply.status.as_u16(), &said, call), &said, reply)
+        let kind = match errors::classify(reply.status.as_u16(), &said, call) {
+            // A gateway on the way speaks for nobody: what it was given may still be carried out.
+            CloudErrorKind::Ambiguous if !reply.by_resource_manager => CloudErrorKind::Unanswered,
+            kind => kind,
+        };
+        judged(operation, kind, &said, reply)
     }
 }

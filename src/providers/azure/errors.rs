@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::providers::CloudErrorKind;
 use CloudErrorKind::{
     Ambiguous, Full, Invalid, NotFound, NotPermitted, PriorityTaken, RefusedByPolicy, Retryable, ScopeLocked,
-    Unauthenticated,
+    Unanswered, Unauthenticated,
 };
 
 /// What was asked: a failed read never leaves doubt over what was written.
@@ -29,6 +29,11 @@ const fn code(code: &'static str, kind: CloudErrorKind) -> Code {
 /// The write was begun, and what became of it is not known.
 const fn cut_short(code: &'static str) -> Code {
     Code { code, read: Retryable, write: Ambiguous }
+}
+
+/// Who answered did not hear the end of the write, which may still come.
+const fn not_heard(code: &'static str) -> Code {
+    Code { code, read: Retryable, write: Unanswered }
 }
 
 /// By code, whatever the status. A code that ends in `*` stands for all that begin so.
@@ -70,9 +75,9 @@ const CODES: &[Code] = &[
     cut_short("Canceled*"),
     cut_short("OperationCanceled*"),
     cut_short("OperationPreempted*"),
-    cut_short("RequestTimeout"),
-    cut_short("GatewayTimeout"),
-    cut_short("ServerTimeout"),
+    not_heard("RequestTimeout"),
+    not_heard("GatewayTimeout"),
+    not_heard("ServerTimeout"),
     cut_short("InternalServerError"),
     cut_short("InternalError"),
     // Gone, or never there.
@@ -102,7 +107,7 @@ const STATUSES: &[Status] = &[
     status(403, 403, NotPermitted),
     // Gone is only what says so: a proxy's 404 must not pass for it.
     status(404, 404, Retryable),
-    Status { from: 408, to: 408, read: Retryable, write: Ambiguous },
+    Status { from: 408, to: 408, read: Retryable, write: Unanswered },
     // A conflict with something that is under way.
     status(409, 409, Retryable),
     status(410, 410, Retryable),
@@ -111,6 +116,7 @@ const STATUSES: &[Status] = &[
     status(429, 429, Retryable),
     // Redirects and everything else that we got wrong.
     status(300, 499, Invalid),
+    Status { from: 504, to: 504, read: Retryable, write: Unanswered },
     Status { from: 500, to: 599, read: Retryable, write: Ambiguous },
 ];
 
@@ -230,7 +236,7 @@ mod tests {
             (404, "SomethingNew", Retryable, Retryable),
             (404, "SubscriptionNotFound", NotPermitted, NotPermitted),
             (410, "SomethingNew", Retryable, Retryable),
-            (408, "SomethingNew", Retryable, Ambiguous),
+            (408, "SomethingNew", Retryable, Unanswered),
             (409, "ScopeLocked", ScopeLocked, ScopeLocked),
             (409, "AnotherOperationInProgress", Retryable, Retryable),
             (409, "CanceledAndSupersededDueToAnotherOperation", Retryable, Ambiguous),
@@ -242,6 +248,8 @@ mod tests {
             (400, "ReferencedResourceNotProvisioned", Retryable, Retryable),
             (500, "InternalServerError", Retryable, Ambiguous),
             (503, "SomethingNew", Retryable, Ambiguous),
+            (504, "SomethingNew", Retryable, Unanswered),
+            (500, "GatewayTimeout", Retryable, Unanswered),
             (302, "SomethingNew", Invalid, Invalid),
             (200, "Canceled", Retryable, Ambiguous),
             (999, "SomethingNew", Retryable, Ambiguous),

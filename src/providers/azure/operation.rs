@@ -34,6 +34,8 @@ enum Seen {
     Under,
     Ended,
     Failed(Said),
+    /// It goes on where nobody can see it.
+    Unseen(Said),
 }
 
 impl Arm {
@@ -67,7 +69,7 @@ impl Arm {
                 }
                 Err(Silence::Token(why)) => {
                     let message = format!("begun, but its end cannot be seen: {why}");
-                    return Err(error(request.operation, CloudErrorKind::Ambiguous, &message));
+                    return Err(error(request.operation, CloudErrorKind::Unanswered, &message));
                 }
             };
             last = polled;
@@ -83,6 +85,12 @@ impl Arm {
                     return Err(CloudError {
                         request_id: written.request_id,
                         ..judged(request.operation, kind, &said, &last)
+                    });
+                }
+                Seen::Unseen(said) => {
+                    return Err(CloudError {
+                        request_id: written.request_id,
+                        ..judged(request.operation, CloudErrorKind::Unanswered, &said, &last)
                     });
                 }
             }
@@ -174,7 +182,7 @@ fn unseen(reply: &Reply) -> Seen {
         ) && !matches!(errors::by_code(&said, Call::Write), Some(CloudErrorKind::RefusedByPolicy));
     if about_the_poll {
         let message = format!("begun, but its end cannot be seen: {}: {}", reply.status, said.message);
-        return Seen::Failed(Said { code: None, message });
+        return Seen::Unseen(Said { code: None, message });
     }
     Seen::Failed(said)
 }

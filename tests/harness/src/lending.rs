@@ -11,12 +11,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use reqwest::Method;
 use serde_json::Value;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::control_plane::{ControlPlane, Options};
 use crate::install;
 
-/// How many wait for their next test. Each takes a few per cent of a processor also when nobody asks it anything.
-const WAITING: usize = 6;
+/// How many there are at most: who comes when all are lent waits. Starting one more takes longer than the wait, and each
+/// takes a few per cent of a processor also when nobody asks it anything.
+const PLACES: usize = 7;
 /// From the end of one test to the next: what its programs had just sent has then been carried out.
 const REST: Duration = Duration::from_millis(500);
 
@@ -50,6 +52,7 @@ const OF_THE_CLUSTER: [&str; 9] = [
     "apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
 ];
 
+static FREE: Semaphore = Semaphore::const_new(PLACES);
 static WAITERS: Mutex<VecDeque<(Instant, ControlPlane, Installed)>> = Mutex::new(VecDeque::new());
 
 /// The objects of an installation, by path.
@@ -63,6 +66,8 @@ pub struct Lent {
     plane: Option<ControlPlane>,
     /// None: it is nobody else's.
     installed: Option<Installed>,
+    // Dropped last, when the control plane has gone back or ended.
+    _place: Option<SemaphorePermit<'static>>,
 }
 
 /// Lends a control plane that another test has given back, or a new one.
@@ -70,12 +75,13 @@ pub struct Lent {
 /// # Errors
 /// When none comes up.
 pub async fn lend() -> anyhow::Result<Lent> {
+    let place = Some(FREE.acquire().await?);
     while let Some((since, mut plane, installed)) = next() {
         tokio::time::sleep(REST.saturating_sub(since.elapsed())).await;
         // Another runtime than that of the test before, which has taken its connections with it.
         plane.reconnect()?;
         match clean(&plane, &installed).await {
-            Ok(()) => return Ok(Lent { plane: Some(plane), installed: Some(installed) }),
+            Ok(()) => return Ok(Lent { plane: Some(plane), installed: Some(installed), _place: place }),
             Err(error) => say(&format!("not lent again: {error:#}")),
         }
     }
@@ -84,7 +90,7 @@ pub async fn lend() -> anyhow::Result<Lent> {
     install::install(&plane).await?;
     install::grant_access(&plane, install::NAMESPACE).await?;
     let installed = look(&plane).await?;
-    Ok(Lent { plane: Some(plane), installed: Some(installed) })
+    Ok(Lent { plane: Some(plane), installed: Some(installed), _place: place })
 }
 
 /// For whoever wonders where the time of a test goes.
@@ -101,7 +107,7 @@ impl Lent {
     /// One that is nobody else's, before or after.
     #[must_use]
     pub const fn own(plane: ControlPlane) -> Self {
-        Self { plane: Some(plane), installed: None }
+        Self { plane: Some(plane), installed: None, _place: None }
     }
 
     /// Lets the processes live on. The folder stays.
@@ -137,9 +143,7 @@ impl Drop for Lent {
             (self.plane.take(), self.installed.take(), std::thread::panicking())
         {
             let mut waiters = WAITERS.lock().unwrap_or_else(PoisonError::into_inner);
-            if waiters.len() < WAITING {
-                waiters.push_back((Instant::now(), plane, installed));
-            }
+            waiters.push_back((Instant::now(), plane, installed));
         }
     }
 }
@@ -168,7 +172,13 @@ async fn clean(plane: &ControlPlane, installed: &Installed) -> anyhow::Result<()
         ensure!(path.contains("/namespaces/"), "{path} is not of the installation");
         unless_gone(plane.request(Method::DELETE, path, None).await)?;
     }
-    ensure!(look(plane).await? == *installed, "the installation has been changed");
+    let now = look(plane).await?;
+    let changed: Vec<_> = installed
+        .iter()
+        .filter(|(path, object)| now.get(*path) != Some(object))
+        .map(|(path, _)| path)
+        .collect();
+    ensure!(changed.is_empty(), "changed or gone: {changed:?}");
     Ok(())
 }
 

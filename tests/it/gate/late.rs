@@ -1,5 +1,7 @@
 //! Writes that hang, and writes that land after everybody has given them up.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -96,4 +98,30 @@ async fn a_rule_that_was_changed_and_closed_is_told_as_lost_at_once() {
     bench.pass(2).await;
     let seen = bench.gates.seen(&nsg(), &grant.name);
     assert!(matches!(seen, Seen::Lost { .. } | Seen::Absent { .. }), "{seen:?}");
+}
+
+/// A close that failed is not left for all that is to be written first.
+#[tokio::test(start_paused = true)]
+async fn a_close_that_failed_once_is_tried_again_before_the_rest_of_a_queue() {
+    let bench = Bench::new();
+    let busy = AtomicBool::new(true);
+    let cloud = bench.behind(move |call| {
+        (call == Call::Delete && busy.swap(false, Ordering::SeqCst)).then_some(CloudErrorKind::Retryable)
+    });
+    let give =
+        |(uid, grant): (String, Grant)| bench.gates.set_grants(&uid, "main", &cloud, vec![(nsg(), grant)]);
+    give(bench.grant(1, 60, OPEN));
+    bench.pass(55).await;
+    assert_eq!(bench.allows(), 1);
+    bench.memory.faults(|faults| faults.write_time = Duration::from_secs(8));
+    for number in 2..40 {
+        give(bench.grant(number, 900, OPEN));
+    }
+    // One write under way, one that is begun after the removal failed, the removal, and looks in between.
+    bench.pass(5 + 3 * 8 + 3).await;
+    let names: Vec<String> = bench.memory.rules(&nsg()).iter().map(|rule| rule.name.clone()).collect();
+    assert!(!names.iter().any(|name| name.contains("00000001")), "{names:?}");
+    assert!(!names.is_empty());
+    bench.pass(400).await;
+    assert_eq!(bench.allows(), 38, "the queue goes on");
 }

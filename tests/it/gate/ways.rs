@@ -1,6 +1,6 @@
 //! Several credentials that reach one firewall: closes go by any of them, and the rest by its own.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;
 
@@ -107,6 +107,65 @@ async fn what_is_nobodys_is_cleared_away_by_whichever_credential_can() {
     bench.memory.set_lock(&nsg(), ResourceLock::None);
     bench.pass(400).await;
     assert!(bench.memory.rules(&nsg()).is_empty(), "{:#?}", bench.memory.rules(&nsg()));
+}
+
+/// The cloud counts the calls of each credential apart.
+#[tokio::test(start_paused = true)]
+async fn a_credential_that_is_throttled_or_not_answered_holds_up_no_lock_or_open_of_another() {
+    for kind in [CloudErrorKind::Retryable, CloudErrorKind::Unanswered] {
+        let bench = Bench::new();
+        let slow = || {
+            let refuse = move |call| (call != Call::Read).then_some(kind);
+            let wait = (kind == CloudErrorKind::Retryable).then_some(Duration::from_secs(300));
+            Behind { refuse: Box::new(refuse), wait, ..Behind::of(&bench.memory) }.cloud()
+        };
+        // Its locks and opens come first, by their names and in time.
+        bench.lock_of('a', "another", &slow());
+        let (uid, theirs) = bench.grant(1, 600, OPEN);
+        bench.gates.set_grants(&uid, "another", &slow(), vec![(nsg(), theirs)]);
+        bench.pass(1).await;
+        bench.lock_of('b', "main", &bench.memory.cloud());
+        bench.give(&[bench.grant(2, 600, OPEN)]);
+        bench.pass(3).await;
+        assert_eq!((bench.denies(), bench.allows()), (1, 1), "{kind:?}");
+    }
+}
+
+/// A rule whose write never ends well keeps no other rule of the same credential waiting for ever.
+#[tokio::test(start_paused = true)]
+async fn what_fails_in_one_round_comes_last_in_the_next() {
+    let bench = Bench::new();
+    // The write of the first lock is never answered, and ends the round for its credential.
+    let stuck = Behind { stuck: Some("aaaaaaaa".into()), ..Behind::of(&bench.memory) }.cloud();
+    bench.lock_of('a', "main", &stuck);
+    bench.lock_of('b', "main", &stuck);
+    bench.pass(5).await;
+    assert_eq!(bench.denies(), 1);
+}
+
+/// The reconciler of a request offers every way each time it hears of a close that fails.
+#[tokio::test(start_paused = true)]
+async fn a_way_that_is_known_is_no_reason_to_try_again_at_once() {
+    let bench = Bench::new();
+    let forbidden = || bench.behind(|call| (call == Call::Delete).then_some(CloudErrorKind::NotPermitted));
+    let deletes = Arc::new(AtomicUsize::new(0));
+    let counted = {
+        let deletes = Arc::clone(&deletes);
+        bench.behind(move |call| {
+            (call == Call::Delete).then(|| {
+                deletes.fetch_add(1, Ordering::SeqCst);
+                CloudErrorKind::NotPermitted
+            })
+        })
+    };
+    let (uid, closing) = bench.grant(1, 600, |_| Duty::Close { sent: false });
+    bench.gates.set_grants(&uid, "main", &counted, vec![(nsg(), closing)]);
+    for _ in 0..300 {
+        bench.gates.offer_way(&nsg(), "another", &forbidden());
+        bench.pass(1).await;
+    }
+    let tried = deletes.load(Ordering::SeqCst);
+    assert!((10..30).contains(&tried), "tried {tried} times in 5 minutes");
 }
 
 impl Bench {
