@@ -4,10 +4,12 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
-# Caches live outside the checkout, so that a fresh clone on a warm machine is warm.
+# Caches live outside the checkout, so that a fresh clone on a warm machine is warm; so does the folder that is built in
+# (tests/mirror.py says why).
 export PORTCULLIS_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/portcullis
 export CARGO_TARGET_DIR ?= $(PORTCULLIS_CACHE)/target
 export PORTCULLIS_ROOT := $(CURDIR)
+SOURCES := $(PORTCULLIS_CACHE)/sources
 PLAYGROUND := $(CARGO_TARGET_DIR)/debug/playground
 PYTHON ?= python3
 # More than cores: the longest tests wait for deadlines most of the time.
@@ -33,11 +35,11 @@ down: ## End exactly what `make up` started
 # gaps that it leaves, and are shown after it.
 test: build controlplane ## Run every test (7 to 8 minutes on 2 cores once all is built)
 	@begun=$$SECONDS; status=0; logs=$$(mktemp -d); trap 'rm -rf "$$logs"' EXIT; \
-	cargo test --workspace --all-targets --no-run; \
+	(cd $(SOURCES) && cargo test --locked --workspace --all-targets --no-run); \
 	echo "the tests of the harness and of the simulator with the Azure SDK for Python and the az CLI run meanwhile (the set-up of the latter takes 2 minutes the first time)"; \
-	nice cargo test --quiet --workspace --test harness -- --test-threads=$(TEST_THREADS) >"$$logs/harness" 2>&1 & harness=$$!; \
+	(cd $(SOURCES) && nice cargo test --locked --quiet --workspace --test harness -- --test-threads=$(TEST_THREADS)) >"$$logs/harness" 2>&1 & harness=$$!; \
 	AZURE_SIMULATOR=$(CARGO_TARGET_DIR)/debug/azure-simulator nice tests/clients/run.sh >"$$logs/clients" 2>&1 & clients=$$!; \
-	cargo test --workspace --lib --bins --test it --no-fail-fast -- --test-threads=$(TEST_THREADS) || status=$$?; \
+	(cd $(SOURCES) && cargo test --locked --workspace --lib --bins --test it --no-fail-fast -- --test-threads=$(TEST_THREADS)) || status=$$?; \
 	wait $$harness || status=$$?; cat "$$logs/harness"; \
 	wait $$clients || status=$$?; cat "$$logs/clients"; \
 	if [ $$status -eq 0 ]; then echo "every test passed in $$((SECONDS - begun)) s"; else exit $$status; fi
@@ -45,7 +47,7 @@ test: build controlplane ## Run every test (7 to 8 minutes on 2 cores once all i
 build: prerequisites ## Build the controller, kubectl jit, the simulator and the playground (2 to 4 minutes the first time)
 	@begun=$$SECONDS; \
 	echo "building the controller, kubectl jit, the simulator and the playground into $(CARGO_TARGET_DIR)"; \
-	cargo build --workspace --bins; \
+	(cd $(SOURCES) && cargo build --locked --workspace --bins); \
 	echo "built in $$((SECONDS - begun)) s"
 
 controlplane: build ## Build etcd, kube-apiserver, kube-controller-manager and kubectl once (about 5 minutes)
@@ -67,8 +69,6 @@ lint: ## clippy with warnings as errors, rustfmt, dependency rules where cargo-d
 fmt: ## Format
 	cargo fmt --all
 
-# Clones share the target folder, and cargo tells their files by age alone: after a change of clone, the sources
-# count as new.
 prerequisites:
 	@missing() { echo "make: $$1 is missing: $$2" >&2; exit 1; }; \
 	command -v cargo >/dev/null || missing "Rust (cargo)" "install it from https://rustup.rs"; \
@@ -76,7 +76,4 @@ prerequisites:
 	command -v go >/dev/null || [ -n "$${KUBEBUILDER_ASSETS:-}" ] \
 	  || missing "Go 1.26 or later" "install it from https://go.dev/dl, or set KUBEBUILDER_ASSETS"; \
 	mkdir -p "$$CARGO_TARGET_DIR"; \
-	if [ "$$(cat "$$CARGO_TARGET_DIR/.checkout" 2>/dev/null)" != "$(CURDIR)" ]; then \
-	  find . -name .git -prune -o \( -name '*.rs' -o -name Cargo.toml \) -exec touch -c {} +; \
-	  echo "$(CURDIR)" > "$$CARGO_TARGET_DIR/.checkout"; \
-	fi
+	$(PYTHON) tests/mirror.py $(CURDIR) $(SOURCES)

@@ -8,7 +8,10 @@ use serde_json::{Value, json};
 use crate::client::{Client, rule};
 
 fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/azure-schema")
+    // Builds may happen in a copy of the checkout.
+    let root = std::env::var_os("PORTCULLIS_ROOT");
+    let root = root.map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(".."), PathBuf::from);
+    root.join("../shared/azure-schema")
 }
 
 /// Faults of `value`, each with its path.
