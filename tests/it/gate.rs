@@ -158,7 +158,9 @@ struct Behind {
     /// How long it asks to wait where it refuses.
     wait: Option<Duration>,
     /// Writes of rules whose names hold this are not answered.
-    stuck: Option<String>,
+    stuck: Vec<String>,
+    /// How long each call takes first.
+    pause: Duration,
 }
 
 impl Behind {
@@ -169,7 +171,8 @@ impl Behind {
             read: Box::new(Ok),
             late: None,
             wait: None,
-            stuck: None,
+            stuck: Vec::new(),
+            pause: Duration::ZERO,
         }
     }
 
@@ -177,7 +180,8 @@ impl Behind {
         Cloud { inventory: Arc::new(self.memory.clone()), firewall: Arc::new(self) }
     }
 
-    fn ask(&self, call: Call) -> Result<(), CloudError> {
+    async fn ask(&self, call: Call) -> Result<(), CloudError> {
+        tokio::time::sleep(self.pause).await;
         (self.refuse)(call)
             .map_or(Ok(()), |kind| Err(CloudError { retry_after: self.wait, ..generated(kind) }))
     }
@@ -186,7 +190,7 @@ impl Behind {
 #[async_trait::async_trait]
 impl Firewall for Behind {
     async fn observe(&self, firewall: &FirewallId) -> Result<Observed, CloudError> {
-        self.ask(Call::Read)?;
+        self.ask(Call::Read).await?;
         (self.read)(self.memory.observe(firewall).await?).map_err(generated)
     }
 
@@ -196,8 +200,8 @@ impl Firewall for Behind {
         rule: &Rule,
         patience: Duration,
     ) -> Result<Written, CloudError> {
-        self.ask(Call::Put)?;
-        if self.stuck.as_ref().is_some_and(|stuck| rule.name.contains(stuck)) {
+        self.ask(Call::Put).await?;
+        if self.stuck.iter().any(|stuck| rule.name.contains(stuck)) {
             return Err(generated(CloudErrorKind::Unanswered));
         }
         let Some(late) = self.late else { return self.memory.put(firewall, rule, patience).await };
@@ -216,7 +220,7 @@ impl Firewall for Behind {
         rule: &str,
         patience: Duration,
     ) -> Result<Written, CloudError> {
-        self.ask(Call::Delete)?;
+        self.ask(Call::Delete).await?;
         self.memory.delete(firewall, rule, patience).await
     }
 

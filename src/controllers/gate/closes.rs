@@ -18,7 +18,7 @@ use crate::providers::{CloudError, CloudErrorKind};
 const LOOK: Duration = Duration::from_millis(250);
 /// When a close that failed is tried again while other things are written: not before, and not after, whatever the cloud
 /// asks for.
-const CLOSE_AGAIN: Duration = Duration::from_secs(1);
+pub(super) const CLOSE_AGAIN: Duration = Duration::from_secs(1);
 const CLOSE_AGAIN_AT_LAST: Duration = Duration::from_secs(30);
 
 impl Round<'_> {
@@ -133,10 +133,15 @@ impl Round<'_> {
         self.tell();
     }
 
+    /// Whether a removal of ours has become due that this round does not know of.
+    pub(super) fn close_is_due(&self) -> bool {
+        self.is_due(|_| true)
+    }
+
     /// Whether something is to be closed before anything else is written: a removal has become due that this round does
     /// not know of, or one that failed is to be tried again.
     pub(super) fn is_to_close(&self) -> bool {
-        self.is_due(|_| true) || self.close_again.is_some_and(|at| at <= Instant::now())
+        self.close_is_due() || self.close_again.is_some_and(|at| at <= Instant::now())
     }
 
     /// Waits until [`Round::is_to_close`].

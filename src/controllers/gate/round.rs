@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
+use super::closes::CLOSE_AGAIN;
 use super::ways::Ways;
 use super::{Gate, Inner, News, lock};
 use crate::plan::changes;
@@ -44,8 +45,10 @@ pub(super) struct Memory {
     pub(super) way: usize,
     /// Rules that cannot be written for good, and why.
     pub(super) refused: HashMap<String, Seen>,
-    /// What could not be written or removed in the last round: its turn comes after that of the rest.
-    failed: HashSet<String>,
+    /// What could not be written or removed when it was last tried: its turn comes after that of the rest.
+    pub(super) failed: HashSet<String>,
+    /// Until when the cloud has asked each credential to wait.
+    pub(super) held_until: HashMap<String, Instant>,
     /// Denies and exemptions as they were last read back: what differs was changed by somebody else.
     pub(super) standing: Vec<Rule>,
     /// Which state of the duties the last round worked on.
@@ -78,9 +81,14 @@ pub(super) struct Round<'a> {
     pub(super) unrecorded: HashSet<String>,
     /// Rules to be held that the first read showed gone or changed.
     pub(super) lost: HashSet<String>,
-    /// Credentials by which nothing but closes goes in this round any more: the cloud asked to come again later, or did
-    /// not answer.
+    /// Credentials by which nothing but closes goes in this round any more: the cloud did not answer them.
     pub(super) held: HashSet<String>,
+    /// Whether what failed before is being tried again.
+    pub(super) again: bool,
+    /// Whether anything but a close was sent, was written, and whether that was an allow.
+    pub(super) tried: bool,
+    pub(super) written: bool,
+    pub(super) opened: bool,
     /// When closes that failed are to be tried again.
     pub(super) close_again: Option<Instant>,
     pub(super) error: Option<CloudError>,
@@ -118,12 +126,15 @@ pub(super) async fn round(inner: &Inner, gate: &Gate, memory: &mut Memory) -> Ou
         unrecorded: HashSet::new(),
         lost: HashSet::new(),
         held: HashSet::new(),
+        again: false,
+        tried: false,
+        written: false,
+        opened: false,
         close_again: None,
         error: None,
     };
     let outcome = round.run(now).await;
     round.memory.way = round.ways.first();
-    round.memory.failed = round.failed.keys().cloned().collect();
     outcome
 }
 
@@ -216,6 +227,7 @@ impl Round<'_> {
         }
         if changes.is_empty() {
             self.memory.last = Changes::default();
+            self.memory.failed.clear();
             self.report(&observed, &changes);
             return self.outcome(&observed, &changes);
         }
@@ -244,6 +256,9 @@ impl Round<'_> {
             && after != self.memory.last
             && self.error.is_none()
             && self.unrecorded.is_empty();
+        // Where nothing succeeds, whatever interrupted it, the pauses grow.
+        let news = || self.close_is_due() || lock(&self.gate.duties).version != self.version;
+        let interrupted = interrupted && (self.written || news());
         if interrupted || goes_on { Outcome::Again } else { self.outcome(&read_back, &after) }
     }
 
@@ -257,35 +272,51 @@ impl Round<'_> {
                 self.close(close).await;
             }
         }
-        for rule in self.least_failed_first(&changes.locks, |rule| &rule.name) {
-            if self.is_to_close() {
-                return true;
-            }
-            let drifted = changes.drift.iter().any(|drift| drift.rule == rule.name);
-            self.lock(rule, if drifted { Cause::Drift } else { Cause::Policy }).await;
-        }
+        // A close that failed lets others write for a while, and is not tried again before one of them was.
         let begun = Instant::now();
-        for rule in self.least_failed_first(&changes.opens, |rule| &rule.name) {
-            if self.is_to_close() {
-                return true;
+        self.close_again = self.close_again.map(|at| at.max(begun + CLOSE_AGAIN));
+        let failed_before = self.memory.failed.clone();
+        // What failed before may fail again, and long: it keeps nothing else waiting.
+        for again in [false, true] {
+            self.again = again;
+            let its_turn = |name: &str| failed_before.contains(name) == again;
+            for rule in changes.locks.iter().filter(|rule| its_turn(&rule.name)) {
+                if self.is_to_stop() {
+                    return true;
+                }
+                let drifted = changes.drift.iter().any(|drift| drift.rule == rule.name);
+                self.lock(rule, if drifted { Cause::Drift } else { Cause::Policy }).await;
             }
-            // Judged again at the last moment: writes before this one may have taken long.
-            let grant = self.wanted.grants.iter().find(|grant| grant.name == rule.name);
-            if grant.is_some_and(|grant| grant.may_be_opened(self.inner.clock.now())) {
-                self.open(rule).await;
+            for rule in changes.opens.iter().filter(|rule| its_turn(&rule.name)) {
+                if self.is_to_stop() {
+                    return true;
+                }
+                // Nobody hears that a port is open before it was read back: not at the end of a long queue only.
+                if self.opened && begun.elapsed() >= UNSEEN {
+                    return true;
+                }
+                // Judged again at the last moment: writes before this one may have taken long.
+                let grant = self.wanted.grants.iter().find(|grant| grant.name == rule.name);
+                if grant.is_some_and(|grant| grant.may_be_opened(self.inner.clock.now())) {
+                    self.open(rule).await;
+                }
             }
-            // Nobody hears that a port is open before it was read back: not at the end of a long queue only.
-            if begun.elapsed() >= UNSEEN {
-                return true;
+            for name in changes.unlocks.iter().filter(|name| its_turn(name)) {
+                if self.is_to_stop() {
+                    return true;
+                }
+                self.unlock(name).await;
             }
-        }
-        for name in self.least_failed_first(&changes.unlocks, |name| name) {
-            if self.is_to_close() {
-                return true;
-            }
-            self.unlock(name).await;
         }
         false
+    }
+
+    /// Whether nothing else is to be written now: something is to be closed, or there is news while only what failed
+    /// before is left.
+    fn is_to_stop(&self) -> bool {
+        self.close_is_due()
+            || (self.tried && self.is_to_close())
+            || (self.again && lock(&self.gate.duties).version != self.version)
     }
 
     /// The cloud says that the last write to the firewall failed, and nothing of ours is to be changed. A deny of ours
@@ -303,13 +334,6 @@ impl Round<'_> {
         self.memory.last = Changes::default();
         self.report(observed, &changes);
         Outcome::Failed { retry_after: self.retry_after() }
-    }
-
-    /// What failed in the last round may fail long, and keeps nobody else waiting.
-    fn least_failed_first<'c, T>(&self, all: &'c [T], name: impl Fn(&T) -> &String) -> Vec<&'c T> {
-        let mut all: Vec<&T> = all.iter().collect();
-        all.sort_by_key(|one| self.memory.failed.contains(name(one)));
-        all
     }
 
     /// How long to wait at least, where something failed.

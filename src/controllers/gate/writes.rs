@@ -7,6 +7,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::lock;
 use super::records::{Intent, deadline, owner};
 use super::round::Round;
@@ -69,7 +71,11 @@ impl Round<'_> {
                     return true;
                 }
                 Err(error) => {
-                    self.hold_back(place, &error);
+                    // Not where it is only unanswered: closes come first in each round, and one that never is answered
+                    // would keep what follows waiting for ever.
+                    if error.retry_after.is_some() {
+                        self.hold_back(place, &error);
+                    }
                     if !attempts.failed(place, error) {
                         break;
                     }
@@ -103,6 +109,7 @@ impl Round<'_> {
     pub(super) async fn lock(&mut self, rule: &Rule, cause: Cause) {
         let firewall = self.gate.firewall.clone();
         for (place, way) in self.ways_of_lock(&rule.name) {
+            self.tried = true;
             let intent = self.intend(&rule.name, Operation::Lock, cause, Some(rule));
             let written = self.unless_due(way.put(&firewall, rule, PATIENCE)).await;
             self.hold_back_if(place, &written);
@@ -115,6 +122,7 @@ impl Round<'_> {
     /// Removes a deny or an exemption, or an allow that was closed by being rewritten as a deny.
     pub(super) async fn unlock(&mut self, name: &str) {
         for (place, way) in self.ways_of_lock(name) {
+            self.tried = true;
             match self.delete(&way, name, Operation::Unlock, Cause::Policy).await {
                 Ok(()) => return,
                 Err(error) => {
@@ -139,6 +147,7 @@ impl Round<'_> {
         }
         let intent = self.intend(&rule.name, Operation::Open, Cause::Granted, Some(rule));
         if self.handed_over(&intent.receipt).await {
+            self.tried = true;
             let firewall = self.gate.firewall.clone();
             let patience = self.open_patience(&rule.name);
             let written = self.unless_due(way.put(&firewall, rule, patience)).await;
@@ -160,13 +169,13 @@ impl Round<'_> {
     }
 
     async fn handed_over(&self, receipt: &Receipt) -> bool {
-        let until = tokio::time::Instant::now() + RECORD_PATIENCE;
+        let until = Instant::now() + RECORD_PATIENCE;
         loop {
             match receipt.progress() {
                 Progress::Written => return true,
                 Progress::Lost => return false,
                 Progress::Waiting => {
-                    if self.is_to_close() || tokio::time::Instant::now() >= until {
+                    if self.close_is_due() || Instant::now() >= until {
                         return false;
                     }
                     tokio::time::sleep(RECORD_LOOK).await;
@@ -214,7 +223,9 @@ impl Round<'_> {
 
     /// Whether nothing but closes goes by this way any more.
     fn is_held(&self, place: usize) -> bool {
-        self.held.contains(self.ways.credential(place))
+        let credential = self.ways.credential(place);
+        let waits = self.memory.held_until.get(credential).is_some_and(|until| *until > Instant::now());
+        waits || self.held.contains(credential)
     }
 
     fn hold_back_if(&mut self, place: usize, written: &Result<Written, CloudError>) {
@@ -226,8 +237,11 @@ impl Round<'_> {
     /// The cloud that asks one credential to wait, or leaves it without an answer, does the same to what comes next; other
     /// credentials do not wait for that.
     fn hold_back(&mut self, place: usize, error: &CloudError) {
-        if error.retry_after.is_some() || error.kind == CloudErrorKind::Unanswered {
-            self.held.insert(self.ways.credential(place).to_owned());
+        let credential = self.ways.credential(place).to_owned();
+        if let Some(wait) = error.retry_after {
+            self.memory.held_until.insert(credential, Instant::now() + wait);
+        } else if error.kind == CloudErrorKind::Unanswered && !self.again {
+            self.held.insert(credential);
         }
     }
 
@@ -237,7 +251,8 @@ impl Round<'_> {
         match result {
             Ok(written) => {
                 tracing::info!(%firewall, rule = %rule.name, access = ?rule.access, priority = rule.priority, request_id = written.request_id.as_deref().unwrap_or_default(), "wrote a rule");
-                self.failed.remove(&rule.name);
+                self.succeeded(&rule.name);
+                self.opened |= rule.access == Access::Allow;
                 lock(&self.gate.unanswered).answered(&rule.name);
                 true
             }
@@ -275,7 +290,7 @@ impl Round<'_> {
         match result {
             Ok(written) => {
                 tracing::info!(%firewall, rule = %name, request_id = written.request_id.as_deref().unwrap_or_default(), "removed a rule");
-                self.failed.remove(name);
+                self.succeeded(name);
                 Ok(())
             }
             Err(error) => {
@@ -285,7 +300,14 @@ impl Round<'_> {
         }
     }
 
+    fn succeeded(&mut self, rule: &str) {
+        self.failed.remove(rule);
+        self.memory.failed.remove(rule);
+        self.written |= self.tried;
+    }
+
     pub(super) fn fail(&mut self, rule: &str, error: CloudError) {
+        self.memory.failed.insert(rule.to_owned());
         self.failed.insert(rule.to_owned(), error.clone());
         self.error = Some(error);
     }

@@ -1,6 +1,6 @@
 //! Writes that hang, and writes that land after everybody has given them up.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;
 
@@ -124,4 +124,66 @@ async fn a_close_that_failed_once_is_tried_again_before_the_rest_of_a_queue() {
     assert!(!names.is_empty());
     bench.pass(400).await;
     assert_eq!(bench.allows(), 38, "the queue goes on");
+}
+
+/// Closes come first in each round.
+#[tokio::test(start_paused = true)]
+async fn a_close_that_is_never_answered_keeps_no_lock_and_no_open_waiting_for_ever() {
+    let bench = Bench::new();
+    let cloud = bench.behind(|call| (call == Call::Delete).then_some(CloudErrorKind::Unanswered));
+    let give =
+        |(uid, grant): (String, Grant)| bench.gates.set_grants(&uid, "main", &cloud, vec![(nsg(), grant)]);
+    give(bench.grant(1, 30, OPEN));
+    bench.pass(31).await;
+    assert_eq!(bench.allows(), 1, "its removal is not answered");
+    bench.lock_by("main", &cloud);
+    give(bench.grant(2, 600, OPEN));
+    bench.pass(10).await;
+    assert_eq!((bench.denies(), bench.allows()), (1, 2));
+}
+
+/// Reads and refusals take their time.
+#[tokio::test(start_paused = true)]
+async fn closes_that_fail_and_reads_that_are_slow_keep_no_lock_waiting_for_ever() {
+    let bench = Bench::new();
+    let cloud = bench.behind(|call| (call == Call::Delete).then_some(CloudErrorKind::Retryable));
+    let give =
+        |(uid, grant): (String, Grant)| bench.gates.set_grants(&uid, "main", &cloud, vec![(nsg(), grant)]);
+    for number in 1..4 {
+        give(bench.grant(number, 30, OPEN));
+    }
+    bench.pass(31).await;
+    assert_eq!(bench.allows(), 3, "their removals fail");
+    bench.memory.faults(|faults| faults.read_time = Duration::from_secs(3));
+    bench.lock_by("main", &cloud);
+    bench.pass(40).await;
+    assert_eq!(bench.denies(), 1);
+}
+
+/// What fails at once fails often.
+#[tokio::test(start_paused = true)]
+async fn where_nothing_succeeds_the_pauses_grow() {
+    let bench = Bench::new();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let slow = {
+        let calls = Arc::clone(&calls);
+        let refuse = move |call| {
+            if call == Call::Read {
+                return None;
+            }
+            calls.fetch_add(1, Ordering::SeqCst);
+            Some(CloudErrorKind::NotPermitted)
+        };
+        Behind { refuse: Box::new(refuse), pause: Duration::from_millis(400), ..Behind::of(&bench.memory) }
+            .cloud()
+    };
+    for number in 1..10 {
+        let (uid, grant) = bench.grant(number, 900, OPEN);
+        bench.gates.set_grants(&uid, "main", &slow, vec![(nsg(), grant)]);
+    }
+    let (uid, closing) = bench.grant(10, 900, |_| Duty::Close { sent: false });
+    bench.gates.set_grants(&uid, "main", &slow, vec![(nsg(), closing)]);
+    bench.pass(300).await;
+    let tried = calls.load(Ordering::SeqCst);
+    assert!(tried < 200, "{tried} calls in 5 minutes");
 }
