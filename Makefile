@@ -32,9 +32,11 @@ down: ## End exactly what `make up` started
 	else echo "Nothing is running."; fi
 
 # The tests of the harness, and those with clients of others, wait for most of their time: they run side by side.
-test: build controlplane ## Run every test (7 to 8 minutes on 2 cores once all is built)
+test: prerequisites ## Run every test (7 to 8 minutes on 2 cores once all is built)
 	@begun=$$SECONDS; status=0; clients=$$(mktemp); trap 'kill $$(jobs -p) 2>/dev/null || true; rm -f "$$clients"' EXIT; \
+	echo "building the programs and their tests into $(CARGO_TARGET_DIR) (10 minutes the first time)"; \
 	(cd $(SOURCES) && cargo test --locked --workspace --all-targets --no-run); \
+	$(PLAYGROUND) assets; \
 	(cd $(SOURCES) && cargo test --locked --workspace --lib --bins --test it --no-fail-fast -- --test-threads=$(TEST_THREADS)) || status=$$?; \
 	echo "driving the simulator with the Azure SDK for Python and the az CLI meanwhile (their set-up takes 2 minutes the first time)"; \
 	AZURE_SIMULATOR=$(CARGO_TARGET_DIR)/debug/azure-simulator tests/clients/run.sh >"$$clients" 2>&1 & \
