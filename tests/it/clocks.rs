@@ -1,6 +1,8 @@
 //! Clocks that are wrong: nothing is opened by a deadline that nobody shares.
 
-use portcullis_harness::Controller;
+use std::time::Duration;
+
+use portcullis_harness::{Controller, eventually};
 use reqwest::Method;
 use serde_json::json;
 
@@ -22,7 +24,7 @@ async fn while_the_clouds_clock_is_an_hour_off_nothing_opens_and_what_is_open_is
     let skew = async |by: &str| {
         play.stage.simulator.control(Method::POST, "clock", Some(&json!({"dateSkew": by}))).await.unwrap();
         // Every interval is 2 s: by then the cloud was read.
-        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
     };
     for (number, (by, words)) in
         [("1h", "s ahead of the controller's"), ("-1h", "s behind the controller's")].into_iter().enumerate()
@@ -30,9 +32,17 @@ async fn while_the_clouds_clock_is_an_hour_off_nothing_opens_and_what_is_open_is
         skew(by).await;
         let request = format!("jitreq/skewed-{number}");
         play.request(&request[7..], "web-1", "web-1", 22, "198.51.100.23", "10m").await;
-        let found = play.reaches(&request, "/status/state", "Approved").await;
-        assert_eq!(play.condition(&request, "Active", "False").await, "ClockSkew", "{:#}", found["status"]);
-        let found = play.get(&request).await.unwrap();
+        // Approved first, and not opened yet; then it says what it waits for.
+        let found = eventually("the clocks are said to differ", Duration::from_secs(45), || async {
+            let found = play.get(&request).await?;
+            let conditions = found["status"]["conditions"].as_array().into_iter().flatten();
+            let mut active = conditions.filter(|condition| condition["type"] == "Active");
+            anyhow::ensure!(active.any(|active| active["reason"] == "ClockSkew"), "{:#}", found["status"]);
+            anyhow::Ok(found)
+        })
+        .await
+        .unwrap();
+        assert_eq!(found["status"]["state"], "Approved");
         assert!(found["status"]["conditions"].to_string().contains(words), "{:#}", found["status"]);
     }
     assert!(!play.passes("198.51.100.23", "web-1", 22).await);

@@ -248,7 +248,7 @@ async fn without_a_controller_nothing_is_approved_and_nobody_waits_for_ever() {
         "request", "web", "--source", REQUESTER, "--for", "1h", "--target", "a", "--port", "22", "--name",
         "mine",
     ];
-    let waits = [&ask[..], &["--wait", "--timeout", "1s"]].concat();
+    let waits = [&ask[..], &["--wait", "--timeout", "5s"]].concat();
     let asked = run(User::Developer, &waits).await;
     assert_eq!(asked.code, 4, "{asked:?}");
     assert!(asked.stderr.contains("no controller has looked at it yet"), "{asked:?}");
