@@ -13,7 +13,7 @@ SOURCES := $(PORTCULLIS_CACHE)/sources
 PLAYGROUND := $(CARGO_TARGET_DIR)/debug/playground
 PYTHON ?= python3
 # More than cores: the longest tests wait for deadlines most of the time.
-TEST_THREADS ?= 10
+TEST_THREADS ?= 12
 
 .PHONY: help demo up down test build controlplane crds docs lint fmt prerequisites
 
@@ -32,7 +32,7 @@ down: ## End exactly what `make up` started
 	else echo "Nothing is running."; fi
 
 # The tests of the harness, and those with clients of others, wait for most of their time: they run side by side.
-test: prerequisites ## Run every test (7 to 8 minutes on 2 cores once all is built)
+test: prerequisites ## Run every test (8 to 9 minutes on 2 cores once all is built)
 	@begun=$$SECONDS; status=0; clients=$$(mktemp); trap 'kill $$(jobs -p) 2>/dev/null || true; rm -f "$$clients"' EXIT; \
 	echo "building the programs and their tests into $(CARGO_TARGET_DIR) (10 minutes the first time)"; \
 	(cd $(SOURCES) && cargo test --locked --workspace --all-targets --no-run); \
@@ -45,7 +45,7 @@ test: prerequisites ## Run every test (7 to 8 minutes on 2 cores once all is bui
 	$(PYTHON) tests/mirror.py --back $(CURDIR) $(SOURCES) || status=$$?; \
 	if [ $$status -eq 0 ]; then echo "every test passed in $$((SECONDS - begun)) s"; else exit $$status; fi
 
-build: prerequisites ## Build the controller, kubectl jit, the simulator and the playground (2 to 4 minutes the first time)
+build: prerequisites ## Build the controller, kubectl jit, the simulator and the playground (3 to 6 minutes the first time)
 	@begun=$$SECONDS; \
 	echo "building the controller, kubectl jit, the simulator and the playground into $(CARGO_TARGET_DIR)"; \
 	(cd $(SOURCES) && cargo build --locked --workspace --bins); \
