@@ -93,8 +93,12 @@ impl Bench {
     }
 
     fn give(&self, grants: &[(String, Grant)]) {
+        self.give_by("main", &self.memory.cloud(), grants);
+    }
+
+    fn give_by(&self, credential: &str, cloud: &Cloud, grants: &[(String, Grant)]) {
         for (uid, grant) in grants {
-            self.gates.set_grants(uid, "main", &self.memory.cloud(), vec![(nsg(), grant.clone())]);
+            self.gates.set_grants(uid, credential, cloud, vec![(nsg(), grant.clone())]);
         }
     }
 

@@ -47,8 +47,6 @@ pub(super) struct Memory {
     pub(super) refused: HashMap<String, Seen>,
     /// What could not be written or removed when it was last tried: its turn comes after that of the rest.
     pub(super) failed: HashSet<String>,
-    /// Until when the cloud has asked each credential to wait.
-    pub(super) held_until: HashMap<String, Instant>,
     /// Denies and exemptions as they were last read back: what differs was changed by somebody else.
     pub(super) standing: Vec<Rule>,
     /// Which state of the duties the last round worked on.
@@ -81,13 +79,16 @@ pub(super) struct Round<'a> {
     pub(super) unrecorded: HashSet<String>,
     /// Rules to be held that the first read showed gone or changed.
     pub(super) lost: HashSet<String>,
-    /// Credentials by which nothing but closes goes in this round any more: the cloud did not answer them.
+    /// Credentials by which nothing but closes goes in this round any more: the cloud has asked them to come again later,
+    /// or did not answer.
     pub(super) held: HashSet<String>,
     /// Whether what failed before is being tried again.
     pub(super) again: bool,
-    /// Whether anything but a close was sent, was written, and whether that was an allow.
+    /// Whether anything but a close was sent.
     pub(super) tried: bool,
+    /// Whether any of that ended well.
     pub(super) written: bool,
+    /// Whether an allow did.
     pub(super) opened: bool,
     /// When closes that failed are to be tried again.
     pub(super) close_again: Option<Instant>,
@@ -227,7 +228,6 @@ impl Round<'_> {
         }
         if changes.is_empty() {
             self.memory.last = Changes::default();
-            self.memory.failed.clear();
             self.report(&observed, &changes);
             return self.outcome(&observed, &changes);
         }
@@ -275,7 +275,11 @@ impl Round<'_> {
         // A close that failed lets others write for a while, and is not tried again before one of them was.
         let begun = Instant::now();
         self.close_again = self.close_again.map(|at| at.max(begun + CLOSE_AGAIN));
-        let failed_before = self.memory.failed.clone();
+        let writes =
+            changes.locks.iter().chain(&changes.opens).map(|rule| &rule.name).chain(&changes.unlocks);
+        let failed_before: HashSet<String> =
+            writes.filter(|name| self.memory.failed.contains(*name)).cloned().collect();
+        self.memory.failed.clone_from(&failed_before);
         // What failed before may fail again, and long: it keeps nothing else waiting.
         for again in [false, true] {
             self.again = again;

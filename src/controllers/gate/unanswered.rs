@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a write that was not answered may take to land, from when it was sent. Azure Resource Manager ends every request within 60 s; as
+/// How long a write that was not answered may take to land. Azure Resource Manager ends every request within 60 s; as
 /// much again for a clock and a network that are late.
 const LANDS_WITHIN: Duration = Duration::from_secs(120);
 

@@ -223,9 +223,7 @@ impl Round<'_> {
 
     /// Whether nothing but closes goes by this way any more.
     fn is_held(&self, place: usize) -> bool {
-        let credential = self.ways.credential(place);
-        let waits = self.memory.held_until.get(credential).is_some_and(|until| *until > Instant::now());
-        waits || self.held.contains(credential)
+        self.held.contains(self.ways.credential(place))
     }
 
     fn hold_back_if(&mut self, place: usize, written: &Result<Written, CloudError>) {
@@ -237,11 +235,9 @@ impl Round<'_> {
     /// The cloud that asks one credential to wait, or leaves it without an answer, does the same to what comes next; other
     /// credentials do not wait for that.
     fn hold_back(&mut self, place: usize, error: &CloudError) {
-        let credential = self.ways.credential(place).to_owned();
-        if let Some(wait) = error.retry_after {
-            self.memory.held_until.insert(credential, Instant::now() + wait);
-        } else if error.kind == CloudErrorKind::Unanswered && !self.again {
-            self.held.insert(credential);
+        // Nor does what failed before, and is tried last, keep what comes after it waiting once more.
+        if error.retry_after.is_some() || (error.kind == CloudErrorKind::Unanswered && !self.again) {
+            self.held.insert(self.ways.credential(place).to_owned());
         }
     }
 

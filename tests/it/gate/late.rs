@@ -108,14 +108,12 @@ async fn a_close_that_failed_once_is_tried_again_before_the_rest_of_a_queue() {
     let cloud = bench.behind(move |call| {
         (call == Call::Delete && busy.swap(false, Ordering::SeqCst)).then_some(CloudErrorKind::Retryable)
     });
-    let give =
-        |(uid, grant): (String, Grant)| bench.gates.set_grants(&uid, "main", &cloud, vec![(nsg(), grant)]);
-    give(bench.grant(1, 60, OPEN));
+    bench.give_by("main", &cloud, &[bench.grant(1, 60, OPEN)]);
     bench.pass(55).await;
     assert_eq!(bench.allows(), 1);
     bench.memory.faults(|faults| faults.write_time = Duration::from_secs(8));
     for number in 2..40 {
-        give(bench.grant(number, 900, OPEN));
+        bench.give_by("main", &cloud, &[bench.grant(number, 900, OPEN)]);
     }
     // One write under way, one that is begun after the removal failed, the removal, and looks in between.
     bench.pass(5 + 3 * 8 + 3).await;
@@ -131,13 +129,11 @@ async fn a_close_that_failed_once_is_tried_again_before_the_rest_of_a_queue() {
 async fn a_close_that_is_never_answered_keeps_no_lock_and_no_open_waiting_for_ever() {
     let bench = Bench::new();
     let cloud = bench.behind(|call| (call == Call::Delete).then_some(CloudErrorKind::Unanswered));
-    let give =
-        |(uid, grant): (String, Grant)| bench.gates.set_grants(&uid, "main", &cloud, vec![(nsg(), grant)]);
-    give(bench.grant(1, 30, OPEN));
+    bench.give_by("main", &cloud, &[bench.grant(1, 30, OPEN)]);
     bench.pass(31).await;
     assert_eq!(bench.allows(), 1, "its removal is not answered");
     bench.lock_by("main", &cloud);
-    give(bench.grant(2, 600, OPEN));
+    bench.give_by("main", &cloud, &[bench.grant(2, 600, OPEN)]);
     bench.pass(10).await;
     assert_eq!((bench.denies(), bench.allows()), (1, 2));
 }
@@ -147,10 +143,8 @@ async fn a_close_that_is_never_answered_keeps_no_lock_and_no_open_waiting_for_ev
 async fn closes_that_fail_and_reads_that_are_slow_keep_no_lock_waiting_for_ever() {
     let bench = Bench::new();
     let cloud = bench.behind(|call| (call == Call::Delete).then_some(CloudErrorKind::Retryable));
-    let give =
-        |(uid, grant): (String, Grant)| bench.gates.set_grants(&uid, "main", &cloud, vec![(nsg(), grant)]);
     for number in 1..4 {
-        give(bench.grant(number, 30, OPEN));
+        bench.give_by("main", &cloud, &[bench.grant(number, 30, OPEN)]);
     }
     bench.pass(31).await;
     assert_eq!(bench.allows(), 3, "their removals fail");
@@ -178,12 +172,30 @@ async fn where_nothing_succeeds_the_pauses_grow() {
             .cloud()
     };
     for number in 1..10 {
-        let (uid, grant) = bench.grant(number, 900, OPEN);
-        bench.gates.set_grants(&uid, "main", &slow, vec![(nsg(), grant)]);
+        bench.give_by("main", &slow, &[bench.grant(number, 900, OPEN)]);
     }
-    let (uid, closing) = bench.grant(10, 900, |_| Duty::Close { sent: false });
-    bench.gates.set_grants(&uid, "main", &slow, vec![(nsg(), closing)]);
+    bench.give_by("main", &slow, &[bench.grant(10, 900, |_| Duty::Close { sent: false })]);
     bench.pass(300).await;
     let tried = calls.load(Ordering::SeqCst);
     assert!(tried < 200, "{tried} calls in 5 minutes");
+}
+
+/// Reads are counted as well.
+#[tokio::test(start_paused = true)]
+async fn while_a_credential_is_throttled_the_firewall_is_not_read_again_and_again() {
+    let bench = Bench::new();
+    let reads = Arc::new(AtomicUsize::new(0));
+    let throttled = {
+        let reads = Arc::clone(&reads);
+        let refuse = move |call| {
+            reads.fetch_add(usize::from(call == Call::Read), Ordering::SeqCst);
+            (call == Call::Put).then_some(CloudErrorKind::Retryable)
+        };
+        let wait = Some(Duration::from_secs(300));
+        Behind { refuse: Box::new(refuse), wait, ..Behind::of(&bench.memory) }.cloud()
+    };
+    bench.lock_by("main", &throttled);
+    bench.pass(290).await;
+    let read = reads.load(Ordering::SeqCst);
+    assert!(read < 40, "{read} reads in 290 s");
 }

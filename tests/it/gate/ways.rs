@@ -80,16 +80,15 @@ async fn nothing_opens_locks_or_unlocks_by_the_credential_of_somebody_else() {
     };
     bench.lock_by("another", &cloud);
     bench.pass(3).await;
-    let denies = || bench.memory.rules(&nsg()).iter().filter(|rule| rule.access == Access::Deny).count();
-    assert_eq!(denies(), 1);
+    assert_eq!(bench.denies(), 1);
     may.store(false, Ordering::SeqCst);
     bench.give(&[(owner, own)]);
     bench.release_by("another", &cloud);
     bench.pass(60).await;
-    assert_eq!(denies(), 1);
+    assert_eq!(bench.denies(), 1);
     may.store(true, Ordering::SeqCst);
     bench.pass(60).await;
-    assert_eq!(denies(), 0);
+    assert_eq!(bench.denies(), 0);
 }
 
 /// A deny that an allow was closed by, under a lock that has been lifted since.
@@ -121,8 +120,7 @@ async fn a_credential_that_is_throttled_or_not_answered_holds_up_no_lock_or_open
         };
         // Its locks and opens come first, by their names and in time.
         bench.lock_of('a', "another", &slow());
-        let (uid, theirs) = bench.grant(1, 600, OPEN);
-        bench.gates.set_grants(&uid, "another", &slow(), vec![(nsg(), theirs)]);
+        bench.give_by("another", &slow(), &[bench.grant(1, 600, OPEN)]);
         bench.pass(1).await;
         bench.lock_of('b', "main", &bench.memory.cloud());
         bench.give(&[bench.grant(2, 600, OPEN)]);
@@ -141,8 +139,7 @@ async fn what_failed_before_comes_last() {
     for policy in ['a', 'b', 'c'] {
         bench.lock_of(policy, "main", &stuck);
     }
-    let (uid, grant) = bench.grant(1, 600, OPEN);
-    bench.gates.set_grants(&uid, "main", &stuck, vec![(nsg(), grant)]);
+    bench.give_by("main", &stuck, &[bench.grant(1, 600, OPEN)]);
     bench.pass(12).await;
     assert_eq!((bench.denies(), bench.allows()), (1, 1));
 }
@@ -162,8 +159,7 @@ async fn a_way_that_is_known_is_no_reason_to_try_again_at_once() {
             })
         })
     };
-    let (uid, closing) = bench.grant(1, 600, |_| Duty::Close { sent: false });
-    bench.gates.set_grants(&uid, "main", &counted, vec![(nsg(), closing)]);
+    bench.give_by("main", &counted, &[bench.grant(1, 600, |_| Duty::Close { sent: false })]);
     for _ in 0..300 {
         bench.gates.offer_way(&nsg(), "another", &forbidden());
         bench.pass(1).await;
