@@ -61,9 +61,9 @@ crds: build ## Write crds/ and deploy/base/admission.yaml from the program
 docs: build ## Bring the generated parts of docs/ up to date
 	$(CARGO_TARGET_DIR)/debug/portcullis docs
 
-lint: ## clippy with warnings as errors, rustfmt, dependency rules where cargo-deny is installed
+lint: prerequisites ## clippy with warnings as errors, rustfmt, dependency rules where cargo-deny is installed
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets -- -D warnings
+	(cd $(SOURCES) && cargo clippy --locked --workspace --all-targets -- -D warnings)
 	@if command -v cargo-deny >/dev/null; then cargo deny check bans licenses sources; \
 	else echo "cargo-deny is not installed: dependency rules were not checked"; fi
 
