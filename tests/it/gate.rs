@@ -1,6 +1,6 @@
 //! A gate on the cloud in memory: what it costs, in which order it writes, and what it does when the cloud fails.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -10,7 +10,7 @@ use portcullis::clock::Clock;
 use portcullis::controllers::gate::{GateSettings, Gates, News};
 use portcullis::plan::desired::{Duty, Grant, Lock, LockedMachine};
 use portcullis::plan::lifecycle::Seen;
-use portcullis::plan::model::{Access, FirewallId, Observed, Peer, ResourceLock, Rule};
+use portcullis::plan::model::{Access, FirewallId, Observed, Peer, Provisioning, ResourceLock, Rule};
 use portcullis::plan::names::{Cluster, allow_name};
 use portcullis::providers::memory::faults::WriteFault;
 use portcullis::providers::memory::{Memory, Write};
@@ -110,7 +110,7 @@ impl Bench {
         self.lock_of('a', credential, cloud);
     }
 
-    /// The policy whose UID begins so.
+    /// The policy whose UID begins with this, a hexadecimal digit.
     fn lock_of(&self, policy: char, credential: &str, cloud: &Cloud) {
         let policy_uid = format!("{}-0000-4000-8000-000000000000", policy.to_string().repeat(8));
         let lock = Lock {
@@ -161,8 +161,10 @@ struct Behind {
     late: Option<Duration>,
     /// How long it asks to wait where it refuses.
     wait: Option<Duration>,
-    /// Writes of rules whose names hold this are not answered.
-    stuck: Vec<String>,
+    /// Writes and removals of rules whose names hold this are not answered.
+    stuck: Arc<Mutex<Vec<String>>>,
+    /// How long one waits for those at most.
+    silence: Duration,
     /// How long each call takes first.
     pause: Duration,
 }
@@ -175,7 +177,8 @@ impl Behind {
             read: Box::new(Ok),
             late: None,
             wait: None,
-            stuck: Vec::new(),
+            stuck: Arc::default(),
+            silence: Duration::ZERO,
             pause: Duration::ZERO,
         }
     }
@@ -188,6 +191,14 @@ impl Behind {
         tokio::time::sleep(self.pause).await;
         (self.refuse)(call)
             .map_or(Ok(()), |kind| Err(CloudError { retry_after: self.wait, ..generated(kind) }))
+    }
+
+    async fn answers(&self, rule: &str, patience: Duration) -> Result<(), CloudError> {
+        if self.stuck.lock().unwrap().iter().any(|stuck| rule.contains(stuck)) {
+            tokio::time::sleep(self.silence.min(patience)).await;
+            return Err(generated(CloudErrorKind::Unanswered));
+        }
+        Ok(())
     }
 }
 
@@ -205,9 +216,7 @@ impl Firewall for Behind {
         patience: Duration,
     ) -> Result<Written, CloudError> {
         self.ask(Call::Put).await?;
-        if self.stuck.iter().any(|stuck| rule.name.contains(stuck)) {
-            return Err(generated(CloudErrorKind::Unanswered));
-        }
+        self.answers(&rule.name, patience).await?;
         let Some(late) = self.late else { return self.memory.put(firewall, rule, patience).await };
         let (memory, firewall, rule) = (self.memory.clone(), firewall.clone(), rule.clone());
         tokio::spawn(async move {
@@ -225,6 +234,7 @@ impl Firewall for Behind {
         patience: Duration,
     ) -> Result<Written, CloudError> {
         self.ask(Call::Delete).await?;
+        self.answers(rule, patience).await?;
         self.memory.delete(firewall, rule, patience).await
     }
 

@@ -18,7 +18,7 @@ use crate::providers::{CloudError, CloudErrorKind};
 const LOOK: Duration = Duration::from_millis(250);
 /// When a close that failed is tried again while other things are written: not before, and not after, whatever the cloud
 /// asks for.
-pub(super) const CLOSE_AGAIN: Duration = Duration::from_secs(1);
+const CLOSE_AGAIN: Duration = Duration::from_secs(1);
 const CLOSE_AGAIN_AT_LAST: Duration = Duration::from_secs(30);
 
 impl Round<'_> {

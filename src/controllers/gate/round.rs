@@ -6,7 +6,6 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-use super::closes::CLOSE_AGAIN;
 use super::ways::Ways;
 use super::{Gate, Inner, News, lock};
 use crate::plan::changes;
@@ -272,9 +271,7 @@ impl Round<'_> {
                 self.close(close).await;
             }
         }
-        // A close that failed lets others write for a while, and is not tried again before one of them was.
         let begun = Instant::now();
-        self.close_again = self.close_again.map(|at| at.max(begun + CLOSE_AGAIN));
         let writes =
             changes.locks.iter().chain(&changes.opens).map(|rule| &rule.name).chain(&changes.unlocks);
         let failed_before: HashSet<String> =
@@ -316,7 +313,7 @@ impl Round<'_> {
     }
 
     /// Whether nothing else is to be written now: something is to be closed, or there is news while only what failed
-    /// before is left.
+    /// before is left. A close that failed is not tried again before something else was: it may fail for ever.
     fn is_to_stop(&self) -> bool {
         self.close_is_due()
             || (self.tried && self.is_to_close())

@@ -133,15 +133,57 @@ async fn a_credential_that_is_throttled_or_not_answered_holds_up_no_lock_or_open
 #[tokio::test(start_paused = true)]
 async fn what_failed_before_comes_last() {
     let bench = Bench::new();
-    // Writes of two locks are never answered, the first of which ends a round for its credential.
-    let stuck = ["aaaaaaaa".to_owned(), "bbbbbbbb".to_owned()].into();
-    let stuck = Behind { stuck, ..Behind::of(&bench.memory) }.cloud();
-    for policy in ['a', 'b', 'c'] {
-        bench.lock_of(policy, "main", &stuck);
+    // The first that is not answered ends a round for its credential.
+    let stuck = Arc::new(Mutex::new(["a", "b", "d"].map(|policy| policy.repeat(8)).into()));
+    let cloud = Behind { stuck: Arc::clone(&stuck), ..Behind::of(&bench.memory) }.cloud();
+    for policy in ['a', 'b', 'c', 'd'] {
+        bench.lock_of(policy, "main", &cloud);
     }
-    bench.give_by("main", &stuck, &[bench.grant(1, 600, OPEN)]);
-    bench.pass(12).await;
-    assert_eq!((bench.denies(), bench.allows()), (1, 1));
+    bench.give_by("main", &cloud, &[bench.grant(1, 600, OPEN)]);
+    bench.pass(20).await;
+    assert_eq!((bench.denies(), bench.allows()), (1, 1), "c, and the grant");
+    // Nor those that failed each other.
+    stuck.lock().unwrap().pop();
+    bench.pass(35).await;
+    assert_eq!(bench.denies(), 2, "and d");
+}
+
+/// Each of them may take a minute.
+#[tokio::test(start_paused = true)]
+async fn news_do_not_wait_for_all_that_failed_before() {
+    let bench = Bench::new();
+    let hangs = Behind { late: Some(Duration::from_secs(10_000)), ..Behind::of(&bench.memory) }.cloud();
+    for policy in ['a', 'b', 'c', 'd'] {
+        bench.lock_of(policy, "another", &hangs);
+    }
+    // A round for each, and then all of them in one.
+    bench.pass(4 * 70).await;
+    bench.lock_of('e', "main", &bench.memory.cloud());
+    bench.pass(90).await;
+    assert_eq!(bench.denies(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_credential_that_is_throttled_or_not_answered_sends_one_write_a_round() {
+    for kind in [CloudErrorKind::Retryable, CloudErrorKind::Unanswered] {
+        let bench = Bench::new();
+        let writes = Arc::new(AtomicUsize::new(0));
+        let refuses = {
+            let writes = Arc::clone(&writes);
+            let refuse = move |call| {
+                writes.fetch_add(usize::from(call == Call::Put), Ordering::SeqCst);
+                (call == Call::Put).then_some(kind)
+            };
+            let wait = (kind == CloudErrorKind::Retryable).then_some(Duration::from_secs(300));
+            Behind { refuse: Box::new(refuse), wait, ..Behind::of(&bench.memory) }.cloud()
+        };
+        for policy in ['a', 'b', 'c'] {
+            bench.lock_of(policy, "main", &refuses);
+        }
+        bench.give_by("main", &refuses, &[bench.grant(1, 600, OPEN)]);
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        assert_eq!(writes.load(Ordering::SeqCst), 1, "{kind:?}");
+    }
 }
 
 /// The reconciler of a request offers every way each time it hears of a close that fails.

@@ -3,5 +3,6 @@
 mod control_plane;
 mod deploy;
 mod lending;
+mod mirror;
 mod playground;
 mod world;
