@@ -85,6 +85,7 @@ fn route(world: &mut World, call: &Call, what: &str) -> Result<Reply, String> {
         ("GET", "latency" | "settings") => Ok(Reply::ok(world.settings.show())),
         ("POST", "latency" | "settings") => {
             world.settings.change(read(call)?)?;
+            world.plane.network_deny_stops_dnat = world.settings.network_deny_stops_dnat;
             Ok(Reply::ok(world.settings.show()))
         }
         ("GET", "activity") => activity(world, call),

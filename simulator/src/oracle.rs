@@ -5,6 +5,7 @@
 //! private destination may be reached through a gateway, a load balancer or a firewall.
 
 pub(crate) mod evaluate;
+pub(crate) mod firewall;
 pub(crate) mod index;
 pub(crate) mod plane;
 pub(crate) mod tags;

@@ -2,6 +2,7 @@
 
 pub(crate) mod actions;
 pub(crate) mod addresses;
+pub(crate) mod firewall;
 pub(crate) mod graph;
 pub(crate) mod kql;
 pub(crate) mod nic;
@@ -38,6 +39,8 @@ pub(crate) struct Prepared {
     pub(crate) embedded: Vec<(&'static str, Vec<(ResourceId, Value)>)>,
     /// Other resources that come into being with it.
     pub(crate) beside: Vec<(ResourceId, Value)>,
+    /// It is accepted and stored, but its operation fails with this code.
+    pub(crate) fails: Option<String>,
 }
 
 impl From<Value> for Prepared {
@@ -125,6 +128,9 @@ pub(crate) fn prepare(
             guid(&mut body, old);
             Ok(body.into())
         }
+        "network/azurefirewalls" => firewall::prepare(world, id, old, body),
+        "network/firewallpolicies" => firewall::policy::prepare(world, id, body),
+        "network/firewallpolicies/rulecollectiongroups" => firewall::policy::prepare_group(world, id, body),
         "compute/virtualmachines" => vm::prepare(world, id, old, body),
         "compute/disks" => Ok(vm::prepare_disk(old, body).into()),
         "authorization/locks" => locks::prepare(&body).map(Prepared::from),
@@ -186,6 +192,9 @@ pub(crate) fn render(store: &Store, resource: &Resource) -> Value {
         "network/networkinterfaces" => nic::add_read_only(store, resource, &mut body),
         "network/publicipaddresses" => public_ip::add_read_only(store, id, &mut body),
         "network/routetables" => route_table::add_read_only(store, id, &mut body),
+        "network/azurefirewalls" => firewall::add_read_only(&mut body),
+        "network/firewallpolicies" => firewall::policy::add_read_only(store, id, &mut body),
+        "network/firewallpolicies/rulecollectiongroups" => firewall::policy::add_group_read_only(&mut body),
         _ => {}
     }
     body
@@ -222,17 +231,19 @@ pub(crate) fn deletable(world: &World, resource: &Resource) -> Result<(), ArmErr
             Some(user) => refuse("InUseNetworkSecurityGroupCannotBeDeleted", "Network security group", user),
             None => Ok(()),
         },
-        "network/virtualnetworks/subnets" => match users("networkinterfaces") {
-            Some(user) => refuse("InUseSubnetCannotBeDeleted", "Subnet", user),
-            None => Ok(()),
-        },
+        "network/virtualnetworks/subnets" => {
+            match users("networkinterfaces").or_else(|| users("azurefirewalls")) {
+                Some(user) => refuse("InUseSubnetCannotBeDeleted", "Subnet", user),
+                None => Ok(()),
+            }
+        }
         "network/virtualnetworks" => {
             for subnet in store.children(&id.key, "subnets") {
                 deletable(world, &subnet)?;
             }
             Ok(())
         }
-        "network/publicipaddresses" => match users("networkinterfaces") {
+        "network/publicipaddresses" => match users("networkinterfaces").or_else(|| users("azurefirewalls")) {
             Some(user) => refuse("PublicIPAddressCannotBeDeleted", "Public IP address", user),
             None => Ok(()),
         },
@@ -248,6 +259,10 @@ pub(crate) fn deletable(world: &World, resource: &Resource) -> Result<(), ArmErr
                 None => Ok(()),
             }
         }
+        "network/firewallpolicies" => match users("azurefirewalls").or_else(|| users("firewallpolicies")) {
+            Some(user) => refuse("FirewallPolicyInUse", "Firewall policy", user),
+            None => Ok(()),
+        },
         "network/networkinterfaces" => match users("virtualmachines") {
             Some(user) => refuse("NicInUse", "Network Interface", user),
             None => Ok(()),

@@ -10,6 +10,10 @@ import time
 import urllib.request
 
 import pytest
+from azure.identity import ClientSecretCredential
+from azure.mgmt.compute import ComputeManagementClient
+from azure.mgmt.network import NetworkManagementClient
+from azure.mgmt.resource import ResourceManagementClient
 
 
 class Simulator:
@@ -58,6 +62,29 @@ def simulator(tmp_path, monkeypatch):
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", running.caFile)
     yield running
     running.stop()
+
+
+class Clients:
+    """One client of each library, signed in as the simulator's own application."""
+
+    def __init__(self, simulator):
+        credential = ClientSecretCredential(
+            simulator.tenantId, simulator.clientId, simulator.clientSecret,
+            authority=simulator.tlsUrl, disable_instance_discovery=True,
+        )
+        options = {
+            "base_url": simulator.tlsUrl,
+            "credential_scopes": [f"{simulator.tlsUrl}/.default"],
+            "polling_interval": 1,
+        }
+        self.network = NetworkManagementClient(credential, simulator.subscriptionId, **options)
+        self.compute = ComputeManagementClient(credential, simulator.subscriptionId, **options)
+        self.resource = ResourceManagementClient(credential, simulator.subscriptionId, **options)
+
+
+@pytest.fixture
+def clients(simulator):
+    return Clients(simulator)
 
 
 @pytest.fixture

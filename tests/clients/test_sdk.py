@@ -2,35 +2,8 @@
 
 import pytest
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
-from azure.identity import ClientSecretCredential
-from azure.mgmt.compute import ComputeManagementClient
 from azure.mgmt.compute import models as compute_models
-from azure.mgmt.network import NetworkManagementClient
 from azure.mgmt.network import models
-from azure.mgmt.resource import ResourceManagementClient
-
-
-class Clients:
-    """One client of each library, signed in as the simulator's own application."""
-
-    def __init__(self, simulator):
-        credential = ClientSecretCredential(
-            simulator.tenantId, simulator.clientId, simulator.clientSecret,
-            authority=simulator.tlsUrl, disable_instance_discovery=True,
-        )
-        options = {
-            "base_url": simulator.tlsUrl,
-            "credential_scopes": [f"{simulator.tlsUrl}/.default"],
-            "polling_interval": 1,
-        }
-        self.network = NetworkManagementClient(credential, simulator.subscriptionId, **options)
-        self.compute = ComputeManagementClient(credential, simulator.subscriptionId, **options)
-        self.resource = ResourceManagementClient(credential, simulator.subscriptionId, **options)
-
-
-@pytest.fixture
-def clients(simulator):
-    return Clients(simulator)
 
 
 def inbound(access, priority, source, port):

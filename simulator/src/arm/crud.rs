@@ -9,6 +9,7 @@ use super::{
     errors::ArmError,
     ids::ResourceId,
     locks::{self, Act},
+    operations::Bend,
     paging, poll,
     store::{Resource, State, Store},
     turn::{precondition, take_turn},
@@ -251,7 +252,13 @@ fn commit(
         undo: vec![],
         deletes: false,
     };
-    let operation = world.begin(start, plan.bend.clone());
+    let bend = match prepared.fails {
+        Some(code) => {
+            Some(Bend { fails: Some(code), applies: true, ..plan.bend.clone().unwrap_or_default() })
+        }
+        None => plan.bend.clone(),
+    };
+    let operation = world.begin(start, bend);
     let reply = written(world, call, status, id);
     Ok(poll::announce(world, call, operation, reply))
 }

@@ -27,6 +27,25 @@ fn paths(kind: &str) -> &'static [&'static str] {
         ],
         "network/publicipaddresses" => &["sku."],
         "network/routetables" => &["properties.routes[].properties."],
+        "network/azurefirewalls" => &[
+            "properties.sku.",
+            "properties.ipConfigurations[].properties.subnet.",
+            "properties.ipConfigurations[].properties.publicIPAddress.",
+            "properties.firewallPolicy.",
+            "properties.virtualHub.",
+            "properties.hubIPAddresses.publicIPs.addresses[].",
+            "properties.natRuleCollections[].properties.rules[].",
+            "properties.natRuleCollections[].properties.action.",
+            "properties.networkRuleCollections[].properties.rules[].",
+            "properties.networkRuleCollections[].properties.action.",
+            "properties.applicationRuleCollections[].properties.rules[].",
+            "properties.applicationRuleCollections[].properties.action.",
+        ],
+        "network/firewallpolicies" => &["properties.sku.", "properties.basePolicy."],
+        "network/firewallpolicies/rulecollectiongroups" => {
+            &["properties.ruleCollections[].rules[].", "properties.ruleCollections[].action."]
+        }
+        "network/ipgroups" => &["properties.ipAddresses[]="],
         "compute/virtualmachines" => &[
             "properties.hardwareProfile.",
             "properties.osProfile.windowsConfiguration.",

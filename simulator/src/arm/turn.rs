@@ -50,7 +50,9 @@ pub(super) fn take_turn(
 ) -> Result<(), ArmError> {
     let root = id.root();
     let Some(running) = world.operations.running(&root.key) else { return Ok(()) };
-    let whole = root.key == id.key;
+    // A firewall refuses what comes too early, where other types let a whole write replace the one under way.
+    let whole = root.key == id.key
+        && !matches!(root.kind().as_str(), "network/azurefirewalls" | "network/firewallpolicies");
     if whole && !deletes && !running.deletes_whole() {
         world.supersede(&root.key);
         return Ok(());

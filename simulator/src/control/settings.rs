@@ -53,7 +53,7 @@ pub enum Profile {
     /// Everything at once, rule writes in 50 ms: for tests.
     #[default]
     Fast,
-    /// 5 to 11 s a rule write, machines slower still, data plane lagging behind: what users report.
+    /// 5 to 11 s a rule write, 3 to 5 min a firewall's, machines slower still, data plane lagging behind: what users report.
     Realistic,
 }
 
@@ -79,6 +79,8 @@ pub(crate) struct Settings {
     pub(crate) throttle: bool,
     pub(crate) page_size: usize,
     pub(crate) token_lifetime: Span,
+    /// Whether a network rule of a firewall that denies stops what DNAT has translated.
+    pub(crate) network_deny_stops_dnat: bool,
 }
 
 impl Settings {
@@ -91,6 +93,7 @@ impl Settings {
             throttle: false,
             page_size: 1000,
             token_lifetime: Span(jiff::SignedDuration::from_secs(3599)),
+            network_deny_stops_dnat: false,
         };
         settings.use_profile(profile);
         settings
@@ -98,15 +101,22 @@ impl Settings {
 
     pub(crate) fn use_profile(&mut self, profile: Profile) {
         let between = |a: i64, b: i64| Range { min: Span::millis(a), max: Span::millis(b) };
-        let (rule, other, machine, lag) = match profile {
-            Profile::Fast => (between(50, 50), between(0, 0), between(0, 0), between(0, 0)),
-            Profile::Realistic => {
-                (between(5000, 11_000), between(1000, 3000), between(10_000, 40_000), between(0, 20_000))
-            }
+        let (rule, firewall, other, machine, lag) = match profile {
+            Profile::Fast => (between(50, 50), between(50, 50), between(0, 0), between(0, 0), between(0, 0)),
+            Profile::Realistic => (
+                between(5000, 11_000),
+                between(180_000, 300_000),
+                between(1000, 3000),
+                between(10_000, 40_000),
+                between(0, 20_000),
+            ),
         };
         self.latency.clear();
         for kind in ["securityRules.write", "securityRules.delete", "networkSecurityGroups.write"] {
             self.latency.insert(kind.to_lowercase(), rule);
+        }
+        for kind in ["azureFirewalls.write", "ruleCollectionGroups.write", "ruleCollectionGroups.delete"] {
+            self.latency.insert(kind.to_lowercase(), firewall);
         }
         for kind in ["virtualMachines.write", "virtualMachines.delete", "resourceGroups.delete"] {
             self.latency.insert(kind.to_lowercase(), machine);
@@ -144,6 +154,7 @@ impl Settings {
         self.if_match = change.if_match.unwrap_or(self.if_match);
         self.throttle = change.throttle.unwrap_or(self.throttle);
         self.token_lifetime = change.token_lifetime.unwrap_or(self.token_lifetime);
+        self.network_deny_stops_dnat = change.network_deny_stops_dnat.unwrap_or(self.network_deny_stops_dnat);
         Ok(())
     }
 
@@ -157,6 +168,7 @@ impl Settings {
             "throttle": self.throttle,
             "pageSize": self.page_size,
             "tokenLifetime": self.token_lifetime.seconds(),
+            "networkDenyStopsDnat": self.network_deny_stops_dnat,
         })
     }
 }
@@ -174,6 +186,7 @@ pub(crate) struct Change {
     throttle: Option<bool>,
     page_size: Option<usize>,
     token_lifetime: Option<Span>,
+    network_deny_stops_dnat: Option<bool>,
 }
 
 /// Tells `null` (no header) from absent (no change).

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
+    firewall::{self, Packet},
     index::{Index, Interface},
     plane::{Facts, admin_rules},
     tags::{Place, ServiceTags},
@@ -37,6 +38,10 @@ pub(crate) struct Probe {
     /// The id of the virtual network, where several hold the destination address.
     #[serde(default)]
     pub(crate) network: Option<String>,
+    /// Whether a network rule of a firewall that denies stops what DNAT has translated; as the world's settings say
+    /// when left out.
+    #[serde(default)]
+    pub(crate) network_deny_stops_dnat: Option<bool>,
 }
 
 fn tcp() -> String {
@@ -53,6 +58,8 @@ pub(crate) struct Verdict {
     pub(crate) allowed: bool,
     pub(crate) decided_by: Vec<Value>,
     pub(crate) reason: Option<String>,
+    /// What the machine sees, where a firewall has translated the packet.
+    pub(crate) translated: Option<Packet>,
 }
 
 impl Verdict {
@@ -61,16 +68,12 @@ impl Verdict {
         if let Some(reason) = &self.reason {
             shown["reason"] = json!(reason);
         }
+        if let Some(packet) = &self.translated {
+            shown["translated"] = json!({"source": packet.source.to_string(),
+                "destination": packet.destination.to_string(), "port": packet.port});
+        }
         shown
     }
-}
-
-struct Packet {
-    source: IpAddr,
-    source_port: u16,
-    destination: IpAddr,
-    port: u16,
-    protocol: String,
 }
 
 enum Admin {
@@ -90,12 +93,37 @@ pub(crate) fn evaluate(
     tags: &ServiceTags,
     probe: &Probe,
 ) -> Result<Verdict, String> {
+    let mut verdict = Verdict { allowed: false, decided_by: vec![], reason: None, translated: None };
+    let mut packet = Packet {
+        source: probe.source,
+        source_port: probe.source_port,
+        destination: probe.destination,
+        port: probe.port,
+        protocol: probe.protocol.to_lowercase(),
+    };
+    let mut reached: Option<Vec<&String>> = None;
+    if let Some(place) = index.firewall(probe.destination) {
+        let deny_stops_dnat = probe.network_deny_stops_dnat.unwrap_or(false);
+        let (through, decisions) = firewall::through(facts, place, &packet, deny_stops_dnat);
+        verdict.decided_by.extend(decisions.iter().map(|d| {
+            json!({"stage": "firewall", "direction": "Inbound", "resource": d.resource, "rule": d.rule, "access": d.access})
+        }));
+        let Some(through) = through else {
+            if verdict.decided_by.is_empty() {
+                verdict.reason = Some("NoNatRule: no DNAT rule of the firewall matches".into());
+            }
+            return Ok(verdict);
+        };
+        packet = through;
+        verdict.translated = Some(packet.clone());
+        reached = place.network.as_ref().map(|own| index.peers(own).into_iter().chain([own]).collect());
+    }
     let wanted = probe.network.as_ref().map(|n| n.to_lowercase());
     let holders: Vec<&Interface> = index
-        .holding(probe.destination)
+        .holding(packet.destination)
         .filter(|i| wanted.as_ref().is_none_or(|n| i.network == *n))
+        .filter(|i| reached.as_ref().is_none_or(|networks| networks.contains(&&i.network)))
         .collect();
-    let mut verdict = Verdict { allowed: false, decided_by: vec![], reason: None };
     let target = match holders.as_slice() {
         [] => {
             verdict.reason = Some("NoSuchDestination: no network interface holds this address".into());
@@ -105,20 +133,14 @@ pub(crate) fn evaluate(
         [..] => {
             return Err(format!(
                 "destination: {} is held in {} networks; say which in 'network'",
-                probe.destination,
+                packet.destination,
                 holders.len()
             ));
         }
     };
     // Public addresses are translated before any filter sees the packet.
-    let packet = Packet {
-        source: probe.source,
-        source_port: probe.source_port,
-        destination: target.address,
-        port: probe.port,
-        protocol: probe.protocol.to_lowercase(),
-    };
-    let sender = sender(index, target, probe.source);
+    packet.destination = target.address;
+    let sender = sender(index, target, packet.source);
     if let Some(sender) = sender {
         let place = place(facts, index, tags, sender);
         if !pass(&place, sender, &packet, "Outbound", &mut verdict) {
@@ -132,7 +154,7 @@ pub(crate) fn evaluate(
     let filtered = index.subnet_group(&target.subnet).is_some() || target.group.is_some();
     let bypassed =
         verdict.decided_by.iter().any(|d| d["access"] == "AlwaysAllow" && d["direction"] == "Inbound");
-    let from_outside = !place.tag_contains("VirtualNetwork", probe.source);
+    let from_outside = !place.tag_contains("VirtualNetwork", packet.source);
     if !filtered
         && !bypassed
         && let Some(public) = &target.public

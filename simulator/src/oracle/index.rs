@@ -7,7 +7,7 @@ use std::ops::Bound;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::plane::Facts;
+use super::{firewall, plane::Facts};
 use crate::resources::{addresses::prefixes, rule::network, vnet::is_connected};
 
 /// One address of a network interface.
@@ -36,6 +36,8 @@ pub(crate) struct Index {
     by_address: BTreeMap<IpAddr, Vec<usize>>,
     spaces: BTreeMap<String, Vec<IpNet>>,
     peers: BTreeMap<String, BTreeSet<String>>,
+    /// Firewalls, by each of their public addresses.
+    firewalls: BTreeMap<IpAddr, firewall::Place>,
     /// Subnet key to group and route table keys.
     subnets: BTreeMap<String, (Option<String>, Option<String>)>,
 }
@@ -66,6 +68,7 @@ impl Index {
                     peerings.entry(network_of(key)).or_default().push(fact.body.clone());
                 }
                 "network/networkinterfaces" => index.add_interface(facts, properties),
+                "network/azurefirewalls" => index.add_firewall(facts, key, properties),
                 _ => {}
             }
         }
@@ -114,6 +117,40 @@ impl Index {
                 members_of: members_of.into_iter().flatten().filter_map(key_of).collect(),
             });
         }
+    }
+
+    fn add_firewall(&mut self, facts: &Facts, key: &str, properties: &Value) {
+        let configs: Vec<&Value> = properties["ipConfigurations"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|c| &c["properties"])
+            .collect();
+        let subnet = configs.iter().find_map(|config| key_of(&config["subnet"]));
+        let space = subnet.as_ref().and_then(|key| facts.get(key));
+        let space = space.map(|fact| prefixes(&fact.body["properties"])).unwrap_or_default();
+        // The first address that the subnet gives is the frontend's; instances have those after it.
+        let instances = space.iter().find_map(|net| match net {
+            IpNet::V4(net) => Some(net.hosts().skip(4).take(2).map(IpAddr::V4).collect()),
+            IpNet::V6(_) => None,
+        });
+        let place = firewall::Place {
+            key: key.to_owned(),
+            network: subnet.as_deref().map(network_of),
+            instances: instances.unwrap_or_default(),
+        };
+        let public = configs.iter().filter_map(|config| facts.get(&key_of(&config["publicIPAddress"])?));
+        let public = public.filter_map(|fact| fact.body["properties"]["ipAddress"].as_str());
+        let hub = properties["hubIPAddresses"]["publicIPs"]["addresses"].as_array().into_iter().flatten();
+        for address in public.chain(hub.filter_map(|a| a["address"].as_str())).filter_map(|a| a.parse().ok())
+        {
+            self.firewalls.insert(address, place.clone());
+        }
+    }
+
+    /// The firewall that has this public address.
+    pub(crate) fn firewall(&self, address: IpAddr) -> Option<&firewall::Place> {
+        self.firewalls.get(&address)
     }
 
     /// Interfaces that hold an address, private or public.

@@ -25,6 +25,8 @@ pub(crate) struct DataPlane {
     current: Facts,
     index: Option<Arc<Index>>,
     history: Vec<(Timestamp, Vec<Change>)>,
+    /// What holds for probes that do not say it.
+    pub(crate) network_deny_stops_dnat: bool,
 }
 
 /// A time during which a packet would have passed; `to` is open while it still would.
@@ -36,7 +38,7 @@ pub(crate) struct Interval {
 
 /// Does this change leave interfaces, networks and addresses as they were?
 fn only_rules(key: &str) -> bool {
-    let indexed = ["/virtualnetworks/", "/networkinterfaces/", "/publicipaddresses/"];
+    let indexed = ["/virtualnetworks/", "/networkinterfaces/", "/publicipaddresses/", "/azurefirewalls/"];
     key.starts_with(ADMIN) || !indexed.iter().any(|part| key.contains(part))
 }
 
@@ -76,7 +78,13 @@ impl DataPlane {
 
     pub(crate) fn probe(&mut self, tags: &ServiceTags, probe: &Probe) -> Result<Verdict, String> {
         let index = self.index.get_or_insert_with(|| Arc::new(Index::build(&self.current))).clone();
-        evaluate(&self.current, &index, tags, probe)
+        evaluate(&self.current, &index, tags, &self.settled(probe))
+    }
+
+    /// The probe with everything said.
+    fn settled(&self, probe: &Probe) -> Probe {
+        let said = probe.network_deny_stops_dnat.unwrap_or(self.network_deny_stops_dnat);
+        Probe { network_deny_stops_dnat: Some(said), ..probe.clone() }
     }
 
     /// When, between two times, such a packet would have passed.
@@ -87,6 +95,7 @@ impl DataPlane {
         from: Timestamp,
         to: Timestamp,
     ) -> Result<Vec<Interval>, String> {
+        let probe = &self.settled(probe);
         let mut facts = Facts::new();
         let mut index: Option<Index> = None;
         let mut open: Option<Timestamp> = None;
@@ -159,18 +168,29 @@ enum Effect {
 struct Watch {
     addresses: [String; 2],
     public: Vec<String>,
+    /// A firewall has had one of them: behind it may be any machine.
+    through_firewall: bool,
 }
 
 impl Watch {
     fn new(history: &[(Timestamp, Vec<Change>)], probe: &Probe) -> Self {
         let addresses = [probe.source.to_string(), probe.destination.to_string()];
-        let facts = history.iter().flat_map(|(_, changes)| changes).filter_map(|(_, fact)| fact.as_ref());
+        let facts = || history.iter().flat_map(|(_, changes)| changes).filter_map(|(_, fact)| fact.as_ref());
         let holds = |fact: &&Arc<Fact>| {
             let address = fact.body["properties"]["ipAddress"].as_str();
             address.is_some_and(|a| addresses.iter().any(|w| w == a))
         };
-        let public = facts.filter(holds).map(|fact| fact.id.key.clone()).collect();
-        Self { addresses, public }
+        let public: Vec<String> = facts().filter(holds).map(|fact| fact.id.key.clone()).collect();
+        let firewalls = || facts().filter(|fact| fact.id.kind() == "network/azurefirewalls");
+        let through_firewall = firewalls().any(|fact| {
+            let configs = fact.body["properties"]["ipConfigurations"].as_array().into_iter().flatten();
+            let ids = configs.filter_map(|c| c["properties"]["publicIPAddress"]["id"].as_str());
+            let hub = &fact.body["properties"]["hubIPAddresses"]["publicIPs"]["addresses"];
+            let hub = hub.as_array().into_iter().flatten().filter_map(|a| a["address"].as_str());
+            ids.into_iter().any(|id| public.contains(&id.to_lowercase()))
+                || hub.into_iter().any(|address| addresses.iter().any(|a| a == address))
+        });
+        Self { addresses, public, through_firewall }
     }
 
     fn effect(&self, facts: &Facts, (key, new): &Change) -> Effect {
@@ -183,7 +203,7 @@ impl Watch {
         if key.contains("/publicipaddresses/") {
             return if self.public.contains(key) { Effect::Places } else { Effect::None };
         }
-        if key.contains("/networkinterfaces/") {
+        if key.contains("/networkinterfaces/") && !self.through_firewall {
             let touched = [facts.get(key), new.as_ref()].into_iter().flatten().any(|f| self.is_held_by(f));
             return if touched { Effect::Places } else { Effect::None };
         }

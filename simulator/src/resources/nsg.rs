@@ -59,7 +59,7 @@ pub(crate) fn prepare(
         items.push((child, json!({"properties": checked})));
     }
     together(&items.iter().map(|(i, b)| (i.clone(), b.clone())).collect::<Vec<_>>())?;
-    Ok(Prepared { body, embedded: vec![("securityRules", items)], beside: vec![] })
+    Ok(Prepared { body, embedded: vec![("securityRules", items)], ..Prepared::default() })
 }
 
 pub(crate) fn prepare_rule(world: &World, id: &ResourceId, mut body: Value) -> Result<Prepared, ArmError> {

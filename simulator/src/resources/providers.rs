@@ -29,6 +29,10 @@ const PROVIDERS: &[(&str, &[&str])] = &[
         "Microsoft.Network",
         &[
             "applicationSecurityGroups",
+            "azureFirewalls",
+            "firewallPolicies",
+            "firewallPolicies/ruleCollectionGroups",
+            "ipGroups",
             "networkInterfaces",
             "networkSecurityGroups",
             "networkSecurityGroups/securityRules",

@@ -38,7 +38,7 @@ pub(crate) fn prepare(
         items.push((child, check(item)?));
     }
     apart(&items)?;
-    Ok(Prepared { body, embedded: vec![("routes", items)], beside: vec![] })
+    Ok(Prepared { body, embedded: vec![("routes", items)], ..Prepared::default() })
 }
 
 pub(crate) fn prepare_route(world: &World, id: &ResourceId, body: &Value) -> Result<Prepared, ArmError> {

@@ -65,7 +65,7 @@ pub(crate) fn prepare(
         }
         embedded.push((kind, items));
     }
-    Ok(Prepared { body, embedded, beside: vec![] })
+    Ok(Prepared { body, embedded, ..Prepared::default() })
 }
 
 /// An embedded child's own document.

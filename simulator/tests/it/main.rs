@@ -4,6 +4,7 @@
 mod binary;
 mod client;
 mod faults;
+mod firewall;
 mod identity;
 mod malformed;
 mod nsg;

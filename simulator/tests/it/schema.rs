@@ -5,7 +5,10 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::client::{Client, rule};
+use crate::{
+    client::{Client, rule},
+    firewall::{Site, nat, nat_group, network},
+};
 
 fn folder() -> PathBuf {
     // Builds may happen in a copy of the checkout.
@@ -142,4 +145,31 @@ async fn answers_have_the_official_shapes() {
     wrong["properties"]["surprise"] = json!(1);
     let faults = faults_of("Microsoft.Network.networkSecurityGroups@2025-05-01", &wrong);
     assert_eq!(faults.len(), 2, "the checker must see what is wrong: {faults:?}");
+}
+
+#[tokio::test]
+async fn firewalls_have_the_official_shapes() {
+    if !folder().exists() {
+        eprintln!("skipped: ../shared/azure-schema is absent");
+        return;
+    }
+    let site = Site::new().await;
+    let classic = site
+        .set(&json!({"natRuleCollections": [nat("50022")], "networkRuleCollections": [network("Deny", 300)]}))
+        .await;
+    let policy = site.client.network("world", "firewallPolicies/own");
+    site.client.create(&policy, &json!({"location": "westeurope"})).await;
+    let group = format!("{policy}/ruleCollectionGroups/jit");
+    let group = site.client.create(&group, &nat_group(200, "50022", "10.0.0.4")).await;
+    let managed = site.set(&json!({"firewallPolicy": {"id": policy}})).await;
+    let policy = site.client.get(&policy).await.body;
+    for (schema, answer) in [
+        ("azureFirewalls", classic),
+        ("azureFirewalls", managed),
+        ("firewallPolicies", policy),
+        ("firewallPolicies.ruleCollectionGroups", group),
+    ] {
+        let faults = faults_of(&format!("Microsoft.Network.{schema}@2025-05-01"), &answer);
+        assert_eq!(faults, Vec::<String>::new(), "{schema}");
+    }
 }

@@ -108,6 +108,7 @@ fn probe(source: u32, port: u16, udp: bool) -> Probe {
         protocol: if udp { "udp".into() } else { "tcp".into() },
         source_port: 50_000,
         network: None,
+        network_deny_stops_dnat: None,
     }
 }
 
