@@ -128,6 +128,8 @@ pub struct Context {
     pub opens: request::Opens,
     /// How often the waiting requests of one requester are looked at.
     pub pace: request::Pace,
+    /// How many requests are worked on at the same time.
+    pub rooms: request::Rooms,
     /// What the audit trail has told of each request.
     pub told: request::told::Told,
     /// Has a policy looked at again.
@@ -182,6 +184,7 @@ pub async fn run(
     let (wake_policies, policy_triggers) = mpsc::unbounded_channel();
     let (wake_requests, request_triggers) = mpsc::unbounded_channel();
     let (wake_reviews, review_triggers) = mpsc::unbounded_channel();
+    let concurrency = settings.concurrency.max(1);
     let context = Arc::new(Context {
         herald: Herald::new(client.clone()),
         client: client.clone(),
@@ -202,6 +205,7 @@ pub async fn run(
         started: clock.now(),
         opens: request::Opens::default(),
         pace: request::Pace::default(),
+        rooms: request::Rooms::new(concurrency),
         told: request::told::Told::default(),
         wake_policies,
         wake_requests,
@@ -263,7 +267,6 @@ pub async fn run(
             })
             .touched_objects()
     };
-    let concurrency = context.settings.concurrency.max(1);
     let config = controller::Config::default().concurrency(concurrency).debounce(Duration::from_millis(10));
     let policy_loop = Controller::for_stream(policy_stream, policies.clone())
         .with_config(config.clone())
@@ -285,6 +288,10 @@ pub async fn run(
             .inspect(move |event| {
                 context.reviews.see(event);
                 context.reviews_filled.see(event);
+                // Here, and not in its turn among the reviews: it may be a word that closes.
+                if let Ok(watcher::Event::Apply(review)) = event {
+                    review::wake_request_of(&context, review);
+                }
             })
             .touched_objects()
     };
@@ -303,20 +310,11 @@ pub async fn run(
         let shutdown = shutdown.clone();
         async move {
             let request_loop = Controller::for_stream(request_stream, requests.clone())
-                .with_config(config)
+                // Rooms bound them: this loop would take them in no order, and leave some waiting for ever.
+                .with_config(config.concurrency(0))
                 .reconcile_on(UnboundedReceiverStream::new(request_triggers))
                 .graceful_shutdown_on(shutdown.cancelled_owned())
-                .run(
-                    |request, context| {
-                        timed(
-                            "request",
-                            request::reconcile_when_ready(request, Arc::clone(&context)),
-                            context,
-                        )
-                    },
-                    |_, error, _| retry::later("request", error),
-                    context,
-                );
+                .run(request::reconcile_in_turn, |_, error, _| retry::later("request", error), context);
             request_loop.for_each(|_| async {}).await;
         }
     };

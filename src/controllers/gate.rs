@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::plan::desired::{Drift, Duty, Grant, Lock, Refused};
+use crate::plan::desired::{Drift, Grant, Lock, Refused};
 use crate::plan::lifecycle::Seen;
 use crate::plan::model::{FirewallId, Observed};
 use crate::plan::names::Cluster;
@@ -23,6 +23,7 @@ use crate::providers::{Cloud, CloudError};
 use crate::telemetry::{Audit, Metrics};
 
 mod closes;
+mod duties;
 mod records;
 mod round;
 mod sight;
@@ -31,6 +32,7 @@ mod ways;
 mod worker;
 mod writes;
 
+use duties::Duties;
 use unanswered::Unanswered;
 
 /// How gates work.
@@ -99,35 +101,6 @@ struct Gate {
     wake: Notify,
 }
 
-/// What is wanted of a firewall.
-#[derive(Default)]
-struct Duties {
-    /// Ways to reach it, by the name of the credential.
-    clouds: BTreeMap<String, Cloud>,
-    locks: BTreeMap<String, Lock>,
-    /// Policies that want to know of it, whether or not they lock anything, and the credential of each.
-    watchers: BTreeMap<String, String>,
-    /// By the rule's name.
-    grants: BTreeMap<String, Grant>,
-    /// The credential that a rule is to be opened by, by the rule's name.
-    openers: BTreeMap<String, String>,
-    /// Names whose removal has begun. They are never opened again, whatever a stale cache says.
-    closing: BTreeMap<String, Removal>,
-    orphans: BTreeSet<String>,
-    /// Counts changes, so that a report can say what it is about.
-    version: u64,
-}
-
-/// A removal of a rule of ours.
-#[derive(Clone, Copy)]
-struct Removal {
-    /// Since when it is wanted.
-    since: Timestamp,
-    /// Whether nobody else removed it before: it stood as granted when the removal was first sent, or had never been
-    /// seen.
-    by_us: bool,
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is behind these locks is replaced whole, so a panic elsewhere leaves nothing half done.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -190,17 +163,19 @@ impl Gates {
         locks: BTreeMap<FirewallId, Option<Lock>>,
     ) {
         for gate in self.all().iter().filter(|gate| !locks.contains_key(&gate.firewall)) {
-            gate.forget(policy_uid);
+            gate.change(|duties| duties.forget(policy_uid));
         }
         for (firewall, wanted) in locks {
-            self.give(&firewall, credential, cloud, |gate| gate.set_lock(policy_uid, credential, wanted));
+            self.give(&firewall, credential, cloud, |gate| {
+                gate.change(|duties| duties.set_lock(policy_uid, credential, wanted));
+            });
         }
     }
 
     /// Nothing of a policy is wanted any more, and what stands of its locks is left alone.
     pub fn forget(&self, policy_uid: &str) {
         for gate in self.all() {
-            gate.forget(policy_uid);
+            gate.change(|duties| duties.forget(policy_uid));
         }
     }
 
@@ -241,13 +216,7 @@ impl Gates {
     pub fn end(&self, request_uid: &str) {
         let now = self.0.clock.now();
         for gate in self.all() {
-            gate.change(|duties| {
-                let mut changed = false;
-                for grant in duties.grants.values_mut().filter(|grant| grant.request_uid == request_uid) {
-                    changed |= close(grant, &mut duties.closing, now);
-                }
-                changed
-            });
+            gate.change(|duties| duties.end(request_uid, now));
         }
     }
 
@@ -337,108 +306,9 @@ impl Gate {
         }
     }
 
-    fn set_lock(&self, policy_uid: &str, credential: &str, wanted: Option<Lock>) {
-        self.change(|duties| {
-            let before = duties.watchers.insert(policy_uid.to_owned(), credential.to_owned());
-            let watched = before.as_deref() != Some(credential);
-            if duties.locks.get(policy_uid) == wanted.as_ref() {
-                return watched;
-            }
-            match wanted {
-                Some(lock) => duties.locks.insert(policy_uid.to_owned(), lock),
-                None => duties.locks.remove(policy_uid),
-            };
-            true
-        });
-    }
-
-    fn forget(&self, policy_uid: &str) {
-        self.change(|duties| {
-            let watched = duties.watchers.remove(policy_uid).is_some();
-            duties.locks.remove(policy_uid).is_some() || watched
-        });
-    }
-
     fn set_grants(&self, request_uid: &str, credential: &str, wanted: Vec<Grant>, now: Timestamp) {
         self.change(|duties| {
-            let mut changed = false;
-            let unanswered = lock(&self.unanswered);
-            let named: BTreeSet<String> = wanted.iter().map(|grant| grant.name.clone()).collect();
-            // A request that has closed and read back its rules no longer names them.
-            duties.grants.retain(|name, grant| {
-                let settled = grant.request_uid == request_uid
-                    && !named.contains(name)
-                    && grant.duty == (Duty::Close { sent: true })
-                    && !unanswered.may_land(name);
-                changed |= settled;
-                !settled
-            });
-            for mut grant in wanted {
-                if matches!(grant.duty, Duty::Open { .. }) {
-                    let before = duties.openers.insert(grant.name.clone(), credential.to_owned());
-                    changed |= before.as_deref() != Some(credential);
-                }
-                if duties.closing.contains_key(&grant.name) {
-                    grant.duty = Duty::Close { sent: false };
-                }
-                match duties.grants.get_mut(&grant.name) {
-                    // What was sent stays sent, and what was seen as there is no longer to be opened.
-                    Some(known) => match (known.duty, grant.duty) {
-                        (Duty::Close { .. }, _) => {
-                            // What has ended by now is no longer only replaced.
-                            changed |= known.replaced && !grant.replaced;
-                            known.replaced &= grant.replaced;
-                        }
-                        (Duty::Hold, Duty::Open { .. }) => {}
-                        (_, Duty::Close { .. }) => {
-                            changed |= close(known, &mut duties.closing, now);
-                            known.replaced = grant.replaced;
-                        }
-                        (Duty::Open { .. } | Duty::Hold, Duty::Open { .. } | Duty::Hold) => {
-                            // Heard of before: in time, or too late, as it was then.
-                            if matches!(grant.duty, Duty::Open { .. }) {
-                                grant.duty = known.duty;
-                            }
-                            changed |= *known != grant;
-                            *known = grant;
-                        }
-                    },
-                    None => {
-                        grant.duty = grant.duty.taken_on(now);
-                        if matches!(grant.duty, Duty::Close { .. }) {
-                            let removal = Removal { since: now, by_us: false };
-                            duties.closing.entry(grant.name.clone()).or_insert(removal);
-                        }
-                        duties.grants.insert(grant.name.clone(), grant);
-                        changed = true;
-                    }
-                }
-            }
-            changed
+            duties.set_grants(request_uid, credential, wanted, &lock(&self.unanswered), now)
         });
     }
-}
-
-impl Duties {
-    fn owners(&self) -> BTreeSet<String> {
-        self.watchers
-            .keys()
-            .chain(self.locks.keys())
-            .chain(self.grants.values().map(|grant| &grant.request_uid))
-            .cloned()
-            .collect()
-    }
-}
-
-/// Turns a duty into a removal; whether that is a change.
-fn close(grant: &mut Grant, closing: &mut BTreeMap<String, Removal>, now: Timestamp) -> bool {
-    let by_us = match grant.duty {
-        // What was seen as there is held: so it was not seen.
-        Duty::Open { .. } => true,
-        Duty::Hold => false,
-        Duty::Close { .. } => return false,
-    };
-    (grant.duty, grant.replaced) = (Duty::Close { sent: false }, false);
-    closing.insert(grant.name.clone(), Removal { since: now, by_us });
-    true
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::runtime::controller::Action;
+use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
 use tokio::time::Instant;
 
@@ -25,6 +26,7 @@ mod pace;
 mod passage;
 pub mod record;
 mod rights;
+mod rooms;
 mod tell;
 pub mod told;
 mod turns;
@@ -36,6 +38,7 @@ use look::Look;
 pub use opens::Opens;
 pub use pace::Pace;
 pub use rights::Rights;
+pub use rooms::Rooms;
 use tell::tell;
 pub use turns::Turns;
 pub use views::ParsedTerms;
@@ -54,26 +57,31 @@ const MOVES: usize = 16;
 ///
 /// What is not granted waits until everything is known: reviews, because a denial that is not known yet would come too
 /// late; other requests, because limits are judged by all that live; admission, because what was not looked at would be
-/// said not to be in force. What may have rules in the cloud waits for nothing.
+/// said not to be in force. What may have rules in the cloud waits for nothing, and for nobody who waits.
 ///
 /// # Errors
 /// As [`reconcile`].
-pub async fn reconcile_when_ready(
+pub async fn reconcile_in_turn(
     request: Arc<JitAccessRequest>,
     context: Arc<Context>,
 ) -> Result<Action, WriteError> {
     let state = state(&request);
-    if state.holds_rules() || state.is_last() {
-        return reconcile(request, context).await;
+    let waits = !state.holds_rules() && !state.is_last();
+    if waits {
+        if !context.knows_all() {
+            return Ok(Action::requeue(NOT_READY));
+        }
+        if let Some(wait) = context.pace.wait(&request, &context.settings.pipelines, Instant::now()) {
+            return Ok(Action::requeue(wait));
+        }
     }
-    // Not waited for in here: those who wait would leave no room for those who must not.
-    if !context.knows_all() {
-        return Ok(Action::requeue(NOT_READY));
-    }
-    if let Some(wait) = context.pace.wait(&request, &context.settings.pipelines, Instant::now()) {
-        return Ok(Action::requeue(wait));
-    }
-    reconcile(request, context).await
+    let _place = context.rooms.enter(waits).await;
+    // What is known by now counts. Gone: the watch has told everybody.
+    let Some(request) = context.requests.get(&ObjectRef::from_obj(&*request)) else {
+        return Ok(Action::await_change());
+    };
+    // Many may wait for a place: what a reconcile takes in memory, only those in a room take.
+    Box::pin(super::timed("request", reconcile(request, Arc::clone(&context)), context)).await
 }
 
 /// Whether a grant under a policy is live.

@@ -78,6 +78,17 @@ pub(super) fn is_of(review: &JitAccessReview, request: &JitAccessRequest) -> boo
         && request.namespace() == review.namespace()
 }
 
+/// Has the request of a review looked at again. False: it is settled, gone, or not watched yet.
+pub(super) fn wake_request_of(context: &Context, review: &JitAccessReview) -> bool {
+    let namespace = review.namespace().unwrap_or_default();
+    let reference = ObjectRef::<JitAccessRequest>::new(&review.spec.request_ref.name).within(&namespace);
+    let watched = context.requests.get(&reference).is_some_and(|request| is_of(review, &request));
+    if watched {
+        let _ = context.wake_requests.send(reference);
+    }
+    watched
+}
+
 /// Sees to it that one review is answered.
 ///
 /// # Errors
@@ -87,13 +98,11 @@ pub async fn reconcile(review: Arc<JitAccessReview>, context: Arc<Context>) -> R
     if review.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    let namespace = review.namespace().unwrap_or_default();
-    let name = &review.spec.request_ref.name;
-    let reference = ObjectRef::<JitAccessRequest>::new(name).within(&namespace);
-    if context.requests.get(&reference).is_some_and(|request| is_of(&review, &request)) {
-        let _ = context.wake_requests.send(reference);
+    if wake_request_of(&context, &review) {
         return Ok(Action::requeue(REST));
     }
+    let namespace = review.namespace().unwrap_or_default();
+    let name = &review.spec.request_ref.name;
     // The request is settled, gone, or not watched yet: only the API server itself can tell.
     let api: Api<Tolerant<JitAccessRequest>> = Api::namespaced(context.client.clone(), &namespace);
     let found = api

@@ -52,7 +52,7 @@ pub struct File {
     /// The most allows of ours that one firewall may hold.
     #[serde(default = "two_hundred")]
     pub max_allows_per_firewall: u16,
-    /// How many objects of a kind are worked on at the same time.
+    /// How many objects of a kind are worked on at the same time; as many again of requests that wait for their grant.
     #[serde(default = "sixteen")]
     pub concurrency: u16,
     /// Plan and report, write nothing to the cloud.

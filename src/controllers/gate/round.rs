@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
+use super::duties::{self, Duties};
 use super::ways::Ways;
 use super::{Gate, Inner, News, lock};
 use crate::plan::changes;
@@ -151,9 +152,9 @@ struct Snapshot {
 fn snapshot(inner: &Inner, gate: &Gate, memory: &Memory, now: Timestamp) -> Option<Snapshot> {
     let mut duties = lock(&gate.duties);
     let ways = Ways::new(&duties.clouds, memory.way)?;
-    let super::Duties { grants, closing, .. } = &mut *duties;
+    let Duties { grants, closing, .. } = &mut *duties;
     for grant in grants.values_mut().filter(|grant| grant.deadline <= now) {
-        super::close(grant, closing, now);
+        duties::close(grant, closing, now);
     }
     // Names stay barred for a day after their rule's removal: longer than any cache is stale.
     let day = SignedDuration::from_hours(24);
@@ -186,9 +187,9 @@ fn snapshot(inner: &Inner, gate: &Gate, memory: &Memory, now: Timestamp) -> Opti
 }
 
 /// Rules that were closed, proved absent and watched for an hour are history.
-fn forget_closed(gate: &Gate, duties: &mut super::Duties, now: Timestamp) {
+fn forget_closed(gate: &Gate, duties: &mut Duties, now: Timestamp) {
     let report = lock(&gate.report);
-    let super::Duties { grants, closing, openers, .. } = duties;
+    let Duties { grants, closing, openers, .. } = duties;
     grants.retain(|name, grant| {
         let absent = matches!(report.grants.get(name), Some(Seen::Absent { .. }));
         let long_ago = closing.get(name).is_some_and(|removal| now.duration_since(removal.since) > WATCHED);
