@@ -17,8 +17,8 @@ pub use conditions::{ConditionType, Reason, condition, find_condition, is_true, 
 pub use policy::{
     Approval, AzureEnforcement, AzureScope, AzureVirtualMachine, DeletionPolicy, Enforcement,
     EstablishedSessions, ExemptSource, ExistingRules, FirewallSource, JitPolicy, JitPolicySpec,
-    JitPolicyStatus, JustificationRule, Limits, Mode, PolicyPort, PolicySummary, PolicyTarget, Source,
-    TargetStatus, Via,
+    JitPolicyStatus, JustificationRule, Limits, Mode, PathStatus, PolicyPort, PolicySummary, PolicyTarget,
+    Source, TargetStatus, Via,
 };
 pub use request::{
     Connection, JitAccessRequest, JitAccessRequestSpec, JitAccessRequestStatus, NameRef, PinnedMachine,

@@ -10,7 +10,7 @@ use super::values::{Cidr, Protocol, ResourceId, Span, port_schema, scope_rule, v
 
 mod status;
 
-pub use status::{JitPolicyStatus, PolicySummary, TargetStatus};
+pub use status::{JitPolicyStatus, PathStatus, PolicySummary, TargetStatus};
 
 /// Closes management ports of virtual machines and says under which terms one may be opened.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]

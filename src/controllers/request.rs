@@ -75,7 +75,11 @@ pub async fn reconcile_in_turn(
             return Ok(Action::requeue(wait));
         }
     }
-    let _place = context.rooms.enter(waits).await;
+    let _place = if waits {
+        context.rooms.enter_waiting(pace::asker(&request, &context.settings.pipelines)).await
+    } else {
+        context.rooms.enter_granted().await
+    };
     // What is known by now counts. Gone: the watch has told everybody.
     let Some(request) = context.requests.get(&ObjectRef::from_obj(&*request)) else {
         return Ok(Action::await_change());

@@ -3,7 +3,9 @@
 mod machine;
 mod rule;
 
-pub use machine::{Address, AdminAction, AdminRule, Machine, NetworkView, Nic, Os, Unsupported};
+pub use machine::{
+    Address, AdminAction, AdminRule, FirewallHop, Hop, Machine, NetworkView, Nic, Os, Unsupported,
+};
 pub use rule::{
     Access, FirewallId, MAX_PRIORITY, MIN_PRIORITY, Observed, Peer, Provisioning, ResourceLock, Rule,
     RuleProtocol,

@@ -37,6 +37,7 @@ fn machine(group: &str, name: &str, last: u8) -> Machine {
                 ip: std::net::IpAddr::from([10, 0, 0, last]),
                 public: None,
                 path: vec![firewall(group, "subnet"), firewall(group, "nic")],
+                hops: Vec::new(),
                 groups: Vec::new(),
                 network: NetworkView::default(),
             }],

@@ -43,6 +43,7 @@ mod plan_shortening;
 mod plan_world;
 mod provider_azure;
 mod provider_conformance;
+mod provider_hops;
 mod provider_memory;
 mod provider_simulator;
 mod provider_topology;

@@ -40,6 +40,7 @@ pub(crate) fn machine(name: &str, addresses: &[&str], nsgs: &[&str]) -> Machine 
         ip: text.parse().unwrap(),
         public: None,
         path: path.clone(),
+        hops: Vec::new(),
         groups: Vec::new(),
         network: NetworkView::default(),
     };

@@ -29,6 +29,7 @@ fn machine(path: &[&str], virtual_network: &[&str], admin: Vec<AdminRule>) -> Ma
         ip: ip("10.0.0.4"),
         public: None,
         path: path.iter().map(|name| firewall(name)).collect(),
+        hops: Vec::new(),
         groups: vec![],
         network: NetworkView {
             virtual_network: virtual_network.iter().map(|text| net(text)).collect(),

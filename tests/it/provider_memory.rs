@@ -37,6 +37,7 @@ impl MemoryWorld {
                     ip: IpAddr::from([10, 0, 0, 4]),
                     public: None,
                     path: vec![firewall()],
+                    hops: Vec::new(),
                     groups: vec![],
                     network: NetworkView {
                         virtual_network: vec!["10.0.0.0/16".parse().unwrap()],

@@ -59,8 +59,13 @@ impl SimulatedWorld {
         Self { simulator, http: reqwest::Client::new(), cloud, _secret: secret }
     }
 
+    /// How the simulator was started.
+    pub fn options(&self) -> &Options {
+        &self.simulator.options
+    }
+
     /// Something that the control door does.
-    async fn control(&self, what: &str, body: &Value) -> Value {
+    pub async fn control(&self, what: &str, body: &Value) -> Value {
         let url = format!("{}/_sim/{what}", self.simulator.url);
         let response = self.http.post(url).json(body).send().await.unwrap();
         assert!(response.status().is_success(), "{what}: {}", response.text().await.unwrap());
@@ -68,7 +73,7 @@ impl SimulatedWorld {
     }
 
     /// A write by somebody else, done at once.
-    fn set(&self, id: &str, body: &Value) {
+    pub fn set(&self, id: &str, body: &Value) {
         let mut body = body.clone();
         body["id"] = json!(id);
         self.simulator.build_world(&json!({"resources": [body]}).to_string()).unwrap();

@@ -85,6 +85,10 @@ pub struct TargetStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 512)), extend("x-kubernetes-list-type" = "atomic"))]
     pub firewalls: Vec<String>,
+    /// What traffic passes on its way to the machine, from afar to near, and which of it this policy enforces.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
+    pub path: Vec<PathStatus>,
     /// The locked ports, such as `22` or `5985-5986/TCP`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(max = 32)), extend("x-kubernetes-list-type" = "atomic"))]
@@ -93,4 +97,22 @@ pub struct TargetStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 640)), extend("x-kubernetes-list-type" = "atomic"))]
     pub shadowed_by: Vec<String>,
+}
+
+/// Something that traffic passes on its way to a machine.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PathStatus {
+    /// The resource id; the address of what is not known by an id.
+    #[schemars(length(max = 512))]
+    pub id: String,
+    /// `NetworkSecurityGroup`, `AzureFirewall` or `VirtualAppliance`.
+    #[schemars(length(max = 32))]
+    pub kind: String,
+    /// Whether the policy's lock stands on it.
+    pub enforced: bool,
+    /// Why not, in a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub message: Option<String>,
 }

@@ -19,6 +19,17 @@ const INTERVAL: Duration = Duration::from_millis(40);
 /// The most places that are kept before those that nobody came back for are forgotten.
 const MOST: usize = 50_000;
 
+/// Somebody who asks: a namespace, and who asks there.
+pub(super) type Asker = (String, String);
+
+/// Who asks.
+pub(super) fn asker(request: &JitAccessRequest, pipelines: &Pipelines) -> Asker {
+    let who = request.spec.requester.as_ref().map(|user| user.username.as_str()).unwrap_or_default();
+    // Whoever has one service account can have a thousand.
+    let who = if pipelines.has(who) { "system:serviceaccount:" } else { who };
+    (request.namespace().unwrap_or_default(), who.trim().to_lowercase())
+}
+
 /// The pace of each requester in each namespace. Cheap to clone; clones are the same.
 #[derive(Clone, Debug, Default)]
 pub struct Pace(Arc<Mutex<Places>>);
@@ -26,7 +37,7 @@ pub struct Pace(Arc<Mutex<Places>>);
 #[derive(Debug, Default)]
 struct Places {
     /// When the next place of a requester would be.
-    next: HashMap<(String, String), Instant>,
+    next: HashMap<Asker, Instant>,
     /// The places that were given, by the request's UID.
     given: HashMap<String, Instant>,
 }
@@ -56,14 +67,10 @@ impl Pace {
         if !waits || request.metadata.deletion_timestamp.is_some() {
             return None;
         }
-        let who = request.spec.requester.as_ref().map(|user| user.username.as_str()).unwrap_or_default();
-        // Whoever has one service account can have a thousand.
-        let who = if pipelines.has(who) { "system:serviceaccount:" } else { who };
-        let key = (request.namespace().unwrap_or_default(), who.trim().to_lowercase());
-        self.place(key, request.uid().unwrap_or_default(), now)
+        self.place(asker(request, pipelines), request.uid().unwrap_or_default(), now)
     }
 
-    fn place(&self, requester: (String, String), uid: String, now: Instant) -> Option<Duration> {
+    fn place(&self, requester: Asker, uid: String, now: Instant) -> Option<Duration> {
         let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = places.given.get(&uid).copied() {
             // Woken before its time, it keeps the place that it has.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{FirewallId, Peer, RuleProtocol};
+use super::{FirewallId, Peer, Provisioning, RuleProtocol};
 use crate::api::Reason;
 use crate::api::values::{ArmId, PortRange};
 
@@ -54,6 +54,18 @@ impl Machine {
         self.nics.iter().flat_map(|nic| &nic.addresses)
     }
 
+    /// What traffic from afar passes on the way to any of its addresses, each once.
+    #[must_use]
+    pub fn hops(&self) -> Vec<&Hop> {
+        let mut hops: Vec<&Hop> = Vec::new();
+        for hop in self.addresses().flat_map(|address| &address.hops) {
+            if !hops.contains(&hop) {
+                hops.push(hop);
+            }
+        }
+        hops
+    }
+
     /// Every firewall on the way to any of its addresses, each once, in order.
     #[must_use]
     pub fn firewalls(&self) -> Vec<FirewallId> {
@@ -83,10 +95,43 @@ pub struct Address {
     pub public: Option<IpAddr>,
     /// The firewalls that traffic passes, in order: every one must let it in.
     pub path: Vec<FirewallId>,
+    /// What traffic from afar passes before them, as the routes of the subnet say.
+    pub hops: Vec<Hop>,
     /// Application security groups that the address belongs to.
     pub groups: Vec<ArmId>,
     /// The network around it: what service tags mean here.
     pub network: NetworkView,
+}
+
+/// What routes lead through on the way to a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hop {
+    /// A firewall that translates addresses.
+    Firewall(FirewallHop),
+    /// Something else, or something that could not be read.
+    Appliance {
+        /// Its address.
+        address: IpAddr,
+        /// What it is not, or why it could not be read, in a sentence.
+        why: String,
+    },
+}
+
+/// A firewall that translates addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FirewallHop {
+    /// Which.
+    pub id: FirewallId,
+    /// The private address that routes lead to.
+    pub address: IpAddr,
+    /// The addresses that people connect to, in order. None under forced tunnelling.
+    pub publics: Vec<IpAddr>,
+    /// Where its instances stand: what machines see as the source of what was translated.
+    pub instances: Vec<IpNet>,
+    /// The policies that its rules are taken from, its own first, then their parents; none where it has rules of its own.
+    pub policies: Vec<ArmId>,
+    /// How far the cloud is with it.
+    pub provisioning: Provisioning,
 }
 
 /// What is known of the network around an address.

@@ -7,10 +7,10 @@ use jiff::Timestamp;
 
 use super::{FirewallReport, Judged, TargetState, World};
 use crate::api::values::{ArmId, PortRange, Protocol};
-use crate::api::{Mode, Reason, TargetStatus};
+use crate::api::{Mode, PathStatus, Reason, TargetStatus};
 use crate::plan::authorize::Resolved;
 use crate::plan::exposure::{self, Lockdown, Locked, Way};
-use crate::plan::model::{FirewallId, Machine, Observed, Unsupported};
+use crate::plan::model::{FirewallId, Hop, Machine, Observed, Unsupported};
 
 /// Every machine that the policy selects, and those that it is still unlocking.
 pub(super) fn judge_all(
@@ -76,6 +76,7 @@ fn judge(world: &World<'_>, name: &str, machine: &Machine, now: Timestamp) -> Ju
         os_type: machine.os.as_str().map(str::to_owned),
         addresses: machine.addresses().map(|address| address.ip.to_string()).take(64).collect(),
         firewalls: firewalls.iter().map(ToString::to_string).take(16).collect(),
+        path: path(world, machine),
         locked_ports: ports.iter().map(|terms| port(terms.protocol, terms.range)).collect(),
         shadowed_by: Vec::new(),
     };
@@ -131,6 +132,35 @@ fn judge(world: &World<'_>, name: &str, machine: &Machine, now: Timestamp) -> Ju
         Lockdown::Effective | Lockdown::Missing { .. } | Lockdown::Unknown { .. } => {}
     }
     judged
+}
+
+/// What traffic passes on its way to a machine, from afar to near.
+fn path(world: &World<'_>, machine: &Machine) -> Vec<PathStatus> {
+    let hops = machine.hops().into_iter().map(|hop| match hop {
+        Hop::Firewall(firewall) => PathStatus {
+            id: firewall.id.to_string(),
+            kind: "AzureFirewall".to_owned(),
+            enforced: false,
+            message: Some(
+                "this version reads no rules of it and writes none: network security groups are the lock"
+                    .to_owned(),
+            ),
+        },
+        Hop::Appliance { address, why } => PathStatus {
+            id: address.to_string(),
+            kind: "VirtualAppliance".to_owned(),
+            enforced: false,
+            message: Some(short(why.clone())),
+        },
+    });
+    let firewalls = machine.firewalls();
+    let groups = firewalls.iter().map(|firewall| PathStatus {
+        id: firewall.to_string(),
+        kind: "NetworkSecurityGroup".to_owned(),
+        enforced: world.firewalls.get(firewall).is_some_and(|report| report.locked && !report.gone),
+        message: None,
+    });
+    hops.chain(groups).take(16).collect()
 }
 
 /// What keeps a lock from standing, if something does.

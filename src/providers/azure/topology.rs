@@ -24,6 +24,7 @@ use crate::providers::{CloudError, CloudErrorKind, Inventory, has_tags};
 
 mod admin;
 mod assemble;
+mod hops;
 mod twins;
 
 use assemble::Found;
@@ -68,6 +69,16 @@ const GROUPS: Kind = Kind {
     collection: "Microsoft.Network/networkSecurityGroups",
     action: "Microsoft.Network/networkSecurityGroups/read",
 };
+const FIREWALLS: Kind = Kind {
+    name: "Azure Firewall",
+    collection: "Microsoft.Network/azureFirewalls",
+    action: "Microsoft.Network/azureFirewalls/read",
+};
+const POLICIES: Kind = Kind {
+    name: "firewall policy",
+    collection: "Microsoft.Network/firewallPolicies",
+    action: "Microsoft.Network/firewallPolicies/read",
+};
 
 /// The inventory.
 pub(super) struct Topology {
@@ -76,12 +87,15 @@ pub(super) struct Topology {
 }
 
 /// All that was read for one call.
+#[derive(Default)]
 struct World {
     nics: HashMap<ArmId, Found>,
     networks: HashMap<ArmId, Found>,
     routes: HashMap<ArmId, Found>,
     publics: HashMap<ArmId, Found>,
     groups: HashMap<ArmId, Found>,
+    firewalls: HashMap<ArmId, Found>,
+    policies: HashMap<ArmId, Found>,
     /// By network.
     admin_rules: HashMap<ArmId, Option<Vec<crate::plan::model::AdminRule>>>,
 }
@@ -119,17 +133,21 @@ impl Topology {
         );
         let (networks, publics) = (networks?, publics?);
         let (mut route_ids, mut group_ids) = (BTreeSet::new(), BTreeSet::new());
+        let mut tables = BTreeSet::new();
         for nic in here(&nics) {
             group_ids.extend(wire::reference(operation, nic, assemble::GROUP)?);
             for part in assemble::ip_configurations(nic) {
                 let Some(subnet) = wire::reference(operation, part, "/properties/subnet/id")? else {
                     continue;
                 };
-                let network = networks.get(&assemble::network_of(operation, &subnet)?);
-                if let Some(Found::Here(network)) = network
+                let network_id = assemble::network_of(operation, &subnet)?;
+                if let Some(Found::Here(network)) = networks.get(&network_id)
                     && let Some(subnet) = assemble::subnet_in(network, &subnet)
                 {
-                    route_ids.extend(wire::reference(operation, subnet, "/properties/routeTable/id")?);
+                    if let Some(table) = wire::reference(operation, subnet, "/properties/routeTable/id")? {
+                        route_ids.insert(table.clone());
+                        tables.insert((network_id, table));
+                    }
                     group_ids.extend(wire::reference(operation, subnet, assemble::GROUP)?);
                 }
             }
@@ -139,7 +157,7 @@ impl Topology {
             self.fetch(operation, &GROUPS, scope, group_ids),
         );
         let (routes, groups) = (routes?, groups?);
-        let mut world = World { nics, networks, routes, publics, groups, admin_rules };
+        let mut world = World { nics, networks, routes, publics, groups, admin_rules, ..World::default() };
         let (other_nics, other_networks) = twins::unread(operation, &world)?;
         let (other_nics, other_networks) = tokio::join!(
             self.fetch(operation, &NICS, scope, other_nics),
@@ -147,7 +165,33 @@ impl Topology {
         );
         world.nics.extend(other_nics?);
         world.networks.extend(other_networks?);
+        let tables: Vec<(ArmId, ArmId)> = tables.into_iter().collect();
+        self.read_hops(operation, scope, &tables, &mut world).await?;
         Ok(world)
+    }
+
+    /// Reads what the routes of subnets lead through: `tables` are networks, each with a route table in it.
+    async fn read_hops(
+        &self,
+        operation: &str,
+        scope: Option<&ArmId>,
+        tables: &[(ArmId, ArmId)],
+        world: &mut World,
+    ) -> Result<(), CloudError> {
+        let networks = hops::networks(operation, tables, world)?;
+        world.networks.extend(self.fetch(operation, &NETWORKS, scope, networks).await?);
+        let firewalls = hops::firewalls(operation, tables, world)?;
+        world.firewalls = self.fetch(operation, &FIREWALLS, scope, firewalls).await?;
+        let publics = hops::publics(operation, world)?;
+        world.publics.extend(self.fetch(operation, &PUBLICS, scope, publics).await?);
+        for _ in 0..hops::POLICY_ROUNDS {
+            let policies = hops::policies(operation, world)?;
+            if policies.is_empty() {
+                break;
+            }
+            world.policies.extend(self.fetch(operation, &POLICIES, scope, policies).await?);
+        }
+        Ok(())
     }
 
     /// Reads resources by id: by a list of the scope where many of them are there, else one by one.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::{HOST, Kind, NETWORKS, NICS, ROUTES, World, ordered, twins, unsupported};
+use super::{HOST, Kind, NETWORKS, NICS, ROUTES, World, hops, ordered, twins, unsupported};
 use crate::api::Reason;
 use crate::api::values::ArmId;
 use crate::plan::model::{Address, FirewallId, Machine, NetworkView, Nic, Os, Unsupported};
@@ -141,6 +141,7 @@ fn address(operation: &str, nic: &Value, part: &Value, world: &World) -> Result<
         ip,
         public,
         path,
+        hops: hops::hops(operation, &network_id, table, world)?,
         groups,
         network: NetworkView {
             virtual_network: virtual_network(network, table),
@@ -292,15 +293,7 @@ mod tests {
         ) {
             let id = ArmId::parse("/subscriptions/11111111-2222-3333-4444-555555555555").unwrap();
             let nics = [(id.clone(), Found::Here(nic))].into();
-            let nothing = || std::collections::HashMap::new();
-            let world = World {
-                nics,
-                networks: nothing(),
-                routes: nothing(),
-                publics: nothing(),
-                groups: nothing(),
-                admin_rules: std::collections::HashMap::new(),
-            };
+            let world = World { nics, ..World::default() };
             let _ = machine("read", &id, &machine_like, &world);
             let machine_like = serde_json::json!({"properties": {
                 "vmId": "v", "networkProfile": {"networkInterfaces": [{"id": id.as_str()}]},
