@@ -12,6 +12,8 @@ export PORTCULLIS_ROOT := $(CURDIR)
 SOURCES := $(PORTCULLIS_CACHE)/sources
 PLAYGROUND := $(CARGO_TARGET_DIR)/debug/playground
 PYTHON ?= python3
+# Runs a command as a group of processes that can be ended together.
+APART := $(PYTHON) -c 'import os, sys; os.setsid(); os.execvp(sys.argv[1], sys.argv[1:])'
 # More than cores: the longest tests wait for deadlines most of the time.
 TEST_THREADS ?= 12
 
@@ -33,16 +35,17 @@ down: ## End exactly what `make up` started
 
 # What waits for most of its time runs beside the rest: the playground's demo, and the clients of others.
 test: prerequisites ## Run every test (7 to 8 minutes on 2 cores once all is built)
-	@begun=$$SECONDS; status=0; beside=$$(mktemp -d); trap 'kill $$(jobs -p) 2>/dev/null || true; rm -rf "$$beside"' EXIT; \
+	@begun=$$SECONDS; status=0; beside=$$(mktemp -d); trap 'for job in $$(jobs -p); do kill -- -$$job 2>/dev/null || true; done; rm -rf "$$beside"' EXIT; \
+	trap 'exit 130' INT TERM; \
 	echo "building the programs and their tests into $(CARGO_TARGET_DIR) (10 minutes the first time)"; \
 	(cd $(SOURCES) && cargo test --locked --workspace --all-targets --no-run); \
 	echo "making ready the Azure SDK for Python and the az CLI meanwhile (2 minutes the first time)"; \
-	tests/clients/setup.sh >"$$beside/setup" 2>&1 & setup=$$!; \
+	$(APART) tests/clients/setup.sh >"$$beside/setup" 2>&1 & setup=$$!; \
 	$(PLAYGROUND) assets; \
-	wait $$setup || { cat "$$beside/setup"; exit 1; }; rm "$$beside/setup"; \
-	(cd $(SOURCES) && exec cargo test --locked --workspace --test harness -- --test-threads=1 playground) >"$$beside/playground" 2>&1 & playground=$$!; \
+	if wait $$setup; then rm "$$beside/setup"; else status=1; fi; \
+	(cd $(SOURCES) && exec $(APART) cargo test --locked --workspace --test harness -- --test-threads=1 playground) >"$$beside/playground" 2>&1 & playground=$$!; \
 	(cd $(SOURCES) && cargo test --locked --workspace --lib --bins --test it --no-fail-fast -- --test-threads=$(TEST_THREADS)) || status=$$?; \
-	AZURE_SIMULATOR=$(CARGO_TARGET_DIR)/debug/azure-simulator tests/clients/run.sh >"$$beside/clients" 2>&1 & clients=$$!; \
+	AZURE_SIMULATOR=$(CARGO_TARGET_DIR)/debug/azure-simulator $(APART) tests/clients/run.sh >"$$beside/clients" 2>&1 & clients=$$!; \
 	(cd $(SOURCES) && cargo test --locked --workspace --test harness -- --test-threads=$(TEST_THREADS) --skip playground) || status=$$?; \
 	wait $$playground || status=$$?; wait $$clients || status=$$?; cat "$$beside"/*; \
 	$(PYTHON) tests/mirror.py --back $(CURDIR) $(SOURCES) || status=$$?; \

@@ -15,7 +15,7 @@ use crate::{
     arm::{ids::ResourceId, paging},
     http::{Call, Reply},
     identity::principals::Principal,
-    oracle::evaluate::Probe,
+    oracle::{evaluate::Probe, plane::Connection},
     world::World,
 };
 
@@ -72,6 +72,8 @@ fn route(world: &mut World, call: &Call, what: &str) -> Result<Reply, String> {
             Ok(Reply::ok(if many { json!(answers) } else { answers.swap_remove(0) }))
         }
         ("POST", "exposure") => exposure(world, call),
+        ("POST", "connect") => connect(world, &read(call)?),
+        ("GET", "connections") => Ok(Reply::ok(connections(world))),
         ("GET", "faults") => Ok(Reply::ok(world.faults.show())),
         ("POST", "faults") => {
             let (rules, _) = read_list(call)?;
@@ -226,6 +228,37 @@ fn exposure(world: &mut World, call: &Call) -> Result<Reply, String> {
         .map(|i| json!({"from": i.from.to_string(), "to": i.to.map(|t| t.to_string())}))
         .collect();
     Ok(Reply::ok(json!({"intervals": intervals, "observedUntil": to.min(now).to_string()})))
+}
+
+/// Sends the first packet of a connection, which lives on its own from then on.
+fn connect(world: &mut World, probe: &Probe) -> Result<Reply, String> {
+    let verdict = world.plane.probe(&world.service_tags, probe)?;
+    let mut shown = verdict.show();
+    if verdict.allowed {
+        let translated = verdict.translated.clone();
+        world.connections.push(Connection { since: world.now(), probe: probe.clone(), translated });
+        shown["connection"] = json!(world.connections.len());
+    }
+    Ok(Reply::ok(shown))
+}
+
+fn connections(world: &World) -> Value {
+    let show = |(index, connection): (usize, &Connection)| {
+        let probe = &connection.probe;
+        let mut shown = json!({"connection": index + 1, "source": probe.source, "destination": probe.destination,
+            "port": probe.port, "since": connection.since.to_string()});
+        match world.plane.cut(&world.service_tags, connection, world.now()) {
+            Ok(None) => shown["alive"] = json!(true),
+            Ok(Some((at, verdict))) => {
+                shown["alive"] = json!(false);
+                shown["cutAt"] = json!(at.to_string());
+                shown["cutBy"] = verdict.show();
+            }
+            Err(problem) => shown["problem"] = json!(problem),
+        }
+        shown
+    };
+    world.connections.iter().enumerate().map(show).collect()
 }
 
 fn activity(world: &mut World, call: &Call) -> Result<Reply, String> {

@@ -29,7 +29,7 @@ use crate::{
     http::Call,
     identity::principals::{Caller, Principals},
     oracle::{
-        plane::{Change, DataPlane},
+        plane::{Change, Connection, DataPlane},
         tags::ServiceTags,
     },
     resources::addresses::Pools,
@@ -70,6 +70,8 @@ pub(crate) struct World {
     plane_due: BTreeMap<String, Timestamp>,
     /// Ids that the request at hand has created, updated or removed, for the activity log.
     pub(crate) mutations: Vec<(String, &'static str)>,
+    /// Connections that were made, by their number less one.
+    pub(crate) connections: Vec<Connection>,
 }
 
 impl World {
@@ -102,6 +104,7 @@ impl World {
             sequence: 0,
             plane_due: BTreeMap::new(),
             mutations: vec![],
+            connections: vec![],
         }
     }
 

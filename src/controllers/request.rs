@@ -50,6 +50,8 @@ const LONGEST_REST: Duration = Duration::from_secs(30);
 const CACHE_LAGS: Duration = Duration::from_secs(1);
 /// When to try again while not everything is known.
 const NOT_READY: Duration = Duration::from_millis(200);
+/// When one that waits for its grant and found no place comes again, on average.
+const NO_PLACE: Duration = Duration::from_millis(500);
 /// The moves that one reconcile makes at most.
 const MOVES: usize = 16;
 
@@ -66,17 +68,19 @@ pub async fn reconcile_in_turn(
     context: Arc<Context>,
 ) -> Result<Action, WriteError> {
     let state = state(&request);
-    let waits = !state.holds_rules() && !state.is_last();
-    if waits {
+    let waits = !state.holds_rules() && !state.is_last() && request.metadata.deletion_timestamp.is_none();
+    let _place = if waits {
         if !context.knows_all() {
             return Ok(Action::requeue(NOT_READY));
         }
-        if let Some(wait) = context.pace.wait(&request, &context.settings.pipelines, Instant::now()) {
+        let pipelines = &context.settings.pipelines;
+        let Some(place) = context.rooms.enter_waiting(pace::asker(&request, pipelines)) else {
+            return Ok(Action::requeue(NO_PLACE.mul_f64(rand::random_range(0.5..1.5))));
+        };
+        if let Some(wait) = context.pace.wait(&request, pipelines, Instant::now()) {
             return Ok(Action::requeue(wait));
         }
-    }
-    let _place = if waits {
-        context.rooms.enter_waiting(pace::asker(&request, &context.settings.pipelines)).await
+        place
     } else {
         context.rooms.enter_granted().await
     };
@@ -84,7 +88,7 @@ pub async fn reconcile_in_turn(
     let Some(request) = context.requests.get(&ObjectRef::from_obj(&*request)) else {
         return Ok(Action::await_change());
     };
-    // Many may wait for a place: what a reconcile takes in memory, only those in a room take.
+    // What a reconcile takes in memory, only those in a room take.
     Box::pin(super::timed("request", reconcile(request, Arc::clone(&context)), context)).await
 }
 

@@ -10,7 +10,7 @@ use portcullis::api::values::ArmId;
 use portcullis::clock::Clock;
 use portcullis::controllers::tenancy::{Tenancy, Tenant};
 use portcullis::controllers::{self, Settings};
-use portcullis::plan::model::{Access, Address, FirewallId, Machine, NetworkView, Nic, Os, Peer, Rule};
+use portcullis::plan::model::{Access, Address, FirewallId, Hop, Machine, NetworkView, Nic, Os, Peer, Rule};
 use portcullis::plan::names::Cluster;
 use portcullis::plan::people::Pipelines;
 use portcullis::providers::memory::Memory;
@@ -37,7 +37,10 @@ fn machine(group: &str, name: &str, last: u8) -> Machine {
                 ip: std::net::IpAddr::from([10, 0, 0, last]),
                 public: None,
                 path: vec![firewall(group, "subnet"), firewall(group, "nic")],
-                hops: Vec::new(),
+                hops: vec![Hop::Appliance {
+                    address: std::net::IpAddr::from([10, 9, 0, 4]),
+                    why: "of somebody else".to_owned(),
+                }],
                 groups: Vec::new(),
                 network: NetworkView::default(),
             }],
@@ -256,6 +259,16 @@ async fn a_policy_locks_a_request_opens_and_expiry_closes() {
     bench.apply_policy("web", "").await;
     bench.reaches("jitpol/web", "/status/targets/0/state", "Configured").await;
     assert_eq!(bench.rules(Access::Deny).len(), 2, "one deny on each firewall of the path");
+    for (place, kind, id, enforced) in [
+        (0, "VirtualAppliance", "10.9.0.4".to_owned(), "false"),
+        (1, "NetworkSecurityGroup", firewall("walk", "nic").to_string(), "true"),
+        (2, "NetworkSecurityGroup", firewall("walk", "subnet").to_string(), "true"),
+    ] {
+        let at = format!("/status/targets/0/path/{place}");
+        for (field, wanted) in [("kind", kind), ("id", &id), ("enforced", enforced)] {
+            assert_eq!(bench.get("jitpol/web", &format!("{at}/{field}")).await.unwrap().trim(), wanted);
+        }
+    }
     bench.request("one", "203.0.113.7/32", "30s").await;
     bench.reaches("jitreq/one", "/status/state", "Active").await;
     let allows = bench.rules(Access::Allow);

@@ -59,6 +59,11 @@ impl SimulatedWorld {
         Self { simulator, http: reqwest::Client::new(), cloud, _secret: secret }
     }
 
+    /// Where the simulator is.
+    pub fn url(&self) -> &str {
+        &self.simulator.url
+    }
+
     /// How the simulator was started.
     pub fn options(&self) -> &Options {
         &self.simulator.options

@@ -55,10 +55,10 @@ pub(crate) fn through(
 ) -> (Option<Packet>, Vec<Decision>) {
     let sets = rule_sets(facts, &place.key);
     let nat = rules(&sets, Kind::Nat);
-    let Some((hit, to)) = nat.iter().find_map(|rule| Some((rule, translation(facts, rule, packet)?))) else {
-        return (None, vec![]);
-    };
+    // The first that matches decides, also where it leads to a name: which address that is, nobody says here.
+    let Some(hit) = nat.iter().find(|rule| matches(facts, rule, packet)) else { return (None, vec![]) };
     let mut decisions = vec![hit.decision("Dnat")];
+    let Some(to) = translation(hit) else { return (None, decisions) };
     let translated = Packet { destination: to.0, port: to.1, ..packet.clone() };
     let network_rules = rules(&sets, Kind::Network);
     if deny_stops_dnat && let Some(rule) = network_rules.iter().find(|rule| matches(facts, rule, &translated))
@@ -188,10 +188,7 @@ fn rules<'a>(sets: &[Set<'a>], kind: Kind) -> Vec<Rule<'a>> {
     found
 }
 
-fn translation(facts: &Facts, rule: &Rule<'_>, packet: &Packet) -> Option<(IpAddr, u16)> {
-    if !matches(facts, rule, packet) {
-        return None;
-    }
+fn translation(rule: &Rule<'_>) -> Option<(IpAddr, u16)> {
     let address = rule.body["translatedAddress"].as_str()?.parse().ok()?;
     let port = &rule.body["translatedPort"];
     let port = port.as_str().map_or_else(|| port.to_string(), str::to_owned).parse().ok()?;

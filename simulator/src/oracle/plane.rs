@@ -1,7 +1,7 @@
 //! The data plane: what filters packets now, and what did at every earlier time.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     evaluate::{Probe, Verdict, evaluate},
+    firewall::Packet,
     index::Index,
     tags::ServiceTags,
 };
@@ -34,6 +35,16 @@ pub(crate) struct DataPlane {
 pub(crate) struct Interval {
     pub(crate) from: Timestamp,
     pub(crate) to: Option<Timestamp>,
+}
+
+/// A connection that was made.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) since: Timestamp,
+    /// Its first packet.
+    pub(crate) probe: Probe,
+    /// What the machine saw of it, where a firewall translated it.
+    pub(crate) translated: Option<Packet>,
 }
 
 /// Does this change leave interfaces, networks and addresses as they were?
@@ -95,21 +106,10 @@ impl DataPlane {
         from: Timestamp,
         to: Timestamp,
     ) -> Result<Vec<Interval>, String> {
-        let probe = &self.settled(probe);
-        let mut facts = Facts::new();
-        let mut index: Option<Index> = None;
         let mut open: Option<Timestamp> = None;
         let mut intervals = vec![];
-        let mut steps = self.history.iter().peekable();
-        while let Some((at, changes)) = steps.next_if(|(at, _)| *at <= from) {
-            let _ = at;
-            change(&mut facts, changes);
-        }
-        let watch = Watch::new(&self.history, probe);
-        let mut at = from;
-        loop {
-            let now = index.get_or_insert_with(|| Index::build(&facts));
-            let allowed = match evaluate(&facts, now, tags, probe) {
+        self.replay(tags, probe, from, to, |at, verdict, _| {
+            let allowed = match verdict {
                 Ok(verdict) => verdict.allowed,
                 // Before the destination was there, nothing could reach it.
                 Err(_) if at < to => false,
@@ -125,6 +125,59 @@ impl DataPlane {
                 }
                 (true, Some(_)) | (false, None) => {}
             }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        if let Some(since) = open {
+            intervals.push(Interval { from: since, to: None });
+        }
+        Ok(intervals)
+    }
+
+    /// When a connection that was made at a time was cut, and by what; none while it lives.
+    pub(crate) fn cut(
+        &self,
+        tags: &ServiceTags,
+        made: &Connection,
+        now: Timestamp,
+    ) -> Result<Option<(Timestamp, Verdict)>, String> {
+        let mut cut = None;
+        self.replay(tags, &made.probe, made.since, now, |at, verdict, facts| {
+            let verdict = verdict?;
+            let elsewhere = verdict.allowed && verdict.translated != made.translated;
+            if elsewhere || (!verdict.allowed && cuts(&verdict, facts)) {
+                cut = Some((at, verdict));
+                return Ok(ControlFlow::Break(()));
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(cut)
+    }
+
+    /// Shows `look` every state between two times that may matter to a packet, until it has seen enough.
+    fn replay(
+        &self,
+        tags: &ServiceTags,
+        probe: &Probe,
+        from: Timestamp,
+        to: Timestamp,
+        mut look: impl FnMut(Timestamp, Result<Verdict, String>, &Facts) -> Result<ControlFlow<()>, String>,
+    ) -> Result<(), String> {
+        let probe = &self.settled(probe);
+        let mut facts = Facts::new();
+        let mut index: Option<Index> = None;
+        let mut steps = self.history.iter().peekable();
+        while let Some((at, changes)) = steps.next_if(|(at, _)| *at <= from) {
+            let _ = at;
+            change(&mut facts, changes);
+        }
+        let watch = Watch::new(&self.history, probe);
+        let mut at = from;
+        loop {
+            let now = index.get_or_insert_with(|| Index::build(&facts));
+            let verdict = evaluate(&facts, now, tags, probe);
+            if look(at, verdict, &facts)?.is_break() {
+                return Ok(());
+            }
             // On to the next instant that changes anything for this packet; all changes of an instant count as one.
             let mut seen = Effect::None;
             while let Some((next, changes)) =
@@ -137,20 +190,32 @@ impl DataPlane {
                 change(&mut facts, changes);
             }
             match seen {
-                Effect::None => break,
+                Effect::None => return Ok(()),
                 Effect::Rules => {}
                 Effect::Places => index = None,
             }
         }
-        if let Some(since) = open {
-            intervals.push(Interval { from: since, to: None });
-        }
-        Ok(intervals)
     }
 
     /// The facts, for the control door.
     pub(crate) fn dump(&self) -> Value {
         self.current.values().map(|f| json!({"id": f.id.text, "body": f.body})).collect()
+    }
+}
+
+/// Whether what keeps new packets out also ends a connection that is there. A network security group does not, unless it
+/// flushes; a firewall does, and so does a destination that is gone.
+fn cuts(verdict: &Verdict, facts: &Facts) -> bool {
+    let Some(last) = verdict.decided_by.last() else { return true };
+    match last["stage"].as_str() {
+        Some("subnet" | "networkInterface") => {
+            let group = last["resource"].as_str().unwrap_or("").to_lowercase();
+            facts
+                .get(&group)
+                .is_some_and(|fact| fact.body["properties"]["flushConnection"] == Value::Bool(true))
+        }
+        Some("securityAdminRule") => false,
+        Some(_) | None => true,
     }
 }
 

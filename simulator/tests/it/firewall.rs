@@ -273,3 +273,40 @@ async fn what_a_firewall_cannot_be_is_refused_by_name() {
     assert_eq!(answer.code(), "AzureFirewallNatRuleForcedTunnelingNotSupported");
     assert_eq!(site.client.delete(&site.address).await.code(), "PublicIPAddressCannotBeDeleted");
 }
+
+#[tokio::test]
+async fn a_connection_outlives_the_rule_that_let_it_in_unless_the_group_flushes_or_a_firewall_shuts() {
+    let site = Site::new().await;
+    let first = json!({"source": OUTSIDE, "destination": PUBLIC, "port": 50_022});
+    assert!(site.client.sim("connect", &first).await["connection"].is_null());
+    site.open_nsg("10.0.1.0/26").await;
+    let deny = format!("{}/securityRules/no-ssh", site.nsg);
+    site.client.create(&deny, &rule("Deny", 1000, "*", "10.0.0.4", "22")).await;
+    let alive = async || {
+        let all = site.client.look("connections").await;
+        all.as_array().unwrap().iter().map(|one| one["alive"].as_bool().unwrap()).collect::<Vec<_>>()
+    };
+    site.set(&json!({"natRuleCollections": [nat("50022")]})).await;
+    assert_eq!(site.client.sim("connect", &first).await["connection"], 1);
+    // Another rule leaves it alone.
+    site.set(
+        &json!({"natRuleCollections": [nat("50022")], "networkRuleCollections": [network("Deny", 300)]}),
+    )
+    .await;
+    assert_eq!(alive().await, [true]);
+    site.client.remove(&format!("{}/securityRules/ssh", site.nsg)).await;
+    assert!(!site.allowed(50_022).await);
+    assert_eq!(alive().await, [true], "a group does not cut");
+    // Switching it on cuts what is no longer let in.
+    let mut group = site.client.get(&site.nsg).await.body;
+    group["properties"]["flushConnection"] = json!(true);
+    site.client.create(&site.nsg, &group).await;
+    assert_eq!(alive().await, [false]);
+    site.open_nsg("10.0.1.0/26").await;
+    assert_eq!(alive().await, [false], "what was cut stays cut");
+    assert_eq!(site.client.sim("connect", &first).await["connection"], 2);
+    site.set(&json!({})).await;
+    assert_eq!(alive().await, [false, false]);
+    let cut = site.client.look("connections").await;
+    assert_eq!(cut[1]["cutBy"]["reason"], "NoNatRule: no DNAT rule of the firewall matches");
+}

@@ -27,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long what is under way goes on when something is to be closed. Not given up at once: the cloud refuses a second
 /// write until the first has ended, and takes 5 to 11 s for one.
 const GRACE: Duration = Duration::from_secs(12);
+/// What takes less holds up no close.
+const QUICK: Duration = Duration::from_secs(1);
 /// How long the record of an open may take to leave the program.
 const RECORD_PATIENCE: Duration = Duration::from_secs(1);
 const RECORD_LOOK: Duration = Duration::from_millis(2);
@@ -109,11 +111,12 @@ impl Round<'_> {
     pub(super) async fn lock(&mut self, rule: &Rule, cause: Cause) {
         let firewall = self.gate.firewall.clone();
         for (place, way) in self.ways_of_lock(&rule.name) {
+            let begun = Instant::now();
             self.tried = true;
             let intent = self.intend(&rule.name, Operation::Lock, cause, Some(rule));
             let written = self.unless_due(way.put(&firewall, rule, PATIENCE)).await;
             self.hold_back_if(place, &written);
-            if self.wrote(&intent, rule, written) || self.is_to_close() {
+            if self.wrote(&intent, rule, written) || self.gives_way(begun) {
                 return;
             }
         }
@@ -122,6 +125,7 @@ impl Round<'_> {
     /// Removes a deny or an exemption, or an allow that was closed by being rewritten as a deny.
     pub(super) async fn unlock(&mut self, name: &str) {
         for (place, way) in self.ways_of_lock(name) {
+            let begun = Instant::now();
             self.tried = true;
             match self.delete(&way, name, Operation::Unlock, Cause::Policy).await {
                 Ok(()) => return,
@@ -130,10 +134,16 @@ impl Round<'_> {
                     self.fail(name, error);
                 }
             }
-            if self.is_to_close() {
+            if self.gives_way(begun) {
                 return;
             }
         }
+    }
+
+    /// Whether the next way is left for another round: something is to be closed. Where that failed before and may fail
+    /// for ever, only after an attempt that took long.
+    fn gives_way(&self, begun: Instant) -> bool {
+        self.close_is_due() || (self.is_to_close() && begun.elapsed() >= QUICK)
     }
 
     /// Writes an allow, by the credential of its request's namespace, if the record that it is about to be has left the

@@ -1,6 +1,9 @@
 //! Who is worked on at the same time. Requests that wait for their grant have a room of their own, so that however many
 //! there are, and however slowly the API server answers, none that is to be closed waits behind them; and whoever asks
 //! without end has only a part of that room, so that others find a place.
+//!
+//! Nobody stands in line for that room: whoever finds no place comes again, and is judged anew. One that was granted
+//! meanwhile would wait in a line that its revocation could not overtake.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -20,13 +23,13 @@ pub struct Rooms {
     places: usize,
     /// For what may have rules in the cloud, or is over.
     granted: Arc<Semaphore>,
-    /// For the rest. Whoever came first goes in first.
+    /// For the rest.
     waiting: Arc<Semaphore>,
     /// The part of each requester in the room of those who wait.
     shares: Arc<Mutex<HashMap<Asker, Weak<Semaphore>>>>,
 }
 
-/// A place in a room, until it is dropped. None of its parts is ever missing: no room is ever closed.
+/// A place in a room, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     _room: Option<OwnedSemaphorePermit>,
@@ -42,15 +45,17 @@ impl Rooms {
         Self { places, granted: room(), waiting: room(), shares: Arc::default() }
     }
 
-    /// Waits for a place of what is granted, or is over.
+    /// Waits for a place of what is granted, or is over, by turn.
     pub(super) async fn enter_granted(&self) -> Place {
+        // No room is ever closed.
         Place { _room: Arc::clone(&self.granted).acquire_owned().await.ok(), _share: None }
     }
 
-    /// Waits for a place of one that waits for its grant.
-    pub(super) async fn enter_waiting(&self, asker: Asker) -> Place {
-        let share = self.share(asker).acquire_owned().await.ok();
-        Place { _room: Arc::clone(&self.waiting).acquire_owned().await.ok(), _share: share }
+    /// A place of one that waits for its grant, if there is one.
+    pub(super) fn enter_waiting(&self, asker: Asker) -> Option<Place> {
+        let share = self.share(asker).try_acquire_owned().ok()?;
+        let room = Arc::clone(&self.waiting).try_acquire_owned().ok()?;
+        Some(Place { _room: Some(room), _share: Some(share) })
     }
 
     fn share(&self, asker: Asker) -> Arc<Semaphore> {
@@ -78,48 +83,35 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_waits_for_a_grant_takes_no_place_of_what_is_granted_and_goes_in_by_turn() {
+    async fn whoever_waits_for_a_grant_takes_no_place_of_what_is_granted() {
         let rooms = Rooms::new(2);
-        let first = rooms.enter_waiting(who("a")).await;
-        let second = rooms.enter_waiting(who("b")).await;
-        let mut third = Box::pin(rooms.enter_waiting(who("c")));
-        assert!(third.as_mut().now_or_never().is_none(), "full");
-        let mut fourth = Box::pin(rooms.enter_waiting(who("d")));
-        assert!(fourth.as_mut().now_or_never().is_none());
+        let first = rooms.enter_waiting(who("a"));
+        let second = rooms.enter_waiting(who("b"));
+        assert!(first.is_some() && second.is_some());
+        assert!(rooms.enter_waiting(who("c")).is_none(), "full");
         assert!(rooms.enter_granted().now_or_never().is_some());
         drop(first);
-        assert!(fourth.as_mut().now_or_never().is_none(), "the third came first");
-        assert!(third.as_mut().now_or_never().is_some());
-        drop(second);
-        assert!(fourth.as_mut().now_or_never().is_some());
+        assert!(rooms.enter_waiting(who("c")).is_some());
     }
 
-    #[tokio::test]
-    async fn whoever_asks_without_end_leaves_places_for_others() {
+    #[test]
+    fn whoever_asks_without_end_leaves_places_for_others() {
         let rooms = Rooms::new(16);
-        let mut inside = Vec::new();
-        let mut outside = Vec::new();
-        for _ in 0..100 {
-            let mut enter = Box::pin(rooms.enter_waiting(who("a")));
-            match enter.as_mut().now_or_never() {
-                Some(place) => inside.push(place),
-                None => outside.push(enter),
-            }
-        }
+        let mut inside: Vec<Place> = (0..100).filter_map(|_| rooms.enter_waiting(who("a"))).collect();
         assert_eq!(inside.len(), 4);
         for other in ["b", "c", "d"] {
-            assert!(rooms.enter_waiting(who(other)).now_or_never().is_some(), "{other}");
+            assert!(rooms.enter_waiting(who(other)).is_some(), "{other}");
         }
         inside.pop();
-        assert!(outside[0].as_mut().now_or_never().is_some());
+        assert!(rooms.enter_waiting(who("a")).is_some());
     }
 
-    #[tokio::test]
-    async fn requesters_of_whom_nobody_waits_are_forgotten() {
+    #[test]
+    fn requesters_of_whom_nobody_is_inside_are_forgotten() {
         let rooms = Rooms::new(16);
-        let kept = rooms.enter_waiting(who("kept")).await;
+        let kept = rooms.enter_waiting(who("kept"));
         for number in 0..5 * MOST {
-            drop(rooms.enter_waiting(who(&number.to_string())).await);
+            drop(rooms.enter_waiting(who(&number.to_string())));
         }
         let shares = rooms.shares.lock().unwrap();
         assert!(shares.len() <= MOST && shares.contains_key(&who("kept")));

@@ -124,10 +124,6 @@ pub struct FirewallHop {
     pub id: FirewallId,
     /// The private address that routes lead to.
     pub address: IpAddr,
-    /// The addresses that people connect to, in order. None under forced tunnelling.
-    pub publics: Vec<IpAddr>,
-    /// Where its instances stand: what machines see as the source of what was translated.
-    pub instances: Vec<IpNet>,
     /// The policies that its rules are taken from, its own first, then their parents; none where it has rules of its own.
     pub policies: Vec<ArmId>,
     /// How far the cloud is with it.

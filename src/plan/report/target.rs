@@ -10,7 +10,7 @@ use crate::api::values::{ArmId, PortRange, Protocol};
 use crate::api::{Mode, PathStatus, Reason, TargetStatus};
 use crate::plan::authorize::Resolved;
 use crate::plan::exposure::{self, Lockdown, Locked, Way};
-use crate::plan::model::{FirewallId, Hop, Machine, Observed, Unsupported};
+use crate::plan::model::{FirewallHop, FirewallId, Hop, Machine, Observed, Unsupported};
 
 /// Every machine that the policy selects, and those that it is still unlocking.
 pub(super) fn judge_all(
@@ -40,10 +40,13 @@ pub(super) fn port(protocol: Protocol, range: PortRange) -> String {
 }
 
 /// What status can hold of a message: the cloud's own words may be long.
-fn short(mut message: String) -> String {
-    const MOST: usize = 1000;
-    if message.len() > MOST {
-        message.truncate(message.floor_char_boundary(MOST));
+fn short(message: String) -> String {
+    short_to(message, 1000)
+}
+
+fn short_to(mut message: String, most: usize) -> String {
+    if message.len() > most {
+        message.truncate(message.floor_char_boundary(most));
         message.push_str("...");
     }
     message
@@ -136,31 +139,42 @@ fn judge(world: &World<'_>, name: &str, machine: &Machine, now: Timestamp) -> Ju
 
 /// What traffic passes on its way to a machine, from afar to near.
 fn path(world: &World<'_>, machine: &Machine) -> Vec<PathStatus> {
-    let hops = machine.hops().into_iter().map(|hop| match hop {
+    // The groups are the lock: whatever stands before them leaves them room in the list.
+    const MOST_HOPS: usize = 4;
+    let hops = machine.hops().into_iter().take(MOST_HOPS).map(|hop| match hop {
         Hop::Firewall(firewall) => PathStatus {
             id: firewall.id.to_string(),
             kind: "AzureFirewall".to_owned(),
             enforced: false,
-            message: Some(
-                "this version reads no rules of it and writes none: network security groups are the lock"
-                    .to_owned(),
-            ),
+            message: Some(of_firewall(firewall)),
         },
         Hop::Appliance { address, why } => PathStatus {
             id: address.to_string(),
             kind: "VirtualAppliance".to_owned(),
             enforced: false,
-            message: Some(short(why.clone())),
+            message: Some(short_to(why.clone(), 250)),
         },
     });
+    let locks =
+        world.terms.mode == Mode::Enforce && !world.dry_run && !world.terms.ports_for(machine.os).is_empty();
     let firewalls = machine.firewalls();
     let groups = firewalls.iter().map(|firewall| PathStatus {
         id: firewall.to_string(),
         kind: "NetworkSecurityGroup".to_owned(),
-        enforced: world.firewalls.get(firewall).is_some_and(|report| report.locked && !report.gone),
+        enforced: locks && world.firewalls.get(firewall).is_some_and(|report| report.locked && !report.gone),
         message: None,
     });
     hops.chain(groups).take(16).collect()
+}
+
+fn of_firewall(firewall: &FirewallHop) -> String {
+    let policies: Vec<&str> = firewall.policies.iter().map(ArmId::name).collect();
+    let rules = if policies.is_empty() {
+        "it has rules of its own".to_owned()
+    } else {
+        format!("its rules are those of the policies {}", policies.join(", "))
+    };
+    format!("{rules}; this version reads and writes none: network security groups are the lock")
 }
 
 /// What keeps a lock from standing, if something does.
@@ -273,6 +287,7 @@ fn unlocking(world: &World<'_>, machines: &BTreeMap<String, Vec<Resolved>>) -> V
                 message: Some(
                     "no longer selected; what is no longer to be locked is being removed".to_owned(),
                 ),
+                path: Vec::new(),
                 ..target.clone()
             };
             Judged { state, effective: None, status }

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
@@ -33,6 +34,9 @@ use assemble::Found;
 const AT_ONCE: usize = 8;
 /// From this many on, one list goes before single reads.
 const WORTH_A_LIST: usize = 4;
+
+/// How long one look at what no lock rests on may take.
+const LOOK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A kind of resource on the way to a machine.
 struct Kind {
@@ -166,32 +170,43 @@ impl Topology {
         world.nics.extend(other_nics?);
         world.networks.extend(other_networks?);
         let tables: Vec<(ArmId, ArmId)> = tables.into_iter().collect();
-        self.read_hops(operation, scope, &tables, &mut world).await?;
+        self.read_hops(operation, &tables, &mut world).await;
         Ok(world)
     }
 
     /// Reads what the routes of subnets lead through: `tables` are networks, each with a route table in it.
-    async fn read_hops(
-        &self,
-        operation: &str,
-        scope: Option<&ArmId>,
-        tables: &[(ArmId, ArmId)],
-        world: &mut World,
-    ) -> Result<(), CloudError> {
-        let networks = hops::networks(operation, tables, world)?;
-        world.networks.extend(self.fetch(operation, &NETWORKS, scope, networks).await?);
-        let firewalls = hops::firewalls(operation, tables, world)?;
-        world.firewalls = self.fetch(operation, &FIREWALLS, scope, firewalls).await?;
-        let publics = hops::publics(operation, world)?;
-        world.publics.extend(self.fetch(operation, &PUBLICS, scope, publics).await?);
+    async fn read_hops(&self, operation: &str, tables: &[(ArmId, ArmId)], world: &mut World) {
+        let networks = hops::networks(tables, world);
+        world.networks.extend(self.look_at(operation, &NETWORKS, networks).await);
+        let firewalls = hops::firewalls(tables, world);
+        world.firewalls = self.look_at(operation, &FIREWALLS, firewalls).await;
         for _ in 0..hops::POLICY_ROUNDS {
-            let policies = hops::policies(operation, world)?;
+            let policies = hops::policies(world);
             if policies.is_empty() {
                 break;
             }
-            world.policies.extend(self.fetch(operation, &POLICIES, scope, policies).await?);
+            world.policies.extend(self.look_at(operation, &POLICIES, policies).await);
         }
-        Ok(())
+    }
+
+    /// Reads what no lock rests on, often in a subscription of somebody else: no failure counts, and none holds up the
+    /// rest for long.
+    async fn look_at(&self, operation: &str, kind: &Kind, ids: BTreeSet<ArmId>) -> HashMap<ArmId, Found> {
+        futures::stream::iter(ids)
+            .map(|id| async move {
+                let operation = format!("{operation}: read {} {}", kind.name, id.name());
+                let read = self.arm.get(&operation, id.as_str(), api_version::NETWORK, Urgency::Background);
+                let read = tokio::time::timeout(LOOK_PATIENCE, read).await;
+                let found = read.ok().and_then(|read| Found::of(read, kind, &id).ok());
+                let found = found.unwrap_or_else(|| {
+                    let message = format!("the {} {id} could not be read", kind.name);
+                    Found::Forbidden(unsupported(Reason::CloudUnavailable, message))
+                });
+                (id, found)
+            })
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await
     }
 
     /// Reads resources by id: by a list of the scope where many of them are there, else one by one.

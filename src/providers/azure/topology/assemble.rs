@@ -141,7 +141,7 @@ fn address(operation: &str, nic: &Value, part: &Value, world: &World) -> Result<
         ip,
         public,
         path,
-        hops: hops::hops(operation, &network_id, table, world)?,
+        hops: hops::hops(&network_id, table, world),
         groups,
         network: NetworkView {
             virtual_network: virtual_network(network, table),
@@ -167,15 +167,9 @@ fn here<'a>(operation: &str, kind: &Kind, id: &ArmId, found: Option<&'a Found>) 
 fn virtual_network(network: &Value, table: Option<&Value>) -> Vec<IpNet> {
     let mut prefixes: Vec<&Value> =
         items(network, "/properties/addressSpace/addressPrefixes").iter().collect();
-    for peering in items(network, "/properties/virtualNetworkPeerings") {
-        let shut =
-            peering.pointer("/properties/allowVirtualNetworkAccess").and_then(Value::as_bool) == Some(false);
-        let connected =
-            text(peering, "/properties/peeringState").is_none_or(|it| it.eq_ignore_ascii_case("connected"));
-        if connected && !shut {
-            for space in ["remoteVirtualNetworkAddressSpace", "remoteAddressSpace"] {
-                prefixes.extend(items(peering, &format!("/properties/{space}/addressPrefixes")));
-            }
+    for peering in peerings(network) {
+        for space in ["remoteVirtualNetworkAddressSpace", "remoteAddressSpace"] {
+            prefixes.extend(items(peering, &format!("/properties/{space}/addressPrefixes")));
         }
     }
     for route in table.map(|table| items(table, "/properties/routes")).unwrap_or_default() {
@@ -183,6 +177,17 @@ fn virtual_network(network: &Value, table: Option<&Value>) -> Vec<IpNet> {
     }
     let networks = prefixes.into_iter().filter_map(|prefix| prefix.as_str()?.trim().parse::<IpNet>().ok());
     ordered(networks.map(|network| network.trunc()).chain([IpNet::from(IpAddr::from(HOST))]).collect())
+}
+
+/// The peerings that traffic passes by.
+pub(super) fn peerings(network: &Value) -> impl Iterator<Item = &Value> {
+    items(network, "/properties/virtualNetworkPeerings").iter().filter(|peering| {
+        let shut =
+            peering.pointer("/properties/allowVirtualNetworkAccess").and_then(Value::as_bool) == Some(false);
+        let connected =
+            text(peering, "/properties/peeringState").is_none_or(|it| it.eq_ignore_ascii_case("connected"));
+        connected && !shut
+    })
 }
 
 /// Ids of a machine's interfaces.

@@ -2,7 +2,7 @@
 //! subnet lead to, and which of them are Azure Firewalls.
 //!
 //! A firewall is found by its private address: the subnet that holds it says what has it, in the machine's own network
-//! or in one that is peered.
+//! or in one that is peered. Nothing here is an error: what cannot be found out is told, and takes no lock away.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -10,15 +10,21 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::assemble::Found;
+use super::assemble::{Found, peerings};
 use super::{FIREWALLS, NETWORKS, POLICIES, World, here};
 use crate::api::values::ArmId;
 use crate::plan::model::{FirewallHop, FirewallId, Hop};
-use crate::providers::CloudError;
-use crate::providers::azure::wire::{items, provisioning, reference, text};
+use crate::providers::azure::wire::{items, provisioning, text};
 
 /// The most parents of a policy that are followed: a parent has none of its own today.
 const MAX_PARENTS: usize = 4;
+/// The most hops of one subnet.
+const MAX_HOPS: usize = 4;
+
+/// The id at a pointer, where one is there that can be read.
+fn reference(value: &Value, pointer: &str) -> Option<ArmId> {
+    ArmId::parse(text(value, pointer)?).ok()
+}
 
 /// Where the routes of a table send traffic through an appliance, those of the widest routes first.
 fn next_hops(table: &Value) -> Vec<IpAddr> {
@@ -35,7 +41,7 @@ fn next_hops(table: &Value) -> Vec<IpAddr> {
     found.sort();
     let mut hops = Vec::new();
     for (_, address) in found {
-        if !hops.contains(&address) {
+        if hops.len() < MAX_HOPS && !hops.contains(&address) {
             hops.push(address);
         }
     }
@@ -52,139 +58,82 @@ fn holds<'a>(mut prefixes: impl Iterator<Item = &'a Value>, address: IpAddr) -> 
 }
 
 /// The networks that may hold an address as seen from one of them: itself, or its peers.
-fn networks_holding(
-    operation: &str,
-    id: &ArmId,
-    network: &Value,
-    address: IpAddr,
-) -> Result<Vec<ArmId>, CloudError> {
+fn networks_holding(id: &ArmId, network: &Value, address: IpAddr) -> Vec<ArmId> {
     if holds(items(network, "/properties/addressSpace/addressPrefixes").iter(), address) {
-        return Ok(vec![id.clone()]);
+        return vec![id.clone()];
     }
-    let mut found = Vec::new();
-    for peering in items(network, "/properties/virtualNetworkPeerings") {
-        let spaces = ["remoteVirtualNetworkAddressSpace", "remoteAddressSpace"];
+    let spaces = ["remoteVirtualNetworkAddressSpace", "remoteAddressSpace"];
+    let near = peerings(network).filter(|peering| {
         let prefixes =
             spaces.iter().flat_map(|space| items(peering, &format!("/properties/{space}/addressPrefixes")));
-        if holds(prefixes, address) {
-            found.extend(reference(operation, peering, "/properties/remoteVirtualNetwork/id")?);
-        }
-    }
-    Ok(found)
+        holds(prefixes, address)
+    });
+    near.filter_map(|peering| reference(peering, "/properties/remoteVirtualNetwork/id")).collect()
 }
 
 /// The firewall that has this address, by what its subnet says.
-fn firewall_in(operation: &str, network: &Value, address: IpAddr) -> Result<Option<ArmId>, CloudError> {
-    for subnet in items(network, "/properties/subnets") {
+fn firewall_in(network: &Value, address: IpAddr) -> Option<ArmId> {
+    let around = items(network, "/properties/subnets").iter().filter(|subnet| {
         let one = subnet.pointer("/properties/addressPrefix");
-        if !holds(items(subnet, "/properties/addressPrefixes").iter().chain(one), address) {
-            continue;
-        }
-        for part in items(subnet, "/properties/ipConfigurations") {
-            let holder = reference(operation, part, "/id")?.and_then(|id| id.ancestor(2));
-            let is_firewall =
-                |id: &ArmId| id.resource_type().as_deref() == Some("microsoft.network/azurefirewalls");
-            if let Some(holder) = holder.filter(is_firewall) {
-                return Ok(Some(holder));
-            }
-        }
-    }
-    Ok(None)
+        holds(items(subnet, "/properties/addressPrefixes").iter().chain(one), address)
+    });
+    let parts = around.flat_map(|subnet| items(subnet, "/properties/ipConfigurations"));
+    let holders = parts.filter_map(|part| reference(part, "/id")?.ancestor(2));
+    let is_firewall = |id: &ArmId| id.resource_type().as_deref() == Some("microsoft.network/azurefirewalls");
+    holders.into_iter().find(is_firewall)
 }
 
 /// Every place of a hop: the table's addresses with the networks that may hold them.
-fn places(
-    operation: &str,
-    network_id: &ArmId,
-    table: &Value,
-    world: &World,
-) -> Result<Vec<(IpAddr, Vec<ArmId>)>, CloudError> {
-    let Some(Found::Here(network)) = world.networks.get(network_id) else { return Ok(Vec::new()) };
-    next_hops(table)
-        .into_iter()
-        .map(|address| Ok((address, networks_holding(operation, network_id, network, address)?)))
-        .collect()
+fn places(network_id: &ArmId, table: &Value, world: &World) -> Vec<(IpAddr, Vec<ArmId>)> {
+    let Some(Found::Here(network)) = world.networks.get(network_id) else { return Vec::new() };
+    let hops = next_hops(table).into_iter();
+    hops.map(|address| (address, networks_holding(network_id, network, address))).collect()
+}
+
+/// The places of all `tables`: networks, each with a route table in it.
+fn all_places(tables: &[(ArmId, ArmId)], world: &World) -> Vec<(IpAddr, Vec<ArmId>)> {
+    let read = tables.iter().filter_map(|(network, table)| match world.routes.get(table) {
+        Some(Found::Here(table)) => Some(places(network, table, world)),
+        Some(Found::Missing | Found::Forbidden(_)) | None => None,
+    });
+    read.flatten().collect()
 }
 
 /// The networks that have to be read to find out what the hops are.
-pub(super) fn networks(
-    operation: &str,
-    tables: &[(ArmId, ArmId)],
-    world: &World,
-) -> Result<BTreeSet<ArmId>, CloudError> {
-    let mut wanted = BTreeSet::new();
-    for (network, table) in tables {
-        if let Some(Found::Here(table)) = world.routes.get(table) {
-            wanted.extend(places(operation, network, table, world)?.into_iter().flat_map(|(_, ids)| ids));
-        }
-    }
-    wanted.retain(|id| !world.networks.contains_key(id));
-    Ok(wanted)
+pub(super) fn networks(tables: &[(ArmId, ArmId)], world: &World) -> BTreeSet<ArmId> {
+    let wanted = all_places(tables, world).into_iter().flat_map(|(_, ids)| ids);
+    wanted.filter(|id| !world.networks.contains_key(id)).collect()
 }
 
 /// The firewalls that hops lead to.
-pub(super) fn firewalls(
-    operation: &str,
-    tables: &[(ArmId, ArmId)],
-    world: &World,
-) -> Result<BTreeSet<ArmId>, CloudError> {
-    let mut wanted = BTreeSet::new();
-    for (network, table) in tables {
-        let Some(Found::Here(table)) = world.routes.get(table) else { continue };
-        for (address, ids) in places(operation, network, table, world)? {
-            for id in ids {
-                if let Some(Found::Here(network)) = world.networks.get(&id) {
-                    wanted.extend(firewall_in(operation, network, address)?);
-                }
-            }
-        }
-    }
-    Ok(wanted)
-}
-
-/// The public addresses of firewalls.
-pub(super) fn publics(operation: &str, world: &World) -> Result<BTreeSet<ArmId>, CloudError> {
-    let mut wanted = BTreeSet::new();
-    for firewall in here(&world.firewalls) {
-        for part in items(firewall, "/properties/ipConfigurations") {
-            wanted.extend(reference(operation, part, "/properties/publicIPAddress/id")?);
-        }
-    }
-    wanted.retain(|id| !world.publics.contains_key(id));
-    Ok(wanted)
+pub(super) fn firewalls(tables: &[(ArmId, ArmId)], world: &World) -> BTreeSet<ArmId> {
+    let places = all_places(tables, world);
+    let pairs = places.iter().flat_map(|(address, ids)| ids.iter().map(|id| (*address, id)));
+    pairs
+        .filter_map(|(address, id)| match world.networks.get(id) {
+            Some(Found::Here(network)) => firewall_in(network, address),
+            Some(Found::Missing | Found::Forbidden(_)) | None => None,
+        })
+        .collect()
 }
 
 /// Policies of firewalls, and parents of policies, that were not read yet.
-pub(super) fn policies(operation: &str, world: &World) -> Result<BTreeSet<ArmId>, CloudError> {
-    let mut wanted = BTreeSet::new();
-    for firewall in here(&world.firewalls) {
-        wanted.extend(reference(operation, firewall, "/properties/firewallPolicy/id")?);
-    }
-    for policy in here(&world.policies) {
-        wanted.extend(reference(operation, policy, "/properties/basePolicy/id")?);
-    }
-    wanted.retain(|id| !world.policies.contains_key(id));
-    Ok(wanted)
+pub(super) fn policies(world: &World) -> BTreeSet<ArmId> {
+    let own = here(&world.firewalls).filter_map(|it| reference(it, "/properties/firewallPolicy/id"));
+    let parents = here(&world.policies).filter_map(|it| reference(it, "/properties/basePolicy/id"));
+    own.chain(parents).filter(|id| !world.policies.contains_key(id)).collect()
 }
 
 /// How often [`policies`] is worth asking.
 pub(super) const POLICY_ROUNDS: usize = MAX_PARENTS + 1;
 
 /// What the routes of a subnet lead through.
-pub(super) fn hops(
-    operation: &str,
-    network_id: &ArmId,
-    table: Option<&Value>,
-    world: &World,
-) -> Result<Vec<Hop>, CloudError> {
-    let Some(table) = table else { return Ok(Vec::new()) };
-    places(operation, network_id, table, world)?
-        .into_iter()
-        .map(|(address, networks)| hop(operation, address, &networks, world))
-        .collect()
+pub(super) fn hops(network_id: &ArmId, table: Option<&Value>, world: &World) -> Vec<Hop> {
+    let places = table.map(|table| places(network_id, table, world)).unwrap_or_default();
+    places.into_iter().map(|(address, networks)| hop(address, &networks, world)).collect()
 }
 
-fn hop(operation: &str, address: IpAddr, networks: &[ArmId], world: &World) -> Result<Hop, CloudError> {
+fn hop(address: IpAddr, networks: &[ArmId], world: &World) -> Hop {
     let mut why = format!(
         "{address} is no Azure Firewall of the network or of a peered one: what it lets through is not seen"
     );
@@ -200,84 +149,49 @@ fn hop(operation: &str, address: IpAddr, networks: &[ArmId], world: &World) -> R
                 continue;
             }
         };
-        let Some(firewall) = firewall_in(operation, network, address)? else { continue };
-        return match world.firewalls.get(&firewall) {
-            Some(Found::Here(value)) if !has(value, address) => continue,
-            Some(Found::Here(value)) => found(operation, address, firewall, value, network, world),
+        let Some(firewall) = firewall_in(network, address) else { continue };
+        match world.firewalls.get(&firewall) {
+            // Others of its subnet are its instances' own.
+            Some(Found::Here(value)) if !has(value, address) => {}
+            Some(Found::Here(value)) => return found(address, firewall, value, world),
             Some(Found::Forbidden(forbidden)) => {
-                let why = format!("what {address} lets through is not seen: {}", forbidden.message);
-                Ok(Hop::Appliance { address, why })
+                why = format!("what {address} lets through is not seen: {}", forbidden.message);
             }
             Some(Found::Missing) | None => {
-                let why = format!("the {} {firewall} is gone meanwhile", FIREWALLS.name);
-                Ok(Hop::Appliance { address, why })
+                why = format!("the {} {firewall} is gone meanwhile", FIREWALLS.name);
             }
-        };
+        }
     }
-    Ok(Hop::Appliance { address, why })
+    Hop::Appliance { address, why }
 }
 
-/// Whether a firewall has this private address: others of its subnet are its instances'.
 fn has(firewall: &Value, address: IpAddr) -> bool {
     items(firewall, "/properties/ipConfigurations").iter().any(|part| {
         text(part, "/properties/privateIPAddress").and_then(|text| text.parse().ok()) == Some(address)
     })
 }
 
-fn found(
-    operation: &str,
-    address: IpAddr,
-    id: ArmId,
-    value: &Value,
-    network: &Value,
-    world: &World,
-) -> Result<Hop, CloudError> {
-    let mut publics = Vec::new();
-    let mut instances = Vec::new();
-    for part in items(value, "/properties/ipConfigurations") {
-        if let Some(public) = reference(operation, part, "/properties/publicIPAddress/id")?
-            && let Some(Found::Here(public)) = world.publics.get(&public)
-        {
-            publics
-                .extend(text(public, "/properties/ipAddress").and_then(|text| text.parse::<IpAddr>().ok()));
-        }
-        if let Some(subnet) = reference(operation, part, "/properties/subnet/id")?
-            && let Some(subnet) = super::assemble::subnet_in(network, &subnet)
-        {
-            let prefixes = subnet.pointer("/properties/addressPrefix").into_iter();
-            let prefixes = prefixes.chain(items(subnet, "/properties/addressPrefixes"));
-            instances.extend(prefixes.filter_map(|prefix| prefix.as_str()?.trim().parse::<IpNet>().ok()));
-        }
-    }
-    publics.sort();
-    publics.dedup();
+fn found(address: IpAddr, id: ArmId, value: &Value, world: &World) -> Hop {
     let mut policies = Vec::new();
-    let mut next = reference(operation, value, "/properties/firewallPolicy/id")?;
+    let mut next = reference(value, "/properties/firewallPolicy/id");
     while let Some(policy) = next.take() {
         if policies.contains(&policy) || policies.len() > MAX_PARENTS {
             break;
         }
         match world.policies.get(&policy) {
-            Some(Found::Here(read)) => next = reference(operation, read, "/properties/basePolicy/id")?,
+            Some(Found::Here(read)) => next = reference(read, "/properties/basePolicy/id"),
             Some(Found::Forbidden(forbidden)) => {
                 let why = format!("what {id} lets through is not seen: {}", forbidden.message);
-                return Ok(Hop::Appliance { address, why });
+                return Hop::Appliance { address, why };
             }
             Some(Found::Missing) | None => {
                 let why = format!("the {} {policy} is gone meanwhile", POLICIES.name);
-                return Ok(Hop::Appliance { address, why });
+                return Hop::Appliance { address, why };
             }
         }
         policies.push(policy);
     }
-    Ok(Hop::Firewall(FirewallHop {
-        id: FirewallId(id),
-        address,
-        publics,
-        instances: super::ordered(instances),
-        policies,
-        provisioning: provisioning(value),
-    }))
+    Hop::Firewall(FirewallHop { id: FirewallId(id), address, policies, provisioning: provisioning(value) })
 }
 
 #[cfg(test)]
