@@ -57,7 +57,7 @@ build: prerequisites ## Build the controller, kubectl jit, the simulator and the
 	(cd $(SOURCES) && cargo build --locked --workspace --bins); \
 	echo "built in $$((SECONDS - begun)) s"
 
-controlplane: build ## Build etcd, kube-apiserver, kube-controller-manager and kubectl once (about 5 minutes)
+controlplane: build ## Build etcd, kube-apiserver, kube-controller-manager and kubectl once (5 to 10 minutes)
 	@$(PLAYGROUND) assets
 
 crds: build ## Write crds/ and deploy/base/admission.yaml from the program
