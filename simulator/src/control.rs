@@ -235,8 +235,8 @@ fn connect(world: &mut World, probe: &Probe) -> Result<Reply, String> {
     let verdict = world.plane.probe(&world.service_tags, probe)?;
     let mut shown = verdict.show();
     if verdict.allowed {
-        let translated = verdict.translated.clone();
-        world.connections.push(Connection { since: world.now(), probe: probe.clone(), translated });
+        let (since, translated) = (world.now(), verdict.translated);
+        world.connections.push(Connection { since, probe: probe.clone(), translated });
         shown["connection"] = json!(world.connections.len());
     }
     Ok(Reply::ok(shown))
