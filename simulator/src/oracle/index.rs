@@ -8,7 +8,12 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use super::{firewall, plane::Facts};
-use crate::resources::{addresses::prefixes, rule::network, vnet::is_connected};
+use crate::resources::{
+    addresses::prefixes,
+    firewall::{hub_addresses, public_keys},
+    rule::network,
+    vnet::is_connected,
+};
 
 /// One address of a network interface.
 #[derive(Debug, Clone)]
@@ -139,11 +144,9 @@ impl Index {
             network: subnet.as_deref().map(network_of),
             instances: instances.unwrap_or_default(),
         };
-        let public = configs.iter().filter_map(|config| facts.get(&key_of(&config["publicIPAddress"])?));
+        let public = public_keys(properties).into_iter().filter_map(|key| facts.get(&key));
         let public = public.filter_map(|fact| fact.body["properties"]["ipAddress"].as_str());
-        let hub = properties["hubIPAddresses"]["publicIPs"]["addresses"].as_array().into_iter().flatten();
-        for address in public.chain(hub.filter_map(|a| a["address"].as_str())).filter_map(|a| a.parse().ok())
-        {
+        for address in public.chain(hub_addresses(properties)).filter_map(|a| a.parse().ok()) {
             self.firewalls.insert(address, place.clone());
         }
     }

@@ -13,7 +13,10 @@ use super::{
     index::Index,
     tags::ServiceTags,
 };
-use crate::arm::{ids::ResourceId, store::Fact};
+use crate::{
+    arm::{ids::ResourceId, store::Fact},
+    resources::firewall::{hub_addresses, public_keys},
+};
 
 /// What becomes of a key: another fact, or none.
 pub(crate) type Change = (String, Option<Arc<Fact>>);
@@ -248,12 +251,9 @@ impl Watch {
         let public: Vec<String> = facts().filter(holds).map(|fact| fact.id.key.clone()).collect();
         let firewalls = || facts().filter(|fact| fact.id.kind() == "network/azurefirewalls");
         let through_firewall = firewalls().any(|fact| {
-            let configs = fact.body["properties"]["ipConfigurations"].as_array().into_iter().flatten();
-            let ids = configs.filter_map(|c| c["properties"]["publicIPAddress"]["id"].as_str());
-            let hub = &fact.body["properties"]["hubIPAddresses"]["publicIPs"]["addresses"];
-            let hub = hub.as_array().into_iter().flatten().filter_map(|a| a["address"].as_str());
-            ids.into_iter().any(|id| public.contains(&id.to_lowercase()))
-                || hub.into_iter().any(|address| addresses.iter().any(|a| a == address))
+            let properties = &fact.body["properties"];
+            public_keys(properties).iter().any(|key| public.contains(key))
+                || hub_addresses(properties).iter().any(|address| addresses.iter().any(|a| a == address))
         });
         Self { addresses, public, through_firewall }
     }

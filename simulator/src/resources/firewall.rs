@@ -8,12 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Prepared, addresses, default_to, referenced};
 use crate::{
-    arm::{
-        errors::ArmError,
-        ids::ResourceId,
-        store::{Resource, Store},
-        validate,
-    },
+    arm::{errors::ArmError, ids::ResourceId, store::Resource, validate},
     world::World,
 };
 
@@ -83,13 +78,13 @@ pub(crate) fn prepare(
         ));
     }
     let nat = properties["natRuleCollections"].as_array().is_some_and(|list| !list.is_empty());
-    if nat && publics(&world.store, properties).is_empty() {
+    if nat && public_count(properties) == 0 {
         return Err(ArmError::bad(
             "AzureFirewallNatRuleForcedTunnelingNotSupported",
             format!("Azure Firewall {} has no public IP address: DNAT is not supported.", id.text),
         ));
     }
-    limits(id, rules, targets.len() + publics(&world.store, properties).len())?;
+    limits(id, rules, targets.len() + public_count(properties))?;
     if let Some(map) = properties.as_object_mut() {
         map.retain(|_, v| !v.is_null());
     }
@@ -190,14 +185,21 @@ fn held(properties: &Value, name: &str, own: &str) -> Option<IpAddr> {
     all.first()?["properties"]["privateIPAddress"].as_str()?.parse().ok()
 }
 
-/// Keys of the public addresses that traffic may come in by, and the addresses of a hub's firewall.
-fn publics(store: &Store, properties: &Value) -> Vec<String> {
+/// Keys of the public addresses that a firewall refers to.
+pub(crate) fn public_keys(properties: &Value) -> Vec<String> {
     let configs = properties["ipConfigurations"].as_array().into_iter().flatten();
-    let ids = configs.filter_map(|c| c["properties"]["publicIPAddress"]["id"].as_str());
-    let mut found: Vec<String> = ids.map(str::to_lowercase).filter(|key| store.has(key)).collect();
-    let hub = properties["hubIPAddresses"]["publicIPs"]["addresses"].as_array().into_iter().flatten();
-    found.extend(hub.filter_map(|a| a["address"].as_str().map(str::to_owned)));
-    found
+    configs.filter_map(|c| c["properties"]["publicIPAddress"]["id"].as_str()).map(str::to_lowercase).collect()
+}
+
+/// Public addresses that the firewall of a hub has been given.
+pub(crate) fn hub_addresses(properties: &Value) -> Vec<&str> {
+    let given = properties["hubIPAddresses"]["publicIPs"]["addresses"].as_array().into_iter().flatten();
+    given.filter_map(|address| address["address"].as_str()).collect()
+}
+
+/// How many public addresses traffic may come in by.
+fn public_count(properties: &Value) -> usize {
+    public_keys(properties).len() + hub_addresses(properties).len()
 }
 
 /// Adds what clients may only read.
