@@ -153,6 +153,8 @@ fn audit_says_what_it_would_lock_writes_nothing_and_ends_grants_when_entered() {
         site.says("jitpol/web", "LockdownEffective", "False", "Audit", "1 of 1 machines are not closed: a")
             .await;
         let found = site.target("jitpol/web", &a.id, "NotConfigured", "Audit").await;
+        let path = found["path"].as_array().unwrap();
+        assert!(!path.is_empty() && path.iter().all(|passed| passed["enforced"] == false), "{path:?}");
         assert_eq!(found["message"], "would be locked: 22");
         site.some_rounds().await;
         assert!(site.passes(STRANGER, &a.ip, 22).await);
