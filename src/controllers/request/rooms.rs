@@ -14,14 +14,14 @@ use super::pace::Asker;
 
 /// One requester's part of the room is one in so many.
 const SHARES: usize = 4;
-/// The most requesters that are kept before those of whom nobody waits are forgotten.
+/// The most requesters that are kept before those of whom nobody is inside are forgotten.
 const MOST: usize = 1000;
 
 /// The rooms of all requests. Cheap to clone; clones are the same.
 #[derive(Clone, Debug)]
 pub struct Rooms {
     places: usize,
-    /// For what may have rules in the cloud, or is over.
+    /// For what may have rules in the cloud, is over, or is being deleted.
     granted: Arc<Semaphore>,
     /// For the rest.
     waiting: Arc<Semaphore>,
@@ -45,7 +45,7 @@ impl Rooms {
         Self { places, granted: room(), waiting: room(), shares: Arc::default() }
     }
 
-    /// Waits for a place of what is granted, or is over, by turn.
+    /// Waits for a place of what waits for no grant, by turn.
     pub(super) async fn enter_granted(&self) -> Place {
         // No room is ever closed.
         Place { _room: Arc::clone(&self.granted).acquire_owned().await.ok(), _share: None }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{FirewallId, Peer, Provisioning, RuleProtocol};
+use super::{FirewallId, Peer, RuleProtocol};
 use crate::api::Reason;
 use crate::api::values::{ArmId, PortRange};
 
@@ -126,8 +126,6 @@ pub struct FirewallHop {
     pub address: IpAddr,
     /// The policies that its rules are taken from, its own first, then their parents; none where it has rules of its own.
     pub policies: Vec<ArmId>,
-    /// How far the cloud is with it.
-    pub provisioning: Provisioning,
 }
 
 /// What is known of the network around an address.

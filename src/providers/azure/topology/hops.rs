@@ -14,7 +14,7 @@ use super::assemble::{Found, peerings};
 use super::{FIREWALLS, NETWORKS, POLICIES, World, here};
 use crate::api::values::ArmId;
 use crate::plan::model::{FirewallHop, FirewallId, Hop};
-use crate::providers::azure::wire::{items, provisioning, text};
+use crate::providers::azure::wire::{items, text};
 
 /// The most parents of a policy that are followed: a parent has none of its own today.
 const MAX_PARENTS: usize = 4;
@@ -191,7 +191,7 @@ fn found(address: IpAddr, id: ArmId, value: &Value, world: &World) -> Hop {
         }
         policies.push(policy);
     }
-    Hop::Firewall(FirewallHop { id: FirewallId(id), address, policies, provisioning: provisioning(value) })
+    Hop::Firewall(FirewallHop { id: FirewallId(id), address, policies })
 }
 
 #[cfg(test)]
