@@ -109,6 +109,30 @@ fn a_lock_with_a_new_exemption_goes_below_no_rule_that_another_lock_still_wants_
 }
 
 #[test]
+fn a_lock_that_leaves_waits_where_it_alone_stands_above_what_another_does_not_exempt() {
+    const THIRD: &str = "cccccccc-bbbc-cccc-dddd-000000000003";
+    let probe = packet("203.0.113.7", "10.0.0.4", 22);
+    let mut world = nsg(&["ssh 101 Allow TCP 203.0.113.7/32 > * : 22"]);
+    let first = Rule { priority: 100, ..planned(&world, &wanted(vec![web()], vec![])).locks[0].clone() };
+    apply(&mut world, &Write::Put(first)).unwrap();
+    // One of the others lets the source in, so for its part its deny is well placed below the rule.
+    let exempting =
+        Lock { exempt: vec![peer("203.0.113.7/32")], ..lock(OPS, &[("10.0.0.4", "22")]) };
+    let others = vec![exempting, lock(THIRD, &[("10.0.0.4", "22")])];
+    settle(&mut world, &wanted([vec![web()], others.clone()].concat(), vec![]), at(0));
+    assert!(!passes(&world, probe));
+    let leaving = Lock { machines: vec![], keep_others: false, ..web() };
+    let wanted = wanted([vec![leaving], others].concat(), vec![]);
+    for write in writes(&planned(&world, &wanted), ResourceLock::None) {
+        let mut alone = world.clone();
+        apply(&mut alone, &write).unwrap();
+        assert!(!passes(&alone, probe), "{write:?}");
+    }
+    settle(&mut world, &wanted, at(0));
+    assert!(!passes(&world, probe));
+}
+
+#[test]
 fn a_single_free_number_goes_to_the_lock() {
     let world = nsg(&["ssh 101 Allow TCP * > * : 22"]);
     let grants = vec![grant(0, "203.0.113.7/32", "10.0.0.4", "22", 3600, open(60))];

@@ -273,42 +273,55 @@ fn rests_on(rule: &Rule, shut: &Shut<'_>, draft: &Draft<'_>) -> Cells {
 
 /// What is wanted shut above the rules of others and rests on this deny alone.
 fn rests_on_above(rule: &Rule, shut: &Shut<'_>, draft: &Draft<'_>) -> Cells {
-    // A deny that keeps existing rules does not hold what another lock wants above them.
-    let holds = |item: &Item<'_>, other: &Rule| {
-        let well_placed =
-            || surroundings(draft, item.lock, &item.content).cost(other.priority).wrong_side == 0;
-        item.lock.existing == ExistingRules::Override && (other.priority < rule.priority || well_placed())
-    };
-    rests_where(rule, shut, ExistingRules::Override, holds)
+    let mut rests = Cells::default();
+    for (lock, wanted) in &shut.wanted {
+        if lock.existing != ExistingRules::Override {
+            continue;
+        }
+        // By what this lock shuts out, and not by what those of the other deny do: they may exempt more. A deny that
+        // keeps existing rules does not hold what another lock wants above them.
+        let holds = |item: &Item<'_>, other: &Rule| {
+            item.lock.existing == ExistingRules::Override
+                && (other.priority < rule.priority
+                    || surroundings(draft, lock, other).cost(other.priority).wrong_side == 0)
+        };
+        rests.add_all(&rests_where(rule, shut, wanted, holds));
+    }
+    rests
 }
 
 /// What is wanted shut below the rules of others and rests on this deny alone.
 fn rests_on_below(rule: &Rule, shut: &Shut<'_>) -> Cells {
-    rests_where(rule, shut, ExistingRules::Keep, |_, _| true)
+    let mut wanted = Cells::default();
+    for (_, cells) in shut.wanted.iter().filter(|(lock, _)| lock.existing == ExistingRules::Keep) {
+        wanted.add_all(cells);
+    }
+    rests_where(rule, shut, &wanted, |_, _| true)
 }
 
-/// What locks of the one kind want shut and rests on this deny alone: none of the others that `holds` does it too.
+/// What of the cells rests on this deny alone: none of the others that `holds` shuts it too.
 fn rests_where(
     rule: &Rule,
     shut: &Shut<'_>,
-    existing: ExistingRules,
+    wanted: &Cells,
     holds: impl Fn(&Item<'_>, &Rule) -> bool,
 ) -> Cells {
     if rule.access == Access::Allow || rule.provisioning == Provisioning::Failed {
         return Cells::default();
     }
-    let (mut wanted, mut held) = (Cells::default(), Cells::default());
-    for (lock, cells) in &shut.wanted {
-        if lock.existing == existing {
-            wanted.add_all(cells);
-        }
+    let wanted = within(wanted, rule);
+    let mut held = Cells::default();
+    if wanted.is_empty() {
+        return wanted;
     }
     for item in &shut.over {
-        if let Some(other) = item.holds().filter(|other| other.name != rule.name && holds(item, other)) {
-            held.add_all(&Cells::named_by(other));
+        let Some(other) = item.holds().filter(|other| other.name != rule.name) else { continue };
+        let named = Cells::named_by(other);
+        if named.meets(&wanted) && holds(item, other) {
+            held.add_all(&named);
         }
     }
-    within(&wanted, rule).minus(&held)
+    wanted.minus(&held)
 }
 
 /// Those of the cells that a rule names, by whatever networks.
