@@ -23,7 +23,7 @@ pub use policy::{
 pub use request::{
     Connection, JitAccessRequest, JitAccessRequestSpec, JitAccessRequestStatus, NameRef, PinnedMachine,
     RequestPort, RequestSummary, RequestTarget, RequestedPolicy, RuleState, RuleStatus, Shortening, State,
-    UserInfo,
+    TranslationStatus, UserInfo,
 };
 pub use review::{JitAccessReview, JitAccessReviewSpec, JitAccessReviewStatus, RequestRef, Verdict};
 pub use tolerant::Tolerant;

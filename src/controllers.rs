@@ -395,6 +395,21 @@ async fn spread(context: Arc<Context>, mut news: mpsc::UnboundedReceiver<News>) 
                     tokio::spawn(async move { herald.warning(&*policy, "Drift", "Repair", note).await });
                 }
             }
+            News::Differs(firewall, differs, watchers) => {
+                let mut policies = context.policies.state();
+                policies.retain(|policy| policy.uid().is_some_and(|uid| watchers.contains(&uid)));
+                let note = format!(
+                    "rules of others on {firewall} are not as they were before it was written whole; unless somebody has \
+                     just changed them, put them right: {}",
+                    differs.join("; ")
+                );
+                for policy in policies {
+                    let (herald, note) = (context.herald.clone(), note.clone());
+                    tokio::spawn(async move {
+                        herald.warning(&*policy, "ForeignRulesDiffer", "Write", note).await;
+                    });
+                }
+            }
         }
     }
 }

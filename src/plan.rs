@@ -27,6 +27,7 @@ pub mod authorize;
 pub mod changes;
 pub mod desired;
 pub mod exposure;
+pub mod leading;
 pub mod lifecycle;
 pub mod locks;
 pub mod model;

@@ -63,11 +63,24 @@ pub trait Firewall: Send + Sync {
     /// [`CloudError`]; a firewall that is gone is [`CloudErrorKind::NotFound`].
     async fn observe(&self, firewall: &FirewallId) -> Result<Observed, CloudError>;
 
-    /// Writes one rule, new or in place of the one of its name, and waits until the cloud has ended the
-    /// write. Not retried inside: where the outcome is [`CloudErrorKind::Ambiguous`] or
-    /// [`CloudErrorKind::Unanswered`], observe before the next write.
+    /// Makes changes, and waits until the cloud has ended the write. Not retried inside: where the outcome is
+    /// [`CloudErrorKind::Ambiguous`] or [`CloudErrorKind::Unanswered`], observe before the next write.
+    ///
+    /// Where a firewall is written whole, all of them are one write: all are made, or none. Else they are made one after
+    /// the other, up to the first that fails: give one at a time where it matters which.
     ///
     /// `patience` bounds the whole call.
+    ///
+    /// # Errors
+    /// [`CloudError`]; a resource lock that forbids it is [`CloudErrorKind::ScopeLocked`].
+    async fn write(
+        &self,
+        firewall: &FirewallId,
+        changes: &[Change],
+        patience: Duration,
+    ) -> Result<Written, CloudError>;
+
+    /// Writes one rule, as [`Firewall::write`] does.
     ///
     /// # Errors
     /// [`CloudError`].
@@ -76,22 +89,46 @@ pub trait Firewall: Send + Sync {
         firewall: &FirewallId,
         rule: &Rule,
         patience: Duration,
-    ) -> Result<Written, CloudError>;
+    ) -> Result<Written, CloudError> {
+        self.write(firewall, &[Change::Put(rule.clone())], patience).await
+    }
 
-    /// Removes one rule by its name and waits until the cloud has ended the removal. A rule or firewall that
-    /// is not there is success.
+    /// Removes one rule by its name, as [`Firewall::write`] does.
     ///
     /// # Errors
-    /// [`CloudError`]; a resource lock that forbids it is [`CloudErrorKind::ScopeLocked`].
+    /// [`CloudError`].
     async fn delete(
         &self,
         firewall: &FirewallId,
         rule: &str,
         patience: Duration,
-    ) -> Result<Written, CloudError>;
+    ) -> Result<Written, CloudError> {
+        self.write(firewall, &[Change::Remove(rule.to_owned())], patience).await
+    }
 
     /// What the firewall can hold.
-    fn limits(&self) -> FirewallLimits;
+    fn limits(&self, firewall: &FirewallId) -> FirewallLimits;
+}
+
+/// A change to one rule of a firewall.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Writes it, new or in place of the one of its name.
+    Put(Rule),
+    /// Removes it by its name. One that is not there, or whose firewall is not, is removed; but where a firewall is written
+    /// whole, it is written all the same: what the read does not show may still be under way.
+    Remove(String),
+}
+
+impl Change {
+    /// The name of the rule.
+    #[must_use]
+    pub fn rule(&self) -> &str {
+        match self {
+            Self::Put(rule) => &rule.name,
+            Self::Remove(name) => name,
+        }
+    }
 }
 
 /// A write that the cloud has ended well.
@@ -99,6 +136,8 @@ pub trait Firewall: Send + Sync {
 pub struct Written {
     /// The cloud's id of the request, for its support and logs.
     pub request_id: Option<String>,
+    /// What of others differs from before, where the whole firewall was written: theirs may have been lost. In words.
+    pub differs: Vec<String>,
 }
 
 /// What a firewall can hold.
@@ -106,7 +145,7 @@ pub struct Written {
 pub struct FirewallLimits {
     /// Rules in both directions.
     pub rules: usize,
-    /// Addresses and ranges in all rules.
+    /// Addresses and ranges in all rules; where it translates addresses, public addresses and those that it leads to.
     pub addresses: usize,
     /// Longest name of a rule.
     pub name: usize,

@@ -159,6 +159,8 @@ reasons! {
     SourceNotAllowed,
     /// The duration is longer than the policy allows.
     DurationTooLong,
+    /// The grant would be too short for a firewall whose rules take minutes to write.
+    DurationTooShort,
     /// The target is not among those of the policy.
     TargetNotAllowed,
     /// The justification is missing, or not of the form that the policy asks for.
@@ -197,6 +199,10 @@ reasons! {
     ForeignDeny,
     /// Another rule of somebody else stops the packets of the grant.
     GrantShadowed,
+    /// A rule of somebody else leads packets to the machine by way of the firewall: a grant would let them in too.
+    ForeignTranslation,
+    /// The firewall on the way cannot lead anything on: no public address, no free port, or another set-up.
+    FirewallUnfit,
     /// The grant could not be opened in time.
     OpenTimedOut,
     /// The cloud refused the rule.

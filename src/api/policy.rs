@@ -244,6 +244,10 @@ pub struct AzureEnforcement {
     /// What source the machine sees after a firewall's DNAT.
     #[serde(default)]
     pub firewall_source: FirewallSource,
+    /// How long before a grant's end its rules begin to be removed where an Azure Firewall is on the way, whose writes take
+    /// minutes: 5m where left out, at least 1m and at most 1h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firewall_lead: Option<Span>,
     /// `Keep`: a close stops new connections only. `Cut`: live ones too.
     #[serde(default)]
     pub established_sessions: EstablishedSessions,
@@ -264,7 +268,7 @@ pub enum Via {
 /// What source a machine behind an Azure Firewall sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum FirewallSource {
-    /// As the firewall's set-up tells.
+    /// As the firewall's set-up tells: an Azure Firewall shows an address of its own.
     #[default]
     Auto,
     /// An address of the firewall's subnet.

@@ -12,7 +12,7 @@ mod status;
 pub use state::{RuleState, State};
 pub use status::{
     Connection, JitAccessRequestStatus, PinnedMachine, RequestSummary, RequestedPolicy, RuleStatus,
-    Shortening,
+    Shortening, TranslationStatus,
 };
 
 /// Asks for ports of machines to be opened for named sources and a bounded time.

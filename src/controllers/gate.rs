@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::plan::desired::{Drift, Grant, Lock, Refused};
+use crate::plan::authorize::Led;
+use crate::plan::desired::{Drift, Duty, Grant, Lock, Refused};
 use crate::plan::lifecycle::Seen;
 use crate::plan::model::{FirewallId, Observed};
 use crate::plan::names::Cluster;
@@ -24,6 +25,7 @@ use crate::telemetry::{Audit, Metrics};
 
 mod closes;
 mod duties;
+mod pace;
 mod records;
 mod round;
 mod sight;
@@ -57,6 +59,9 @@ pub enum News {
     Changed(BTreeSet<String>),
     /// Somebody removed or changed a rule of a lock; it is being put right.
     Drift(FirewallId, Drift),
+    /// A firewall was written whole, and what others have there is not as it was before. With the UIDs of the policies that
+    /// look at it.
+    Differs(FirewallId, Vec<String>, BTreeSet<String>),
 }
 
 /// What a gate knows of its firewall.
@@ -201,6 +206,23 @@ impl Gates {
                 gate.set_grants(request_uid, credential, wanted, now);
             });
         }
+    }
+
+    /// What rules of requests lead on at a firewall, written or about to be.
+    #[must_use]
+    pub fn led(&self, firewall: &FirewallId) -> Vec<Led> {
+        let Some(gate) = lock(&self.0.gates).get(firewall).cloned() else { return Vec::new() };
+        let duties = lock(&gate.duties);
+        let led = duties.grants.values().filter_map(|grant| {
+            Some(Led {
+                from: grant.translation?,
+                to: *grant.destinations.first()?,
+                ports: grant.ports.clone(),
+                name: grant.name.clone(),
+                closing: matches!(grant.duty, Duty::Close { .. }),
+            })
+        });
+        led.collect()
     }
 
     /// UIDs of the requests that rules are kept or closed for.

@@ -16,7 +16,7 @@ use crate::api::values::ArmId;
 use crate::api::{DeletionPolicy, FINALIZER, JitPolicy, JitPolicyStatus, Mode, Reason, Tolerant};
 use crate::plan::desired::Lock;
 use crate::plan::locks;
-use crate::plan::model::{FirewallId, Peer};
+use crate::plan::model::{FirewallId, Machine, Peer};
 use crate::plan::report::{self, FirewallReport, Problem, World};
 use crate::plan::terms::{InvalidSpec, Terms};
 use crate::providers::Cloud;
@@ -155,7 +155,9 @@ async fn enforce(
         }
         let name = format!("{}/{}", policy.namespace().unwrap_or_default(), policy.name_any());
         let locks = locks::wanted(&uid, &name, terms, &resolution.machines, &before.targets, &read.departed);
-        let wanted: BTreeMap<FirewallId, Option<Lock>> = match (terms.mode, terms.deletion_policy) {
+        // Where groups are not enforced, what stands there is treated as in Audit.
+        let mode = if terms.uses_groups() { terms.mode } else { Mode::Audit };
+        let mut wanted: BTreeMap<FirewallId, Option<Lock>> = match (mode, terms.deletion_policy) {
             (Mode::Enforce, _) => locks.into_iter().map(|(firewall, lock)| (firewall, Some(lock))).collect(),
             // Entering Audit treats the locks as deletionPolicy says.
             (Mode::Audit, DeletionPolicy::Retain) => {
@@ -168,6 +170,10 @@ async fn enforce(
                     .collect()
             }
         };
+        // What leads packets on is looked at, and never locked.
+        let machines =
+            resolution.machines.values().flatten().filter_map(|(_, machine)| machine.as_ref().ok());
+        wanted.extend(machines.flat_map(Machine::hubs).map(|hub| (hub, None)));
         context.gates.set_locks(&uid, &tenant.credential, cloud, wanted.clone());
         world.firewalls = wanted
             .into_iter()
@@ -224,7 +230,7 @@ async fn leave(
     let mut firewalls = locks::firewalls(targets);
     if let Some(found) = context.resolutions.get(&uid, policy.metadata.generation.unwrap_or_default()) {
         let machines = found.machines.values().flatten().filter_map(|(_, machine)| machine.as_ref().ok());
-        firewalls.extend(machines.flat_map(crate::plan::model::Machine::firewalls));
+        firewalls.extend(machines.flat_map(Machine::firewalls));
     }
     if let (DeletionPolicy::Unlock, Some((tenant, cloud)), false) =
         (policy.spec.deletion_policy, reach, context.settings.dry_run)

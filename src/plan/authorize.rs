@@ -11,7 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use super::model::{FirewallId, Machine, Unsupported};
+use super::model::{FirewallId, Machine, Observed, Translation, Unsupported};
 use super::people::Pipelines;
 use super::terms::{Ask, InvalidSpec, Patience, Terms};
 use crate::api::values::{ArmId, PortRange, Protocol, Span};
@@ -22,6 +22,7 @@ use crate::api::{
 
 mod cover;
 mod grant;
+mod led;
 mod paper;
 mod targets;
 
@@ -33,6 +34,9 @@ pub const MAX_MACHINES: usize = 64;
 pub const MAX_RULES: usize = 128;
 /// How long the machines of a live grant may go unread. Then it ends: its addresses may be another machine's by now.
 pub const UNREAD_BOUND: Duration = Duration::from_secs(1800);
+
+/// How long a grant must last, beyond the lead, where a firewall is on the way whose writes take minutes.
+pub const WORTH_OPENING: Duration = Duration::from_secs(600);
 
 /// A policy, as requests are judged by it.
 #[derive(Clone, Debug)]
@@ -58,6 +62,34 @@ pub struct PolicyView {
     pub latest: Option<Arc<BTreeMap<String, Vec<Resolved>>>>,
     /// When they were last read; when reading began, where they never were.
     pub read_at: Timestamp,
+    /// What is known of the firewalls on the way that lead packets on.
+    pub hubs: Arc<BTreeMap<FirewallId, Hub>>,
+}
+
+/// What is known of a firewall that leads packets on.
+#[derive(Clone, Debug, Default)]
+pub struct Hub {
+    /// As it was last read; none: not yet.
+    pub observed: Option<Arc<Observed>>,
+    /// Why it could not be read.
+    pub problem: Option<(Reason, String)>,
+    /// What rules of grants lead on there, written or about to be: where packets come in, and where they go.
+    pub led: Vec<Led>,
+}
+
+/// What a rule of a grant leads on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Led {
+    /// Where packets come in.
+    pub from: Translation,
+    /// The machine's address.
+    pub to: IpAddr,
+    /// Its ports.
+    pub ports: Vec<PortRange>,
+    /// The rule's name.
+    pub name: String,
+    /// Whether it is to be removed.
+    pub closing: bool,
 }
 
 /// A machine that a policy's entry selects.
@@ -80,6 +112,8 @@ pub struct GrantPlan {
     pub shortened_by: Option<String>,
     /// SHA-256 over all that an approval is an approval of, in hexadecimal.
     pub hash: String,
+    /// How long before its end its rules begin to be removed: zero where that takes seconds.
+    pub lead: Duration,
     /// How long it may wait for approvals.
     pub pending_timeout: Duration,
     /// How long its approval may lie unused.
@@ -103,6 +137,8 @@ pub struct PlannedRule {
     pub destinations: Vec<IpAddr>,
     /// Ports.
     pub ports: Vec<PortRange>,
+    /// Where packets come in, on a firewall that leads them on.
+    pub translation: Option<Translation>,
 }
 
 /// What is to be thought of a request now.
@@ -200,11 +236,38 @@ fn weigh(
         sources(&ask, policy, terms)?;
     }
     let mut plan = grant::plan(request, &ask, &covering, &machines)?;
+    if status.is_none() {
+        worth_it(&ask, &plan, now)?;
+    }
     if let Some(least) = less.into_iter().min_by_key(|less| less.duration) {
         plan.duration = least.duration;
         plan.shortened_by = Some(least.why);
     }
     Ok(plan)
+}
+
+/// A firewall whose writes take minutes would hardly have opened what it has to begin to close.
+fn worth_it(ask: &Ask, plan: &GrantPlan, now: Timestamp) -> Result<(), Judgement> {
+    if plan.lead.is_zero() {
+        return Ok(());
+    }
+    let begin = ask.not_before.map_or(now, |start| start.max(now));
+    let left = ask
+        .not_after
+        .map_or(Duration::MAX, |end| Duration::try_from(end.duration_since(begin)).unwrap_or_default());
+    let least = plan.lead + WORTH_OPENING;
+    if ask.duration.min(left) >= least {
+        return Ok(());
+    }
+    Err(Judgement::Refused(
+        Reason::DurationTooShort,
+        format!(
+            "an Azure Firewall is on the way, whose rules take minutes to write and begin to be removed {} before the end: \
+             at least {} must be left of spec.duration, and until spec.notAfter",
+            Span::of(plan.lead),
+            Span::of(least)
+        ),
+    ))
 }
 
 /// A grant is of policies by their UID: one that was deleted ends it, also where another has its name by now.

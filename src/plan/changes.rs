@@ -15,6 +15,8 @@
 //! | an exemption | else | removed |
 //! | anything else | | somebody else's: never written, never removed |
 //!
+//! A firewall that leads packets on holds allows alone: those lines, and no others, hold for it.
+//!
 //! Whichever of the changes are made, in order: nothing opens that was closed and is to stay closed.
 
 use std::collections::BTreeSet;
@@ -22,7 +24,9 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use super::desired::{Changes, Drift, Duty, Grant, Limits, Refused, Wanted};
-use super::model::{Access, MAX_PRIORITY, Observed, Peer, Provisioning, ResourceLock, Rule, RuleProtocol};
+use super::model::{
+    Access, MAX_PRIORITY, Observed, Peer, Provisioning, ResourceLock, Rule, RuleProtocol, Translating,
+};
 use super::names::{self, Cluster, Mark};
 use super::packets::Reach;
 use super::priority::Slots;
@@ -32,6 +36,7 @@ use crate::api::values::PortRange;
 
 mod closes;
 mod exemptions;
+mod leads;
 mod locks;
 mod opens;
 
@@ -44,6 +49,11 @@ pub fn plan(observed: &Observed, wanted: &Wanted, limits: &Limits, now: Timestam
     let mut draft = Draft::new(observed, wanted, *limits, now);
     closes::plan(&mut draft);
     draft.find_live();
+    if draft.translating.is_some() {
+        // It lets in nothing that no rule leads on: nothing is locked there.
+        opens::plan(&mut draft);
+        return draft.finish();
+    }
     let mut shut = locks::plan(&mut draft);
     exemptions::plan(&mut draft, &mut shut);
     locks::unlock(&mut draft, &shut);
@@ -67,6 +77,7 @@ pub fn grant_rule(cluster: &Cluster, grant: &Grant, priority: u16) -> Rule {
         source_ports: vec![PortRange::ALL],
         destinations: destinations.into_iter().map(Peer::host).collect(),
         ports: PortRange::merged(grant.ports.clone()),
+        translation: grant.translation,
         description: names::description(cluster, &grant.request_uid, Some(grant.deadline)),
         provisioning: Provisioning::Succeeded,
     }
@@ -100,6 +111,8 @@ struct Draft<'a> {
     /// Rules of live grants that stand and stay.
     live: Vec<Placed<'a>>,
     slots: Slots,
+    /// What stands there, where it leads packets on.
+    translating: Option<&'a Translating>,
     /// Rules and addresses, with those of this plan.
     rules: usize,
     addresses: usize,
@@ -113,7 +126,9 @@ struct Draft<'a> {
 impl<'a> Draft<'a> {
     fn new(observed: &'a Observed, wanted: &'a Wanted, limits: Limits, now: Timestamp) -> Self {
         let (mut foreign, mut own) = (Vec::new(), Vec::new());
-        for rule in observed.rules.iter().filter(|rule| rule.priority <= MAX_PRIORITY) {
+        // The cloud's own rules come last, where there are such.
+        let written = |rule: &&Rule| rule.priority <= MAX_PRIORITY || observed.translating.is_some();
+        for rule in observed.rules.iter().filter(written) {
             match names::parse(&wanted.cluster, rule) {
                 Some(mark) => own.push((mark, rule)),
                 None => foreign.push(Placed { rule, reach: Reach::of(rule, None) }),
@@ -132,6 +147,7 @@ impl<'a> Draft<'a> {
             own,
             live: Vec::new(),
             slots: Slots::of(observed),
+            translating: observed.translating.as_ref(),
             rules: observed.rule_count(),
             addresses: observed.address_count(),
             denies,

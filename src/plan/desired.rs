@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use super::model::{Peer, Rule};
+use super::model::{FirewallKind, Peer, Rule, Translation};
 use super::names::Cluster;
 use crate::api::ExistingRules;
 use crate::api::values::{PortRange, Protocol};
@@ -15,6 +15,9 @@ use crate::api::values::{PortRange, Protocol};
 /// How long the answer to the write of an allow is waited for. Nothing is opened that has less time left than this: a
 /// write that is answered late would stand past its deadline.
 pub const OPEN_ANSWER: Duration = Duration::from_secs(10);
+
+/// How long the write of a whole firewall usually takes. Nothing is opened by one that has less time left than this.
+pub const WHOLE_WRITE: Duration = Duration::from_secs(300);
 
 /// Everything that is wanted of one firewall.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,12 +91,13 @@ pub struct LockedMachine {
 }
 
 impl Grant {
-    /// Whether its rule may still be written, if it is not there.
+    /// Whether its rule may still be written to a firewall of this kind, if it is not there.
     #[must_use]
-    pub fn may_be_opened(&self, now: Timestamp) -> bool {
+    pub fn may_be_opened(&self, now: Timestamp, kind: FirewallKind) -> bool {
+        let answer = if kind.translates() { WHOLE_WRITE } else { OPEN_ANSWER };
         match self.duty {
             Duty::Open { until, .. } => {
-                now <= until && now.checked_add(OPEN_ANSWER).is_ok_and(|end| end < self.deadline)
+                now <= until && now.checked_add(answer).is_ok_and(|end| end < self.deadline)
             }
             Duty::Hold | Duty::Close { .. } => false,
         }
@@ -117,6 +121,8 @@ pub struct Grant {
     pub destinations: Vec<IpAddr>,
     /// Ports of the machines.
     pub ports: Vec<PortRange>,
+    /// Where packets come in, on a firewall that leads them on.
+    pub translation: Option<Translation>,
     /// What is to be done with it. After `deadline`, whatever stands here, it is closed.
     pub duty: Duty,
     /// Whether it is removed only to be written anew with an earlier deadline. Then it is looked at first: what somebody

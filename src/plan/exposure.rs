@@ -14,6 +14,9 @@
 //! | the same, where the policy says `Keep` | [`Lockdown::KeptRules`] |
 //! | somebody does, and no firewall on the way has our deny | [`Lockdown::Missing`] |
 //! | somebody might, because something could not be read or is being written | [`Lockdown::Unknown`] |
+//!
+//! What a firewall before the path leads on comes from an address of its subnet: it must not get in either, but for what
+//! live grants lead on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,9 +31,11 @@ use super::sources::{AddressSet, Bounds, Family};
 use crate::api::ExistingRules;
 use crate::api::values::{PortRange, Protocol};
 
+mod led;
 mod passage;
 mod path;
 
+pub(crate) use led::is_behind;
 pub use passage::{Passage, passage, stopped_by};
 use path::{Cell, Does, Path, Trust};
 
@@ -56,6 +61,18 @@ pub struct Locked<'a> {
     pub exempt: &'a [Peer],
     /// Grants whose rules may let somebody in; those past their deadline count for nothing.
     pub grants: &'a [Grant],
+    /// What locks.
+    pub via: Enforced,
+}
+
+/// What of a way is enforced. Where it is no group, what locks is that firewalls lead nothing on: the networks around are
+/// not locked out then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Enforced {
+    /// Network security groups.
+    pub groups: bool,
+    /// Firewalls that lead packets on.
+    pub firewalls: bool,
 }
 
 /// A rule that lets packets in, or keeps them out.
@@ -114,9 +131,16 @@ pub fn lockdown(way: Way<'_>, locked: Locked<'_>, now: Timestamp) -> Lockdown {
     let mut lenient = Findings::default();
     for address in way.machine.addresses() {
         let path = Path::to(address, way);
-        find_holes(&path, address, locked, now, Trust::Proved, &mut strict);
+        let find = |trust, found: &mut Findings| {
+            let served = locked.via.firewalls && (address.path.is_empty() || !locked.via.groups);
+            if !(served && led::is_behind(address)) {
+                find_holes(&path, address, locked, now, trust, found);
+            }
+            led::find_holes(&path, (address, way), locked, now, trust, found);
+        };
+        find(Trust::Proved, &mut strict);
         if !strict.is_empty() {
-            find_holes(&path, address, locked, now, Trust::Goal, &mut lenient);
+            find(Trust::Goal, &mut lenient);
         }
     }
     if strict.is_empty() {
@@ -212,6 +236,8 @@ fn find_holes(
 fn expected(grants: &[Grant], address: &Address, cell: Cell, now: Timestamp) -> AddressSet {
     let live = grants.iter().filter(|grant| {
         now < grant.deadline
+            // What is led on does not come as it is.
+            && grant.translation.is_none()
             && grant.destinations.contains(&address.ip)
             && cell.transport.is_of(grant.protocol)
             && PortRange::merged(grant.ports.clone()).iter().any(|range| range.contains(cell.ports))
@@ -222,11 +248,13 @@ fn expected(grants: &[Grant], address: &Address, cell: Cell, now: Timestamp) -> 
 /// Why it cannot be told.
 fn unknown(way: Way<'_>) -> String {
     let mut reasons: Vec<String> = Vec::new();
-    for firewall in way.machine.firewalls() {
+    for firewall in way.machine.firewalls().into_iter().chain(way.machine.hubs()) {
         let name = firewall.0.name();
         match way.firewalls.get(&firewall) {
             None => reasons.push(format!("{name} has not been read")),
             Some(observed) if path::is_settled(observed.provisioning) => {
+                let unread = observed.translating.as_ref().and_then(|it| it.unread.clone());
+                reasons.extend(unread);
                 let pending = observed.rules.iter().filter(|rule| !path::is_settled(rule.provisioning));
                 reasons
                     .extend(pending.map(|rule| {

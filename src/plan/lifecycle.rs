@@ -26,14 +26,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::admission::Admission;
 use super::authorize::{GrantPlan, Judgement};
 use super::desired::{Duty, Grant};
-use super::model::FirewallId;
+use super::model::{FirewallId, FirewallKind, Translation};
 use super::names::{Cluster, deadline_of};
 use super::reviews::{Tally, Word};
 use super::terms::{Ask, Patience};
 use crate::api::values::{ArmId, PortRange, Protocol};
 use crate::api::{
     ConditionType, FINALIZER, JitAccessRequest, JitAccessRequestStatus, Reason, RequestSummary, RuleState,
-    RuleStatus, State, condition, find_condition, set_condition,
+    RuleStatus, State, TranslationStatus, condition, find_condition, set_condition,
 };
 
 mod approval;
@@ -48,6 +48,9 @@ pub const OPEN_BOUND: Duration = Duration::from_secs(60);
 /// How long after the grant an allow of which a gate heard in time may wait for its turn: the cloud writes the rules of
 /// a firewall one by one, at 5 to 11 s each.
 pub const TURN_BOUND: Duration = Duration::from_secs(600);
+/// How much longer it may take until an allow is read back from a firewall that is written whole: what was begun in time
+/// ends within it.
+pub const WHOLE_BOUND: Duration = Duration::from_secs(900);
 /// A missing allow this shortly before the deadline counts as expired, not as removed by somebody.
 pub const NEAR_DEADLINE: Duration = Duration::from_secs(30);
 /// The shortest grant that is worth making.
@@ -301,12 +304,33 @@ pub fn duties(request: &JitAccessRequest) -> Vec<(FirewallId, Grant)> {
                     sources: rule.sources.iter().filter_map(|text| text.parse().ok()).collect(),
                     destinations: rule.destinations.iter().filter_map(|text| text.parse().ok()).collect(),
                     ports: rule.ports.iter().filter_map(|text| text.parse::<PortRange>().ok()).collect(),
+                    translation: rule.translation.as_ref().and_then(translation),
                     duty,
                     replaced,
                 },
             ))
         })
         .collect()
+}
+
+/// What a status says of where packets come in; none where it cannot be read: such a rule is never written.
+pub(crate) fn translation(status: &TranslationStatus) -> Option<Translation> {
+    Some(Translation { address: status.address.parse().ok()?, port: u16::try_from(status.port).ok()? })
+}
+
+/// When the rules of a grant begin to be removed: at its end, or earlier where their names say so, because a firewall
+/// takes minutes for it.
+pub(super) fn closes_at(request: &JitAccessRequest) -> Timestamp {
+    let Some(status) = &request.status else { return Timestamp::MIN };
+    let end = status.expires_at.as_ref().map_or(Timestamp::MIN, |at| at.0);
+    let named = status.rules.iter().filter_map(|rule| its_own(rule, request)).map(|(_, deadline)| deadline);
+    named.min().map_or(end, |named| end.min(named))
+}
+
+/// Whether a firewall whose writes take minutes is on the way of a grant.
+fn is_slow(status: &JitAccessRequestStatus) -> bool {
+    let kind = |rule: &RuleStatus| ArmId::parse(&rule.firewall).ok().map(|id| FirewallId(id).kind());
+    status.rules.iter().filter_map(kind).any(FirewallKind::translates)
 }
 
 /// The firewall of a rule and the deadline in its name; none where it cannot be read, or its name is not that of an
@@ -415,6 +439,9 @@ fn planned(plan: &GrantPlan) -> Vec<RuleStatus> {
             sources: rule.sources.iter().map(ToString::to_string).collect(),
             destinations: rule.destinations.iter().map(ToString::to_string).collect(),
             ports: rule.ports.iter().map(ToString::to_string).collect(),
+            translation: rule
+                .translation
+                .map(|from| TranslationStatus { address: from.address.to_string(), port: from.port.into() }),
             state: RuleState::Planned.as_str().to_owned(),
             observed_at: None,
         })
@@ -430,6 +457,11 @@ fn said(word: &Word, what: &str) -> String {
 /// `at` plus a length of time; the end of time where that is out of reach.
 pub(super) fn plus(at: Timestamp, by: Duration) -> Timestamp {
     SignedDuration::try_from(by).ok().and_then(|by| at.checked_add(by).ok()).unwrap_or(Timestamp::MAX)
+}
+
+/// `at` less a length of time; the beginning of time where that is out of reach.
+fn minus(at: Timestamp, by: Duration) -> Timestamp {
+    SignedDuration::try_from(by).ok().and_then(|by| at.checked_sub(by).ok()).unwrap_or(Timestamp::MIN)
 }
 
 fn whole_second(at: Timestamp) -> Timestamp {

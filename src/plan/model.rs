@@ -4,9 +4,9 @@ mod machine;
 mod rule;
 
 pub use machine::{
-    Address, AdminAction, AdminRule, FirewallHop, Hop, Machine, NetworkView, Nic, Os, Unsupported,
+    Address, AdminAction, AdminRule, FirewallHop, Hop, Machine, NetworkView, Nic, Os, Route, Unsupported,
 };
 pub use rule::{
-    Access, FirewallId, MAX_PRIORITY, MIN_PRIORITY, Observed, Peer, Provisioning, ResourceLock, Rule,
-    RuleProtocol,
+    Access, Filter, FirewallId, FirewallKind, MAX_PRIORITY, MIN_PRIORITY, Observed, Onward, Peer,
+    Provisioning, ResourceLock, Rule, RuleProtocol, Translating, Translation,
 };

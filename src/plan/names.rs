@@ -212,6 +212,7 @@ mod tests {
             source_ports: vec![],
             destinations: vec![],
             ports: vec![],
+            translation: None,
             description: description.into(),
             provisioning: Provisioning::Succeeded,
         }

@@ -10,13 +10,14 @@ use regex::{Regex, RegexBuilder};
 use super::model::{Os, Peer};
 use crate::api::values::{ArmId, InvalidValue, PortRange, Protocol, Span};
 use crate::api::{
-    DeletionPolicy, EstablishedSessions, ExistingRules, JitAccessRequestSpec, JitPolicySpec, Mode,
-    PolicyTarget, Reason, Source, Via,
+    DeletionPolicy, EstablishedSessions, ExistingRules, FirewallSource, JitAccessRequestSpec, JitPolicySpec,
+    Mode, PolicyTarget, Reason, Source, Via,
 };
 
 const DEFAULT_MAX_DURATION: Duration = Duration::from_secs(3 * 3600);
 const DEFAULT_PENDING_TIMEOUT: Duration = Duration::from_secs(3600);
 const DEFAULT_USE_WITHIN: Duration = Duration::from_secs(24 * 3600);
+const DEFAULT_FIREWALL_LEAD: Duration = Duration::from_secs(300);
 const DEFAULT_HORIZON: Duration = Duration::from_secs(168 * 3600);
 /// A pattern that compiles to more than this many bytes is refused: it is there to check a ticket number.
 const PATTERN_SIZE: usize = 1 << 18;
@@ -57,6 +58,12 @@ pub struct Terms {
     pub existing: ExistingRules,
     /// Sources that the lock does not shut out.
     pub exempt: Vec<Peer>,
+    /// Which firewalls on the way are enforced.
+    pub via: Via,
+    /// What source a machine behind an Azure Firewall sees.
+    pub firewall_source: FirewallSource,
+    /// How long before a grant's end the rules on firewalls that take minutes begin to be removed.
+    pub firewall_lead: Duration,
     /// Approvals asked for.
     pub required: i32,
     /// Whether the requester's own approval counts.
@@ -151,6 +158,18 @@ pub struct PortTerms {
 }
 
 impl Terms {
+    /// Whether network security groups are locked and opened.
+    #[must_use]
+    pub const fn uses_groups(&self) -> bool {
+        matches!(self.via, Via::Auto | Via::NetworkSecurityGroup)
+    }
+
+    /// Whether Azure Firewalls are opened.
+    #[must_use]
+    pub const fn uses_firewalls(&self) -> bool {
+        matches!(self.via, Via::Auto | Via::AzureFirewall)
+    }
+
     /// Parses a policy's spec.
     ///
     /// # Errors
@@ -199,12 +218,6 @@ impl Terms {
             }
         }
         let azure = &spec.enforcement.azure;
-        if azure.via == Via::AzureFirewall {
-            return Err(unsupported(
-                "spec.enforcement.azure.via",
-                "AzureFirewall is not enforced by this version: use Auto or NetworkSecurityGroup",
-            ));
-        }
         if azure.established_sessions == EstablishedSessions::Cut {
             return Err(unsupported(
                 "spec.enforcement.azure.establishedSessions",
@@ -219,6 +232,9 @@ impl Terms {
             ports,
             existing: spec.enforcement.existing_rules,
             exempt: exempt(spec)?,
+            via: azure.via,
+            firewall_source: azure.firewall_source,
+            firewall_lead: lead(&azure.firewall_lead)?,
             required: spec.approval.required,
             self_approval: spec.approval.allow_self_approval,
             pending_timeout: span(
@@ -255,6 +271,15 @@ impl Terms {
             max_duration: DEFAULT_MAX_DURATION,
         }]
     }
+}
+
+fn lead(text: &Option<Span>) -> Result<Duration, InvalidSpec> {
+    let field = "spec.enforcement.azure.firewallLead";
+    let lead = span(text, field, DEFAULT_FIREWALL_LEAD)?;
+    if !(Duration::from_secs(60)..=Duration::from_secs(3600)).contains(&lead) {
+        return Err(invalid(field)(InvalidValue::new("must be at least 1m and at most 1h, such as 5m")));
+    }
+    Ok(lead)
 }
 
 fn selector(target: &PolicyTarget, field: &str) -> Result<Selector, InvalidSpec> {

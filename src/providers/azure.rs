@@ -2,7 +2,7 @@
 //!
 //! [`config`] says which Azure and who we are; [`build`] makes of it a [`Cloud`]. Below: [`token`] gets
 //! tokens, `client` and `operation` speak HTTP, `errors` says what errors mean, `limiter` keeps below
-//! Resource Manager's limits, `nsg` is the firewall and `topology` the inventory.
+//! Resource Manager's limits, `nsg` and `firewall` are the firewalls and `topology` the inventory.
 
 use std::sync::Arc;
 
@@ -13,8 +13,10 @@ mod answer;
 mod client;
 pub mod config;
 mod errors;
+mod firewall;
 mod http;
 mod limiter;
+mod locks;
 mod nsg;
 mod operation;
 pub mod token;
@@ -41,8 +43,11 @@ pub fn build(cloud: &CloudConfig, credential: &CredentialConfig, clock: Clock) -
     let source = token::sources::source(resolved, &endpoints, &http, http::metadata_client()?, clock.clone());
     let tokens = Arc::new(token::Tokens::new(source));
     let arm = Arc::new(client::Arm::new(http, endpoints.resource_manager, tokens, clock.clone()));
-    let nsgs = Arc::new(nsg::Nsgs::new(Arc::clone(&arm), clock));
-    Ok(Cloud { inventory: Arc::new(topology::Topology::new(arm, Arc::clone(&nsgs))), firewall: nsgs })
+    let firewalls = Arc::new(firewall::Firewalls::new(&arm, clock));
+    Ok(Cloud {
+        inventory: Arc::new(topology::Topology::new(arm, Arc::clone(&firewalls))),
+        firewall: firewalls,
+    })
 }
 
 #[cfg(test)]

@@ -12,15 +12,17 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
-use super::{Cloud, CloudError, CloudErrorKind, Firewall, FirewallLimits, Inventory, Written};
+use super::{Change, Cloud, CloudError, CloudErrorKind, Firewall, FirewallLimits, Inventory, Written};
 use crate::api::Reason;
 use crate::api::values::ArmId;
 use crate::clock::Clock;
 use crate::plan::model::{
-    Access, FirewallId, Machine, Observed, Peer, Provisioning, ResourceLock, Rule, RuleProtocol, Unsupported,
+    Access, FirewallId, Machine, Observed, Peer, Provisioning, ResourceLock, Rule, RuleProtocol, Translating,
+    Unsupported,
 };
 
 pub mod faults;
+mod leading;
 pub mod packet;
 mod validate;
 mod world;
@@ -68,6 +70,8 @@ struct Stored {
     lock: ResourceLock,
     outbound_rules: usize,
     outbound_addresses: usize,
+    /// What others have written, where it translates addresses.
+    others: Translating,
     busy: bool,
 }
 
@@ -86,25 +90,12 @@ pub struct Write {
     pub accepted: bool,
 }
 
-enum Change {
-    Put(Box<Rule>),
-    Delete(String),
-}
-
-impl Change {
-    fn rule(&self) -> &str {
-        match self {
-            Self::Put(rule) => &rule.name,
-            Self::Delete(name) => name,
-        }
-    }
-
-    fn describe(&self, firewall: &FirewallId) -> String {
-        match self {
-            Self::Put(rule) => format!("write rule {} of {}", rule.name, firewall.0.name()),
-            Self::Delete(name) => format!("remove rule {name} of {}", firewall.0.name()),
-        }
-    }
+fn describe(changes: &[Change], firewall: &FirewallId) -> String {
+    let one = |change: &Change| match change {
+        Change::Put(rule) => format!("write rule {}", rule.name),
+        Change::Remove(name) => format!("remove rule {name}"),
+    };
+    format!("{} of {}", changes.iter().map(one).collect::<Vec<_>>().join(", "), firewall.0.name())
 }
 
 impl Memory {
@@ -136,13 +127,14 @@ impl Memory {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn write(
+    /// One write, of all `changes`.
+    async fn write_once(
         &self,
         firewall: &FirewallId,
-        change: Change,
+        changes: Vec<Change>,
         patience: Duration,
     ) -> Result<Written, CloudError> {
-        let operation = change.describe(firewall);
+        let operation = describe(&changes, firewall);
         let error = |kind, message: &str| CloudError {
             kind,
             operation: operation.clone(),
@@ -159,25 +151,26 @@ impl Memory {
                 Some(WriteFault::Refused(kind)) => Err(error(kind, "a fault refused it")),
                 Some(WriteFault::RequestLost) => Ok(false),
                 Some(WriteFault::AnswerLost | WriteFault::Late(_)) | None => {
-                    state.accept(firewall, &change).map_err(|(kind, message)| error(kind, &message))
+                    state.accept(firewall, &changes).map_err(|(kind, message)| error(kind, &message))
                 }
             };
-            let record = Write {
-                at: self.clock.now(),
+            let accepted = matches!(taken, Ok(true)) && !matches!(fault, Some(WriteFault::RequestLost));
+            let at = self.clock.now();
+            state.writes.extend(changes.iter().map(|change| Write {
+                at,
                 firewall: firewall.clone(),
                 rule: change.rule().to_owned(),
-                put: if let Change::Put(rule) = &change { Some((**rule).clone()) } else { None },
-                accepted: matches!(taken, Ok(true)) && !matches!(fault, Some(WriteFault::RequestLost)),
-            };
-            state.writes.push(record);
+                put: if let Change::Put(rule) = change { Some(rule.clone()) } else { None },
+                accepted,
+            }));
             if matches!(fault, Some(WriteFault::RequestLost)) {
                 // The caller hears nothing until its patience is at an end.
             } else if !taken? {
-                return Ok(Written { request_id: None });
+                return Ok(Written::default());
             } else {
                 let late = if let Some(WriteFault::Late(late)) = fault { Some(late) } else { None };
                 if late.is_none() {
-                    state.show_goal(firewall, &change);
+                    state.show_goal(firewall, &changes);
                 }
                 let time = late.unwrap_or(state.faults.write_time);
                 let answer = fault.is_none();
@@ -188,7 +181,7 @@ impl Memory {
                     if !time.is_zero() {
                         tokio::time::sleep(time).await;
                     }
-                    cloud.lock().commit(&firewall, &change);
+                    cloud.lock().commit(&firewall, &changes);
                     if answer {
                         let _ = end.send(());
                     } else {
@@ -199,7 +192,7 @@ impl Memory {
             }
         }
         match tokio::time::timeout(patience, ended).await {
-            Ok(Ok(())) => Ok(Written { request_id: None }),
+            Ok(Ok(())) => Ok(Written::default()),
             Ok(Err(_)) | Err(_) => Err(error(CloudErrorKind::Unanswered, "no answer in time")),
         }
     }
@@ -207,50 +200,66 @@ impl Memory {
 
 impl State {
     /// Judges a write as the cloud does before it takes it. False: there is nothing to do.
-    fn accept(&mut self, firewall: &FirewallId, change: &Change) -> Result<bool, (CloudErrorKind, String)> {
+    fn accept(
+        &mut self,
+        firewall: &FirewallId,
+        changes: &[Change],
+    ) -> Result<bool, (CloudErrorKind, String)> {
         let Some(stored) = self.firewalls.get_mut(firewall) else {
-            return match change {
-                Change::Put(_) => Err((CloudErrorKind::NotFound, "the firewall is not there".into())),
-                Change::Delete(_) => Ok(false),
+            return match changes.iter().all(|change| matches!(change, Change::Remove(_))) {
+                false => Err((CloudErrorKind::NotFound, "the firewall is not there".into())),
+                true => Ok(false),
             };
         };
+        let whole = firewall.kind().translates();
+        let removes = changes.iter().any(|change| matches!(change, Change::Remove(_)));
         let locked = || Err((CloudErrorKind::ScopeLocked, "a resource lock forbids it".to_owned()));
-        match (change, stored.lock) {
-            (_, ResourceLock::ReadOnly) | (Change::Delete(_), ResourceLock::CannotDelete) => return locked(),
-            (Change::Put(_), ResourceLock::CannotDelete) | (_, ResourceLock::None) => {}
+        match stored.lock {
+            ResourceLock::ReadOnly => return locked(),
+            // Of a firewall that is written whole, no rule is a resource of its own.
+            ResourceLock::CannotDelete if removes && !whole => return locked(),
+            ResourceLock::CannotDelete | ResourceLock::None => {}
         }
         if stored.busy {
             self.overlaps += 1;
             return Err((CloudErrorKind::Retryable, "another operation is under way".into()));
         }
-        match change {
-            Change::Put(rule) => {
-                let outbound = (stored.outbound_rules, stored.outbound_addresses);
-                validate::rule(rule, &stored.rules, outbound, self.limits)?;
-            }
-            Change::Delete(name) => {
-                if !stored.rules.iter().any(|rule| rule.name.eq_ignore_ascii_case(name)) {
-                    return Ok(false);
+        let mut rules = stored.rules.clone();
+        let mut differs = whole;
+        for change in changes {
+            match change {
+                Change::Put(rule) => {
+                    let outbound = (stored.outbound_rules, stored.outbound_addresses);
+                    validate::rule(rule, &rules, outbound, self.limits, whole)?;
+                    differs = true;
+                }
+                Change::Remove(name) => {
+                    differs |= rules.iter().any(|rule| rule.name.eq_ignore_ascii_case(name));
                 }
             }
+            apply(&mut rules, change, Provisioning::Updating);
         }
-        stored.busy = true;
-        Ok(true)
+        stored.busy |= differs;
+        Ok(differs)
     }
 
     /// What a read shows from now on.
-    fn show_goal(&mut self, firewall: &FirewallId, change: &Change) {
+    fn show_goal(&mut self, firewall: &FirewallId, changes: &[Change]) {
         if let Some(stored) = self.firewalls.get_mut(firewall) {
             stored.before = stored.rules.clone();
             stored.provisioning = Provisioning::Updating;
-            apply(&mut stored.rules, change, Provisioning::Updating);
+            for change in changes {
+                apply(&mut stored.rules, change, Provisioning::Updating);
+            }
         }
     }
 
     /// The write has ended: it filters packets.
-    fn commit(&mut self, firewall: &FirewallId, change: &Change) {
+    fn commit(&mut self, firewall: &FirewallId, changes: &[Change]) {
         if let Some(stored) = self.firewalls.get_mut(firewall) {
-            apply(&mut stored.rules, change, Provisioning::Succeeded);
+            for change in changes {
+                apply(&mut stored.rules, change, Provisioning::Succeeded);
+            }
             stored.effective = stored.rules.clone();
             stored.provisioning = Provisioning::Succeeded;
             stored.busy = false;
@@ -260,8 +269,14 @@ impl State {
     fn observed(&self, firewall: &FirewallId, stale: bool, at: Timestamp) -> Option<Observed> {
         let stored = self.firewalls.get(firewall)?;
         let mut rules = if stale { stored.before.clone() } else { stored.rules.clone() };
-        rules.extend(default_rules());
+        if !firewall.kind().translates() {
+            rules.extend(default_rules());
+        }
         rules.sort_by_key(|rule| rule.priority);
+        if firewall.kind().translates() {
+            rules.sort_by_key(|rule| rule.name.clone());
+        }
+        let translating = firewall.kind().translates().then(|| leading::standing(&rules, &stored.others));
         Some(Observed {
             firewall: firewall.clone(),
             at,
@@ -270,6 +285,7 @@ impl State {
             outbound_rules: stored.outbound_rules,
             outbound_addresses: stored.outbound_addresses,
             lock: stored.lock,
+            translating,
         })
     }
 }
@@ -277,7 +293,7 @@ impl State {
 fn apply(rules: &mut Vec<Rule>, change: &Change, provisioning: Provisioning) {
     rules.retain(|rule| !rule.name.eq_ignore_ascii_case(change.rule()));
     if let Change::Put(rule) = change {
-        rules.push(Rule { provisioning, ..(**rule).clone() });
+        rules.push(Rule { provisioning, ..rule.clone() });
     }
 }
 
@@ -294,6 +310,7 @@ pub fn default_rules() -> Vec<Rule> {
         source_ports: vec![crate::api::values::PortRange::ALL],
         destinations: vec![destination],
         ports: vec![crate::api::values::PortRange::ALL],
+        translation: None,
         description: String::new(),
         provisioning: Provisioning::Succeeded,
     };
@@ -331,25 +348,23 @@ impl Firewall for Memory {
             .ok_or_else(|| error(CloudErrorKind::NotFound, "the firewall is not there"))
     }
 
-    async fn put(
+    async fn write(
         &self,
         firewall: &FirewallId,
-        rule: &Rule,
+        changes: &[Change],
         patience: Duration,
     ) -> Result<Written, CloudError> {
-        self.write(firewall, Change::Put(Box::new(rule.clone())), patience).await
+        if firewall.kind().translates() {
+            return self.write_once(firewall, changes.to_vec(), patience).await;
+        }
+        let mut written = Written::default();
+        for change in changes {
+            written = self.write_once(firewall, vec![change.clone()], patience).await?;
+        }
+        Ok(written)
     }
 
-    async fn delete(
-        &self,
-        firewall: &FirewallId,
-        rule: &str,
-        patience: Duration,
-    ) -> Result<Written, CloudError> {
-        self.write(firewall, Change::Delete(rule.to_owned()), patience).await
-    }
-
-    fn limits(&self) -> FirewallLimits {
+    fn limits(&self, _: &FirewallId) -> FirewallLimits {
         self.lock().limits
     }
 }

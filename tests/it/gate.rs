@@ -14,7 +14,7 @@ use portcullis::plan::model::{Access, FirewallId, Observed, Peer, Provisioning, 
 use portcullis::plan::names::{Cluster, allow_name};
 use portcullis::providers::memory::faults::WriteFault;
 use portcullis::providers::memory::{Memory, Write};
-use portcullis::providers::{Cloud, CloudError, CloudErrorKind, Firewall, FirewallLimits, Written};
+use portcullis::providers::{Change, Cloud, CloudError, CloudErrorKind, Firewall, FirewallLimits, Written};
 use portcullis::telemetry::audit::record::Started;
 use portcullis::telemetry::{Audit, Metrics};
 use tokio::sync::mpsc;
@@ -86,6 +86,7 @@ impl Bench {
             sources: vec![format!("203.0.113.{number}/32").parse().unwrap()],
             destinations: vec!["10.0.0.4".parse().unwrap()],
             ports: vec![PortRange::single(22)],
+            translation: None,
             duty: duty(now + SignedDuration::from_secs(60)),
             replaced: false,
         };
@@ -209,37 +210,31 @@ impl Firewall for Behind {
         (self.read)(self.memory.observe(firewall).await?).map_err(generated)
     }
 
-    async fn put(
+    async fn write(
         &self,
         firewall: &FirewallId,
-        rule: &Rule,
+        changes: &[Change],
         patience: Duration,
     ) -> Result<Written, CloudError> {
-        self.ask(Call::Put).await?;
-        self.answers(&rule.name, patience).await?;
-        let Some(late) = self.late else { return self.memory.put(firewall, rule, patience).await };
-        let (memory, firewall, rule) = (self.memory.clone(), firewall.clone(), rule.clone());
+        let put = changes.iter().any(|change| matches!(change, Change::Put(_)));
+        self.ask(if put { Call::Put } else { Call::Delete }).await?;
+        for change in changes {
+            self.answers(change.rule(), patience).await?;
+        }
+        let Some(late) = self.late.filter(|_| put) else {
+            return self.memory.write(firewall, changes, patience).await;
+        };
+        let (memory, firewall, changes) = (self.memory.clone(), firewall.clone(), changes.to_vec());
         tokio::spawn(async move {
             tokio::time::sleep(late).await;
-            memory.put(&firewall, &rule, Duration::from_secs(60)).await
+            memory.write(&firewall, &changes, Duration::from_secs(60)).await
         });
         tokio::time::sleep(patience).await;
         Err(generated(CloudErrorKind::Unanswered))
     }
 
-    async fn delete(
-        &self,
-        firewall: &FirewallId,
-        rule: &str,
-        patience: Duration,
-    ) -> Result<Written, CloudError> {
-        self.ask(Call::Delete).await?;
-        self.answers(rule, patience).await?;
-        self.memory.delete(firewall, rule, patience).await
-    }
-
-    fn limits(&self) -> FirewallLimits {
-        self.memory.limits()
+    fn limits(&self, firewall: &FirewallId) -> FirewallLimits {
+        self.memory.limits(firewall)
     }
 }
 

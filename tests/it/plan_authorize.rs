@@ -95,6 +95,7 @@ pub(crate) fn policy(name: &str, ports: Vec<PolicyPort>, machines: Vec<Machine>)
         latest: Some(Arc::clone(&machines)),
         machines: Some(machines),
         read_at: now(),
+        hubs: std::sync::Arc::default(),
     }
 }
 

@@ -116,8 +116,7 @@ fn a_lock_that_leaves_waits_where_it_alone_stands_above_what_another_does_not_ex
     let first = Rule { priority: 100, ..planned(&world, &wanted(vec![web()], vec![])).locks[0].clone() };
     apply(&mut world, &Write::Put(first)).unwrap();
     // One of the others lets the source in, so for its part its deny is well placed below the rule.
-    let exempting =
-        Lock { exempt: vec![peer("203.0.113.7/32")], ..lock(OPS, &[("10.0.0.4", "22")]) };
+    let exempting = Lock { exempt: vec![peer("203.0.113.7/32")], ..lock(OPS, &[("10.0.0.4", "22")]) };
     let others = vec![exempting, lock(THIRD, &[("10.0.0.4", "22")])];
     settle(&mut world, &wanted([vec![web()], others.clone()].concat(), vec![]), at(0));
     assert!(!passes(&world, probe));

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use portcullis::api::ExistingRules;
 use portcullis::api::values::ArmId;
 use portcullis::plan::desired::{Duty, Grant, Lock};
-use portcullis::plan::exposure::{Decider, Lockdown, Locked, Passage, Way, lockdown, passage, stopped_by};
+use portcullis::plan::exposure::{
+    Decider, Enforced, Lockdown, Locked, Passage, Way, lockdown, passage, stopped_by,
+};
 use portcullis::plan::model::{
     Access, Address, AdminAction, AdminRule, FirewallId, Machine, NetworkView, Nic, Observed, Os, Peer,
     Provisioning, Rule,
@@ -98,7 +100,8 @@ impl World {
         let way = Way { machine: &self.machine, firewalls: &self.firewalls, cluster: &cluster };
         let ports = &self.lock.machines[0].ports;
         let (existing, exempt) = (self.lock.existing, &self.lock.exempt);
-        lockdown(way, Locked { ports, existing, exempt, grants: &self.grants }, at(0))
+        let via = Enforced { groups: true, firewalls: true };
+        lockdown(way, Locked { ports, existing, exempt, grants: &self.grants, via }, at(0))
     }
 
     fn passage(&self, grant: &Grant) -> Passage {

@@ -65,6 +65,7 @@ pub(crate) fn plan(seconds: u64) -> GrantPlan {
         sources: vec!["203.0.113.7/32".parse().unwrap()],
         destinations: vec!["10.0.0.4".parse().unwrap()],
         ports: vec![PortRange::single(22)],
+        translation: None,
     };
     GrantPlan {
         policies: Vec::new(),
@@ -79,6 +80,7 @@ pub(crate) fn plan(seconds: u64) -> GrantPlan {
         duration: std::time::Duration::from_secs(seconds),
         shortened_by: None,
         hash: "a".repeat(64),
+        lead: std::time::Duration::ZERO,
         pending_timeout: std::time::Duration::from_secs(3600),
         use_within: std::time::Duration::from_secs(3600),
         self_approval: BTreeSet::new(),

@@ -87,6 +87,7 @@ fn a_lock_below_rules_of_others_takes_over_none_that_stands_above_them() {
         source_ports: vec![PortRange::ALL],
         destinations: vec![Peer::host("10.0.0.4".parse().unwrap())],
         ports: vec![PortRange::single(22)],
+        translation: None,
         description: names::description(&cluster, uid, None),
         provisioning: Provisioning::Succeeded,
     };
@@ -105,6 +106,7 @@ fn a_lock_below_rules_of_others_takes_over_none_that_stands_above_them() {
         outbound_rules: 0,
         outbound_addresses: 0,
         lock: ResourceLock::None,
+        translating: None,
     };
     let lock = |existing| Lock {
         policy_uid: b.into(),

@@ -71,6 +71,7 @@ pub fn rule(text: &str) -> Rule {
         source_ports: vec![PortRange::ALL],
         destinations: destinations.split(',').map(peer).collect(),
         ports: ports.split(',').map(|text| if text == "*" { PortRange::ALL } else { port(text) }).collect(),
+        translation: None,
         description: String::new(),
         provisioning: Provisioning::Succeeded,
     }
@@ -92,6 +93,7 @@ pub fn nsg(rules: &[&str]) -> Observed {
         outbound_rules: 0,
         outbound_addresses: 0,
         lock: ResourceLock::None,
+        translating: None,
     }
 }
 
@@ -139,6 +141,7 @@ pub fn grant(n: u32, source: &str, destination: &str, ports: &str, deadline: i64
         sources: source.split(',').map(net).collect(),
         destinations: destination.split(',').map(ip).collect(),
         ports: ports.split(',').map(port).collect(),
+        translation: None,
         duty,
         replaced: false,
     }

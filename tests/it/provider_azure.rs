@@ -523,6 +523,10 @@ async fn a_list_is_read_to_its_end_or_not_at_all() {
     let azure = Azure::start().await;
     let group = id("Microsoft.Network/networkSecurityGroups", "x").ancestor(4).unwrap();
     let at = format!("{group}/providers/Microsoft.Network/networkSecurityGroups");
+    for other in ["azureFirewalls", "firewallPolicies"] {
+        let at = format!("{group}/providers/Microsoft.Network/{other}");
+        azure.once("GET", &at, answer(200, json!({"value": []}))).await;
+    }
     azure.once("GET", &at, answer(200, json!({"value": [nsg()], "nextLink": azure.url("/page/2")}))).await;
     azure.once("GET", "/page/2", answer(200, json!({"value": [], "nextLink": "/page/3"}))).await;
     azure.once("GET", "/page/3", answer(200, json!({"value": [], "nextLink": null}))).await;
@@ -539,6 +543,10 @@ async fn a_list_is_read_to_its_end_or_not_at_all() {
         azure.always("POST", TOKEN_PATH, answer(200, json!({"access_token": "t", "expires_in": 99}))).await;
         azure.always("GET", &at, answer(200, broken.clone())).await;
         azure.always("GET", "/forbidden", failure(403, "AuthorizationFailed")).await;
+        for other in ["azureFirewalls", "firewallPolicies"] {
+            let at = format!("{group}/providers/Microsoft.Network/{other}");
+            azure.always("GET", &at, answer(200, json!({"value": []}))).await;
+        }
         assert!(azure.cloud.inventory.firewalls(&group).await.is_err(), "{broken}");
     }
 }

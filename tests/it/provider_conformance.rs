@@ -12,6 +12,7 @@ use portcullis::plan::model::{
     Access, FirewallId, MAX_PRIORITY, Os, Peer, Provisioning, ResourceLock, Rule, RuleProtocol,
 };
 use portcullis::providers::{Cloud, CloudErrorKind};
+use serde_json::Value;
 
 /// A world with one machine behind one firewall, and a door to change it as somebody else.
 #[async_trait]
@@ -30,6 +31,37 @@ pub trait World: Send + Sync {
     async fn lose_next_answer(&self);
     /// Writes take long enough to overlap.
     async fn slow_writes(&self);
+    /// What others have on the firewall, to the letter.
+    async fn others(&self) -> Value;
+    /// The firewall of the world: on the machine's way, empty.
+    fn firewall(&self) -> FirewallId {
+        firewall()
+    }
+    /// One of its kind that is not there.
+    fn absent_firewall(&self) -> FirewallId {
+        absent_firewall()
+    }
+    /// A name that a rule of the controller's may have there.
+    fn name(&self, short: &str) -> String {
+        short.to_owned()
+    }
+    /// An allow for the machine's port 22 from one address: the `number`th that may stand there beside the others.
+    fn rule(&self, short: &str, number: u16) -> Rule {
+        rule(&self.name(short), number)
+    }
+    /// Rules of all sorts that it can hold.
+    fn samples(&self) -> Vec<Rule> {
+        samples()
+    }
+    /// Rules that it cannot hold, and why.
+    fn wrong(&self) -> Vec<(Rule, &'static str)> {
+        wrong()
+    }
+    /// Whether it is written whole, and holds nothing but allows that lead packets on; else rule by rule, in the order of
+    /// their priorities.
+    fn is_whole(&self) -> bool {
+        self.firewall().kind().translates()
+    }
     /// How long a write may take in this world.
     fn patience(&self) -> Duration {
         Duration::from_secs(20)
@@ -71,6 +103,7 @@ pub fn rule(name: &str, priority: u16) -> Rule {
         source_ports: vec![PortRange::ALL],
         destinations: vec![net("10.0.0.4/32")],
         ports: vec![PortRange::single(22)],
+        translation: None,
         description: "of the conformance suite".into(),
         provisioning: Provisioning::Succeeded,
     }
@@ -81,16 +114,17 @@ pub fn net(text: &str) -> Peer {
     Peer::Net(text.parse().unwrap())
 }
 
-/// The rules that somebody wrote: the cloud's own are left out.
-async fn written(cloud: &Cloud) -> Vec<Rule> {
-    let mut rules = cloud.firewall.observe(&firewall()).await.unwrap().rules;
-    rules.retain(|rule| rule.priority <= MAX_PRIORITY);
+/// The rules that somebody wrote: the cloud's own are left out. Of a firewall that is written whole, those of our form.
+async fn written(world: &dyn World) -> Vec<Rule> {
+    let firewall = world.firewall();
+    let mut rules = world.cloud().firewall.observe(&firewall).await.unwrap().rules;
+    rules.retain(|rule| rule.priority <= MAX_PRIORITY || world.is_whole());
     rules
 }
 
-async fn a_rule_reads_back_as_it_was_written(world: &dyn World) {
-    let cloud = world.cloud();
-    let wanted = [
+/// As a network security group holds them.
+fn samples() -> Vec<Rule> {
+    vec![
         rule("plain", 100),
         Rule {
             sources: vec![net("203.0.113.0/24"), net("198.51.100.7/32")],
@@ -118,85 +152,12 @@ async fn a_rule_reads_back_as_it_was_written(world: &dyn World) {
             description: String::new(),
             ..rule("deny.all", 4096)
         },
-    ];
-    for rule in &wanted {
-        cloud.firewall.put(&firewall(), rule, world.patience()).await.unwrap();
-    }
-    let read = written(&cloud).await;
-    assert_eq!(read.len(), wanted.len());
-    for (read, wanted) in read.iter().zip(&wanted) {
-        assert_eq!((&read.name, read.priority), (&wanted.name, wanted.priority));
-        assert!(read.same_effect(wanted), "read {read:?} wanted {wanted:?}");
-        assert_eq!(read.description, wanted.description);
-        assert_eq!(read.provisioning, Provisioning::Succeeded);
-    }
-    assert_eq!(cloud.firewall.observe(&firewall()).await.unwrap().provisioning, Provisioning::Succeeded);
+    ]
 }
 
-async fn the_clouds_own_rules_come_last_and_do_not_count(world: &dyn World) {
-    let cloud = world.cloud();
-    cloud.firewall.put(&firewall(), &rule("one", 200), world.patience()).await.unwrap();
-    let observed = cloud.firewall.observe(&firewall()).await.unwrap();
-    let priorities: Vec<u16> = observed.rules.iter().map(|rule| rule.priority).collect();
-    assert_eq!(priorities, [200, 65000, 65001, 65500]);
-    assert_eq!(observed.rules[1].sources, [Peer::Tag("VirtualNetwork".into())]);
-    assert_eq!(observed.rules[3].access, Access::Deny);
-    assert_eq!((observed.rule_count(), observed.address_count()), (1, 2));
-    assert_eq!(observed.lock, ResourceLock::None);
-}
-
-async fn writing_a_name_in_another_case_replaces_the_rule(world: &dyn World) {
-    let cloud = world.cloud();
-    cloud.firewall.put(&firewall(), &rule("Gate", 200), world.patience()).await.unwrap();
-    cloud
-        .firewall
-        .put(&firewall(), &Rule { access: Access::Deny, ..rule("gATE", 201) }, world.patience())
-        .await
-        .unwrap();
-    let read = written(&cloud).await;
-    assert_eq!(read.len(), 1, "{read:?}");
-    assert_eq!((read[0].priority, read[0].access), (201, Access::Deny));
-}
-
-async fn writing_the_same_rule_twice_changes_nothing(world: &dyn World) {
-    let cloud = world.cloud();
-    for _ in 0..2 {
-        cloud.firewall.put(&firewall(), &rule("twice", 200), world.patience()).await.unwrap();
-    }
-    assert_eq!(written(&cloud).await.len(), 1);
-}
-
-async fn removing_is_done_when_the_rule_is_gone_however_often(world: &dyn World) {
-    let cloud = world.cloud();
-    cloud.firewall.put(&firewall(), &rule("Gone", 200), world.patience()).await.unwrap();
-    for name in ["gone", "gone", "never-was"] {
-        cloud.firewall.delete(&firewall(), name, world.patience()).await.unwrap();
-    }
-    assert_eq!(written(&cloud).await, []);
-    cloud.firewall.delete(&absent_firewall(), "gone", world.patience()).await.unwrap();
-}
-
-async fn a_firewall_that_is_not_there_is_not_found(world: &dyn World) {
-    let cloud = world.cloud();
-    let error = cloud.firewall.observe(&absent_firewall()).await.unwrap_err();
-    assert_eq!(error.kind, CloudErrorKind::NotFound, "{error}");
-    let error = cloud.firewall.put(&absent_firewall(), &rule("a", 100), world.patience()).await.unwrap_err();
-    assert_eq!(error.kind, CloudErrorKind::NotFound, "{error}");
-    assert!(error.to_string().contains("no-such-nsg"), "{error}");
-}
-
-async fn a_taken_priority_is_refused_and_nothing_changes(world: &dyn World) {
-    let cloud = world.cloud();
-    world.foreign_put(&firewall(), &rule("theirs", 200)).await;
-    let before = written(&cloud).await;
-    let error = cloud.firewall.put(&firewall(), &rule("ours", 200), world.patience()).await.unwrap_err();
-    assert_eq!(error.kind, CloudErrorKind::PriorityTaken, "{error}");
-    assert_eq!(written(&cloud).await, before);
-}
-
-async fn rules_that_azure_refuses_are_invalid(world: &dyn World) {
-    let cloud = world.cloud();
-    for (wrong, why) in [
+/// What Azure refuses a network security group.
+fn wrong() -> Vec<(Rule, &'static str)> {
+    vec![
         (rule("low", 99), "priority 99"),
         (rule("high", 4097), "priority 4097"),
         (Rule { description: "x".repeat(141), ..rule("talkative", 100) }, "description of 141"),
@@ -220,34 +181,144 @@ async fn rules_that_azure_refuses_are_invalid(world: &dyn World) {
         (Rule { sources: vec![], ..rule("nobody", 100) }, "no source"),
         (Rule { ports: vec![], ..rule("no-port", 100) }, "no port"),
         (Rule { sources: vec![Peer::Unknown("?".into())], ..rule("strange", 100) }, "unknown peer"),
-    ] {
-        let error = cloud.firewall.put(&firewall(), &wrong, world.patience()).await.expect_err(why);
+    ]
+}
+
+async fn a_rule_reads_back_as_it_was_written(world: &dyn World) {
+    let cloud = world.cloud();
+    let wanted = world.samples();
+    for rule in &wanted {
+        cloud.firewall.put(&world.firewall(), rule, world.patience()).await.unwrap();
+    }
+    let read = written(world).await;
+    assert_eq!(read.len(), wanted.len());
+    for (read, wanted) in read.iter().zip(&wanted) {
+        assert_eq!(read.name, wanted.name);
+        assert!(read.priority == wanted.priority || world.is_whole(), "{read:?}");
+        assert!(read.same_effect(wanted), "read {read:?} wanted {wanted:?}");
+        assert_eq!(read.description, wanted.description);
+        assert_eq!(read.provisioning, Provisioning::Succeeded);
+    }
+    assert_eq!(
+        cloud.firewall.observe(&world.firewall()).await.unwrap().provisioning,
+        Provisioning::Succeeded
+    );
+}
+
+async fn the_clouds_own_rules_come_last_and_do_not_count(world: &dyn World) {
+    let cloud = world.cloud();
+    cloud.firewall.put(&world.firewall(), &world.rule("one", 200), world.patience()).await.unwrap();
+    let observed = cloud.firewall.observe(&world.firewall()).await.unwrap();
+    assert_eq!(observed.lock, ResourceLock::None);
+    if world.is_whole() {
+        // It has none: what no rule leads on stays outside.
+        assert_eq!(observed.rules.len(), 1);
+        let standing = observed.translating.unwrap();
+        assert_eq!((standing.translations.len(), standing.filters.len(), standing.unfit), (1, 1, None));
+        return;
+    }
+    let priorities: Vec<u16> = observed.rules.iter().map(|rule| rule.priority).collect();
+    assert_eq!(priorities, [200, 65000, 65001, 65500]);
+    assert_eq!(observed.rules[1].sources, [Peer::Tag("VirtualNetwork".into())]);
+    assert_eq!(observed.rules[3].access, Access::Deny);
+    assert_eq!((observed.rule_count(), observed.address_count()), (1, 2));
+}
+
+async fn writing_a_name_in_another_case_replaces_the_rule(world: &dyn World) {
+    let cloud = world.cloud();
+    cloud.firewall.put(&world.firewall(), &world.rule("Gate", 200), world.patience()).await.unwrap();
+    let other = Rule { sources: vec![net("203.0.113.8/32")], ..world.rule("gATE", 201) };
+    cloud.firewall.put(&world.firewall(), &other, world.patience()).await.unwrap();
+    let read = written(world).await;
+    assert_eq!(read.len(), 1, "{read:?}");
+    assert!(read[0].same_effect(&other), "{read:?}");
+    assert!(read[0].priority == 201 || world.is_whole());
+}
+
+async fn writing_the_same_rule_twice_changes_nothing(world: &dyn World) {
+    let cloud = world.cloud();
+    for _ in 0..2 {
+        cloud.firewall.put(&world.firewall(), &world.rule("twice", 200), world.patience()).await.unwrap();
+    }
+    assert_eq!(written(world).await.len(), 1);
+}
+
+async fn removing_is_done_when_the_rule_is_gone_however_often(world: &dyn World) {
+    let cloud = world.cloud();
+    cloud.firewall.put(&world.firewall(), &world.rule("Gone", 200), world.patience()).await.unwrap();
+    for name in ["gone", "gone", "never-was"] {
+        cloud.firewall.delete(&world.firewall(), &world.name(name), world.patience()).await.unwrap();
+    }
+    assert_eq!(written(world).await, []);
+    cloud.firewall.delete(&world.absent_firewall(), &world.name("gone"), world.patience()).await.unwrap();
+}
+
+async fn a_firewall_that_is_not_there_is_not_found(world: &dyn World) {
+    let cloud = world.cloud();
+    let error = cloud.firewall.observe(&world.absent_firewall()).await.unwrap_err();
+    assert_eq!(error.kind, CloudErrorKind::NotFound, "{error}");
+    let error = cloud
+        .firewall
+        .put(&world.absent_firewall(), &world.rule("a", 100), world.patience())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind, CloudErrorKind::NotFound, "{error}");
+    assert!(error.to_string().contains("no-such"), "{error}");
+}
+
+async fn a_taken_priority_is_refused_and_nothing_changes(world: &dyn World) {
+    if world.is_whole() {
+        // Rules there have no priorities of their own.
+        return;
+    }
+    let cloud = world.cloud();
+    world.foreign_put(&world.firewall(), &rule("theirs", 200)).await;
+    let before = written(world).await;
+    let error =
+        cloud.firewall.put(&world.firewall(), &world.rule("ours", 200), world.patience()).await.unwrap_err();
+    assert_eq!(error.kind, CloudErrorKind::PriorityTaken, "{error}");
+    assert_eq!(written(world).await, before);
+}
+
+async fn rules_that_azure_refuses_are_invalid(world: &dyn World) {
+    let cloud = world.cloud();
+    for (wrong, why) in world.wrong() {
+        let error = cloud.firewall.put(&world.firewall(), &wrong, world.patience()).await.expect_err(why);
         assert_eq!(error.kind, CloudErrorKind::Invalid, "{why}: {error}");
     }
-    assert_eq!(written(&cloud).await, []);
+    assert_eq!(written(world).await, []);
 }
 
 async fn a_lock_against_removal_lets_rules_be_rewritten(world: &dyn World) {
     let cloud = world.cloud();
-    cloud.firewall.put(&firewall(), &rule("open", 200), world.patience()).await.unwrap();
-    world.set_lock(&firewall(), ResourceLock::CannotDelete).await;
-    let error = cloud.firewall.delete(&firewall(), "open", world.patience()).await.unwrap_err();
+    cloud.firewall.put(&world.firewall(), &world.rule("open", 200), world.patience()).await.unwrap();
+    world.set_lock(&world.firewall(), ResourceLock::CannotDelete).await;
+    let removed = cloud.firewall.delete(&world.firewall(), &world.name("open"), world.patience()).await;
+    if world.is_whole() {
+        // No rule is a resource of its own: the firewall is only written.
+        removed.unwrap();
+        assert_eq!(written(world).await, []);
+        return;
+    }
+    let error = removed.unwrap_err();
     assert_eq!(error.kind, CloudErrorKind::ScopeLocked, "{error}");
-    assert_eq!(cloud.firewall.observe(&firewall()).await.unwrap().lock, ResourceLock::CannotDelete);
-    let closed = Rule { access: Access::Deny, priority: 4096, ..rule("open", 200) };
-    cloud.firewall.put(&firewall(), &closed, world.patience()).await.unwrap();
-    assert_eq!(written(&cloud).await[0].access, Access::Deny);
+    assert_eq!(cloud.firewall.observe(&world.firewall()).await.unwrap().lock, ResourceLock::CannotDelete);
+    let closed = Rule { access: Access::Deny, priority: 4096, ..world.rule("open", 200) };
+    cloud.firewall.put(&world.firewall(), &closed, world.patience()).await.unwrap();
+    assert_eq!(written(world).await[0].access, Access::Deny);
 }
 
 async fn a_read_only_lock_forbids_every_change(world: &dyn World) {
     let cloud = world.cloud();
-    world.foreign_put(&firewall(), &rule("open", 200)).await;
-    world.set_lock(&firewall(), ResourceLock::ReadOnly).await;
-    let error = cloud.firewall.delete(&firewall(), "open", world.patience()).await.unwrap_err();
+    cloud.firewall.put(&world.firewall(), &world.rule("open", 200), world.patience()).await.unwrap();
+    world.set_lock(&world.firewall(), ResourceLock::ReadOnly).await;
+    let open = world.name("open");
+    let error = cloud.firewall.delete(&world.firewall(), &open, world.patience()).await.unwrap_err();
     assert_eq!(error.kind, CloudErrorKind::ScopeLocked, "{error}");
-    let error = cloud.firewall.put(&firewall(), &rule("more", 201), world.patience()).await.unwrap_err();
+    let error =
+        cloud.firewall.put(&world.firewall(), &world.rule("more", 201), world.patience()).await.unwrap_err();
     assert_eq!(error.kind, CloudErrorKind::ScopeLocked, "{error}");
-    assert_eq!(cloud.firewall.observe(&firewall()).await.unwrap().lock, ResourceLock::ReadOnly);
+    assert_eq!(cloud.firewall.observe(&world.firewall()).await.unwrap().lock, ResourceLock::ReadOnly);
 }
 
 async fn rules_of_others_stay_as_they_are(world: &dyn World) {
@@ -262,41 +333,52 @@ async fn rules_of_others_stay_as_they_are(world: &dyn World) {
         },
     ];
     for rule in &theirs {
-        world.foreign_put(&firewall(), rule).await;
+        world.foreign_put(&world.firewall(), rule).await;
     }
-    let before = written(&cloud).await;
-    assert_eq!(before.len(), 2);
-    assert!(before[1].same_effect(&theirs[1]), "{:?}", before[1]);
-    cloud.firewall.put(&firewall(), &rule("ours", 200), world.patience()).await.unwrap();
-    cloud.firewall.delete(&firewall(), "ours", world.patience()).await.unwrap();
-    assert_eq!(written(&cloud).await, before);
-    world.foreign_delete(&firewall(), "ping").await;
-    assert_eq!(written(&cloud).await.len(), 1);
+    let before = world.others().await;
+    assert!(before.to_string().contains("portcullis-look-alike"), "{before}");
+    cloud.firewall.put(&world.firewall(), &world.rule("ours", 200), world.patience()).await.unwrap();
+    assert_eq!(world.others().await, before);
+    cloud.firewall.delete(&world.firewall(), &world.name("ours"), world.patience()).await.unwrap();
+    assert_eq!(world.others().await, before);
+    if !world.is_whole() {
+        let read = written(world).await;
+        assert!(read.len() == 2 && read[1].same_effect(&theirs[1]), "{read:?}");
+    }
+    world.foreign_delete(&world.firewall(), "ping").await;
+    assert!(!world.others().await.to_string().contains("ping"));
 }
 
 async fn a_full_firewall_takes_no_more(world: &dyn World) {
     let cloud = world.cloud();
-    let limits = cloud.firewall.limits();
-    world.fill(&firewall(), limits.rules).await;
-    let error = cloud.firewall.put(&firewall(), &rule("more", 4096), world.patience()).await.unwrap_err();
+    let limits = cloud.firewall.limits(&world.firewall());
+    world.fill(&world.firewall(), limits.rules).await;
+    let error =
+        cloud.firewall.put(&world.firewall(), &world.rule("more", 4096), world.patience()).await.unwrap_err();
     assert_eq!(error.kind, CloudErrorKind::Full, "{error}");
-    assert_eq!(cloud.firewall.observe(&firewall()).await.unwrap().rule_count(), limits.rules);
+    if !world.is_whole() {
+        let read = cloud.firewall.observe(&world.firewall()).await.unwrap();
+        assert_eq!(read.rule_count(), limits.rules);
+    }
 }
 
 async fn a_lost_answer_is_unanswered_and_a_read_tells(world: &dyn World) {
     let cloud = world.cloud();
     world.lose_next_answer().await;
-    let error =
-        cloud.firewall.put(&firewall(), &rule("lost", 200), Duration::from_secs(5)).await.unwrap_err();
+    let error = cloud
+        .firewall
+        .put(&world.firewall(), &world.rule("lost", 200), Duration::from_secs(5))
+        .await
+        .unwrap_err();
     assert_eq!(error.kind, CloudErrorKind::Unanswered, "{error}");
-    assert_eq!(written(&cloud).await.len(), 1);
+    assert_eq!(written(world).await.len(), 1);
 }
 
 async fn a_second_write_meanwhile_is_retryable(world: &dyn World) {
     let cloud = world.cloud();
     world.slow_writes().await;
-    let (one, two) = (rule("one", 200), rule("two", 201));
-    let (target, patience) = (firewall(), world.patience());
+    let (one, two) = (world.rule("one", 200), world.rule("two", 201));
+    let (target, patience) = (world.firewall(), world.patience());
     let (one, two) = tokio::join!(
         cloud.firewall.put(&target, &one, patience),
         cloud.firewall.put(&target, &two, patience)
@@ -304,19 +386,22 @@ async fn a_second_write_meanwhile_is_retryable(world: &dyn World) {
     let errors: Vec<_> = [one, two].into_iter().filter_map(Result::err).collect();
     assert_eq!(errors.len(), 1, "one of the two is refused: {errors:?}");
     assert_eq!(errors[0].kind, CloudErrorKind::Retryable, "{}", errors[0]);
-    assert_eq!(written(&cloud).await.len(), 1);
+    assert_eq!(written(world).await.len(), 1);
 }
 
 async fn impatience_is_unanswered_and_the_write_goes_on(world: &dyn World) {
     let cloud = world.cloud();
     world.slow_writes().await;
-    let error =
-        cloud.firewall.put(&firewall(), &rule("slow", 200), Duration::from_millis(200)).await.unwrap_err();
+    let error = cloud
+        .firewall
+        .put(&world.firewall(), &world.rule("slow", 200), Duration::from_millis(200))
+        .await
+        .unwrap_err();
     assert_eq!(error.kind, CloudErrorKind::Unanswered, "{error}");
     let begun = tokio::time::Instant::now();
     loop {
-        let observed = cloud.firewall.observe(&firewall()).await.unwrap();
-        if observed.rule("slow").is_some_and(|it| it.provisioning == Provisioning::Succeeded)
+        let observed = cloud.firewall.observe(&world.firewall()).await.unwrap();
+        if observed.rule(&world.name("slow")).is_some_and(|it| it.provisioning == Provisioning::Succeeded)
             && observed.provisioning == Provisioning::Succeeded
         {
             break;
@@ -332,7 +417,8 @@ async fn a_machine_comes_with_its_way(world: &dyn World) {
     assert_eq!(found.os, Os::Linux);
     assert!(!found.vm_id.is_empty());
     assert_eq!(found.tags.get("Role").map(String::as_str), Some("web"));
-    assert_eq!(found.firewalls(), [firewall()]);
+    let on_the_way: Vec<FirewallId> = found.firewalls().into_iter().chain(found.hubs()).collect();
+    assert!(on_the_way.contains(&world.firewall()), "{on_the_way:?}");
     let addresses: Vec<IpAddr> = found.addresses().map(|address| address.ip).collect();
     assert_eq!(addresses, ["10.0.0.4".parse::<IpAddr>().unwrap()]);
     let network = &found.nics[0].addresses[0].network.virtual_network;
@@ -379,13 +465,13 @@ async fn a_resource_group_that_is_gone_holds_nothing(world: &dyn World) {
 
 async fn a_scope_lists_its_firewalls_as_read(world: &dyn World) {
     let cloud = world.cloud();
-    cloud.firewall.put(&firewall(), &rule("one", 200), world.patience()).await.unwrap();
-    world.set_lock(&firewall(), ResourceLock::CannotDelete).await;
+    cloud.firewall.put(&world.firewall(), &world.rule("one", 200), world.patience()).await.unwrap();
+    world.set_lock(&world.firewall(), ResourceLock::CannotDelete).await;
     let group = machine().ancestor(4).unwrap();
     let found = cloud.inventory.firewalls(&group).await.unwrap();
-    let mut found: Vec<_> = found.into_iter().filter(|it| it.firewall == firewall()).collect();
+    let mut found: Vec<_> = found.into_iter().filter(|it| it.firewall == world.firewall()).collect();
     assert_eq!(found.len(), 1);
-    let mut read = cloud.firewall.observe(&firewall()).await.unwrap();
+    let mut read = cloud.firewall.observe(&world.firewall()).await.unwrap();
     read.at = found[0].at;
     assert_eq!(found.remove(0), read);
 }
@@ -441,4 +527,19 @@ all! {
 all! {
     #[tokio::test]
     simulator, crate::provider_simulator::SimulatedWorld::start()
+}
+
+all! {
+    #[tokio::test(start_paused = true)]
+    firewall_in_memory, async { crate::provider_firewall::in_memory() }
+}
+
+all! {
+    #[tokio::test]
+    classic_firewall, crate::provider_firewall::classic()
+}
+
+all! {
+    #[tokio::test]
+    firewall_policy, crate::provider_firewall::with_policy()
 }

@@ -15,7 +15,7 @@ fn id(group: &str, rest: &str) -> String {
 
 impl SimulatedWorld {
     /// A network of its own for a firewall, in a group of the same name.
-    fn network(&self, name: &str, space: &str) {
+    pub fn network(&self, name: &str, space: &str) {
         let properties = json!({"addressSpace": {"addressPrefixes": [space]}});
         self.set(
             &id(name, &format!("virtualNetworks/{name}")),
@@ -23,7 +23,7 @@ impl SimulatedWorld {
         );
     }
 
-    fn peer(&self, (from, from_group): (&str, &str), (to, to_group): (&str, &str)) {
+    pub fn peer(&self, (from, from_group): (&str, &str), (to, to_group): (&str, &str)) {
         let remote = json!({"id": id(to_group, &format!("virtualNetworks/{to}"))});
         self.set(
             &id(from_group, &format!("virtualNetworks/{from}/virtualNetworkPeerings/{to}")),
@@ -32,7 +32,7 @@ impl SimulatedWorld {
     }
 
     /// A firewall in a network of a group: `198.51.100.40`, and the first address of `subnet`.
-    fn firewall(&self, group: &str, network: &str, subnet: &str, properties: &Value) -> String {
+    pub fn firewall(&self, group: &str, network: &str, subnet: &str, properties: &Value) -> String {
         let home = id(group, &format!("virtualNetworks/{network}/subnets/AzureFirewallSubnet"));
         self.set(&home, &json!({"properties": {"addressPrefix": subnet}}));
         let public = id(group, "publicIPAddresses/fw");
@@ -50,7 +50,7 @@ impl SimulatedWorld {
     }
 
     /// The routes of the machine's subnet, each to an appliance.
-    fn routes(&self, hops: &[(&str, &str)]) {
+    pub fn routes(&self, hops: &[(&str, &str)]) {
         let table = id("web", "routeTables/rt");
         let routes: Vec<Value> = hops
             .iter()
@@ -92,7 +92,7 @@ impl SimulatedWorld {
 
 fn why(machine: &Machine) -> String {
     match machine.hops().as_slice() {
-        [Hop::Appliance { why, .. }] => why.clone(),
+        [Hop::Appliance { why, .. } | Hop::Unread { why, .. }] => why.clone(),
         other => panic!("{other:?}"),
     }
 }

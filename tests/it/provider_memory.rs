@@ -15,6 +15,7 @@ use portcullis::providers::memory::Memory;
 use portcullis::providers::memory::faults::WriteFault;
 use portcullis::providers::memory::packet::Packet;
 use portcullis::providers::{Cloud, CloudErrorKind};
+use serde_json::Value;
 
 use crate::provider_conformance::{World, firewall, id, machine, net, rule};
 
@@ -83,6 +84,11 @@ impl World for MemoryWorld {
 
     async fn slow_writes(&self) {
         self.0.faults(|faults| faults.write_time = Duration::from_secs(1));
+    }
+
+    async fn others(&self) -> Value {
+        let theirs = self.0.rules(&firewall()).into_iter().filter(|rule| rule.name != "ours");
+        theirs.map(|rule| format!("{rule:?}")).collect::<Vec<_>>().into()
     }
 }
 

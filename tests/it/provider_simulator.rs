@@ -84,6 +84,22 @@ impl SimulatedWorld {
         self.simulator.build_world(&json!({"resources": [body]}).to_string()).unwrap();
     }
 
+    /// What Resource Manager answers to a read, as somebody else sees it.
+    pub async fn read(&self, path: &str) -> Value {
+        let options = self.options();
+        let form = [
+            ("grant_type", "client_credentials"),
+            ("client_id", options.client_id.as_str()),
+            ("client_secret", options.client_secret.as_str()),
+            ("scope", &format!("{}/.default", self.simulator.url)),
+        ];
+        let url = format!("{}/{}/oauth2/v2.0/token", self.simulator.url, options.tenant_id);
+        let token: Value = self.http.post(url).form(&form).send().await.unwrap().json().await.unwrap();
+        let url = format!("{}{path}?api-version=2024-05-01", self.simulator.url);
+        let token = token["access_token"].as_str().unwrap_or_default();
+        self.http.get(url).bearer_auth(token).send().await.unwrap().json().await.unwrap()
+    }
+
     /// Whether a packet passes now.
     async fn passes(&self, source: &str) -> bool {
         let probe = json!({"source": source, "destination": "10.0.0.4", "port": 22, "protocol": "Tcp"});
@@ -163,6 +179,14 @@ impl World for SimulatedWorld {
     async fn slow_writes(&self) {
         let operations = json!({"operations": {"securityRules.write": "1s", "securityRules.delete": "1s"}});
         self.control("latency", &operations).await;
+    }
+
+    async fn others(&self) -> Value {
+        let rules = self.read(&format!("{}/securityRules", firewall())).await;
+        let theirs = rules["value"].as_array().unwrap().iter().filter(|rule| rule["name"] != "ours");
+        // What the group as a whole changes with each write.
+        let bare = theirs.map(|rule| json!([rule["name"], rule["properties"]]));
+        bare.collect::<Vec<_>>().into()
     }
 }
 

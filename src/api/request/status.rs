@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{JitAccessRequestSpec, RequestPort, RequestTarget};
 use crate::api::conditions::conditions_schema;
-use crate::api::values::Protocol;
+use crate::api::values::{Protocol, port_schema};
 
 /// What the controller has decided, seen and done for a request.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -202,12 +202,26 @@ pub struct RuleStatus {
     /// Ports of the machines.
     #[schemars(length(max = 32), inner(length(max = 11)), extend("x-kubernetes-list-type" = "atomic"))]
     pub ports: Vec<String>,
+    /// Where packets come in that the rule leads on, where the firewall translates addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub translation: Option<TranslationStatus>,
     /// `Planned`, `Opening`, `Present`, `Closing` or `Absent`.
     #[schemars(length(max = 16))]
     pub state: String,
     /// When the firewall was last read for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_at: Option<Time>,
+}
+
+/// Where packets come in that a rule leads on to the machine.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TranslationStatus {
+    /// A public address of the firewall.
+    #[schemars(length(max = 45))]
+    pub address: String,
+    /// The first port there: it leads to the first of the rule's ports, the next to the next.
+    #[schemars(schema_with = "port_schema")]
+    pub port: i32,
 }
 
 /// What to type to connect.

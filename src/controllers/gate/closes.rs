@@ -30,14 +30,20 @@ impl Round<'_> {
             .grants
             .iter()
             .filter(|grant| !grant.replaced && grant.duty == Duty::Close { sent: false });
-        for name in due.map(|grant| grant.name.clone()).collect::<Vec<_>>() {
-            self.remove(&name).await;
-        }
+        let due: Vec<String> = due.map(|grant| grant.name.clone()).collect();
+        self.remove_all(&due).await;
         self.wanted = self.wanted_after();
         if !self.failed.is_empty() {
             // Said before the read, which may take long to fail as well.
             self.say_tried();
             self.tell();
+        }
+    }
+
+    /// Removes allows by their names alone.
+    async fn remove_all(&mut self, names: &[String]) {
+        for names in names.chunks(self.pace.at_once) {
+            self.remove(names).await;
         }
     }
 
@@ -82,16 +88,13 @@ impl Round<'_> {
             let replaced = |grant: &&Grant| grant.replaced && grant.duty == Duty::Close { sent: false };
             let replaced: Vec<String> =
                 self.wanted.grants.iter().filter(replaced).map(|grant| grant.name.clone()).collect();
-            for name in replaced {
-                self.remove(&name).await;
-            }
+            self.remove_all(&replaced).await;
             // What a sweep found, as far as its name alone says that it is an allow of ours.
             let cluster = &self.wanted.cluster;
             let ours =
                 |name: &&String| matches!(names::parse_name(cluster, name), Some(names::Mark::Allow { .. }));
-            for name in self.wanted.orphans.iter().filter(ours).cloned().collect::<Vec<_>>() {
-                self.remove(&name).await;
-            }
+            let orphans: Vec<String> = self.wanted.orphans.iter().filter(ours).cloned().collect();
+            self.remove_all(&orphans).await;
         }
         self.fail("", error);
         self.say_tried();

@@ -113,6 +113,7 @@ fn content(rule: &Rule) -> Content {
             Access::Allow => "Allow".into(),
             Access::Deny => "Deny".into(),
         },
+        comes_in_at: rule.translation.map(|from| format!("{}:{}", from.address, from.port).as_str().into()),
         destinations: peers(&rule.destinations),
         ports: Text::all(rule.ports.iter().map(ToString::to_string)),
         priority: rule.priority,

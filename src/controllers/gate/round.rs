@@ -7,10 +7,11 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use super::duties::{self, Duties};
+use super::pace::Pace;
 use super::ways::Ways;
 use super::{Gate, Inner, News, lock};
 use crate::plan::changes;
-use crate::plan::desired::{Changes, Duty, Grant, Limits, Wanted};
+use crate::plan::desired::{Changes, Close, Duty, Grant, Limits, Wanted};
 use crate::plan::lifecycle::Seen;
 use crate::plan::model::{Access, Observed, Provisioning, Rule};
 use crate::plan::names;
@@ -61,6 +62,7 @@ pub(super) struct Memory {
 pub(super) struct Round<'a> {
     pub(super) inner: &'a Inner,
     pub(super) gate: &'a Gate,
+    pub(super) pace: Pace,
     pub(super) ways: Ways,
     /// The credential of each policy, by its UID.
     pub(super) lockers: BTreeMap<String, String>,
@@ -115,6 +117,7 @@ pub(super) async fn round(inner: &Inner, gate: &Gate, memory: &mut Memory) -> Ou
     let mut round = Round {
         inner,
         gate,
+        pace: Pace::of(gate.firewall.kind()),
         ways,
         lockers,
         openers,
@@ -210,7 +213,7 @@ impl Round<'_> {
             None => return Outcome::Again,
         };
         self.unread.clear();
-        let limits = self.ways.current().limits();
+        let limits = self.ways.current().limits(&id);
         let limits = Limits { rules: limits.rules, addresses: limits.addresses };
         let changes = changes::plan(&observed, &self.wanted, &limits, now);
         self.lost.extend(changes.lost.iter().cloned());
@@ -265,11 +268,14 @@ impl Round<'_> {
     /// Writes one after the other. True: stopped early, because a close became due or what was opened is to be read
     /// back.
     async fn write(&mut self, changes: &Changes) -> bool {
-        for close in &changes.closes {
-            let failed = self.failed.get(&close.name);
-            // Just tried by its name, and only a lock makes it worth another way.
-            if failed.is_none_or(|error| error.kind == CloudErrorKind::ScopeLocked) {
-                self.close(close).await;
+        // Just tried by its name, and only a lock makes it worth another way.
+        let untried = |round: &Self, close: &&Close| {
+            round.failed.get(&close.name).is_none_or(|error| error.kind == CloudErrorKind::ScopeLocked)
+        };
+        for closes in changes.closes.chunks(self.pace.at_once) {
+            let closes: Vec<Close> = closes.iter().filter(|close| untried(self, close)).cloned().collect();
+            if !closes.is_empty() {
+                self.close(&closes).await;
             }
         }
         let begun = Instant::now();
@@ -289,7 +295,7 @@ impl Round<'_> {
                 let drifted = changes.drift.iter().any(|drift| drift.rule == rule.name);
                 self.lock(rule, if drifted { Cause::Drift } else { Cause::Policy }).await;
             }
-            for rule in changes.opens.iter().filter(|rule| its_turn(&rule.name)) {
+            for rules in self.batches(changes.opens.iter().filter(|rule| its_turn(&rule.name))) {
                 if self.is_to_stop() {
                     return true;
                 }
@@ -298,9 +304,14 @@ impl Round<'_> {
                     return true;
                 }
                 // Judged again at the last moment: writes before this one may have taken long.
-                let grant = self.wanted.grants.iter().find(|grant| grant.name == rule.name);
-                if grant.is_some_and(|grant| grant.may_be_opened(self.inner.clock.now())) {
-                    self.open(rule).await;
+                let now = self.inner.clock.now();
+                let in_time = |rule: &&Rule| {
+                    let grant = self.wanted.grants.iter().find(|grant| grant.name == rule.name);
+                    grant.is_some_and(|grant| grant.may_be_opened(now, self.gate.firewall.kind()))
+                };
+                let rules: Vec<&Rule> = rules.into_iter().filter(in_time).collect();
+                if !rules.is_empty() {
+                    self.open(&rules).await;
                 }
             }
             for name in changes.unlocks.iter().filter(|name| its_turn(name)) {
@@ -313,6 +324,22 @@ impl Round<'_> {
         false
     }
 
+    /// Rules that are opened by one write: by one credential, and as many as go in one.
+    fn batches<'r>(&self, rules: impl Iterator<Item = &'r Rule>) -> Vec<Vec<&'r Rule>> {
+        let opener = |rule: &Rule| self.openers.get(&rule.name);
+        let mut batches: Vec<Vec<&Rule>> = Vec::new();
+        for rule in rules {
+            let fits = |batch: &&mut Vec<&Rule>| {
+                batch.len() < self.pace.at_once && batch.iter().all(|other| opener(other) == opener(rule))
+            };
+            match batches.iter_mut().find(fits) {
+                Some(batch) => batch.push(rule),
+                None => batches.push(vec![rule]),
+            }
+        }
+        batches
+    }
+
     /// Whether nothing else is to be written now: something is to be closed, or there is news while only what failed
     /// before is left. A close that failed is not tried again before something else was: it may fail for ever.
     fn is_to_stop(&self) -> bool {
@@ -321,7 +348,7 @@ impl Round<'_> {
             || (self.again && lock(&self.gate.duties).version != self.version)
     }
 
-    /// The cloud says that the last write to the firewall failed, and nothing of ours is to be changed. A deny of ours
+    /// The cloud says that the last write to the firewall failed, and nothing of ours is to be changed. Something of ours
     /// written again as it stands has the whole tried anew: until then no read-back proves anything.
     async fn mend(&mut self, observed: &Observed, changes: Changes) -> Outcome {
         let cluster = &self.wanted.cluster;
@@ -332,6 +359,14 @@ impl Round<'_> {
         if let Some(deny) = deny.cloned() {
             tracing::warn!(firewall = %self.gate.firewall, rule = %deny.name, "the last write to the firewall failed; writing a rule of a lock again as it stands");
             self.lock(&deny, Cause::Mend).await;
+        } else if self.gate.firewall.kind().translates() {
+            // It holds no denies: what is to be gone is removed once more.
+            let going = self.wanted.grants.iter().filter(|grant| matches!(grant.duty, Duty::Close { .. }));
+            let going: Vec<String> = going.map(|grant| grant.name.clone()).collect();
+            if !going.is_empty() {
+                tracing::warn!(firewall = %self.gate.firewall, "the last write to the firewall failed; removing once more what is to be gone");
+                self.remove(&going).await;
+            }
         }
         self.memory.last = Changes::default();
         self.report(observed, &changes);

@@ -8,10 +8,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a write that was not answered may take to land. Azure Resource Manager ends every request within 60 s; as
-/// much again for a clock and a network that are late.
-const LANDS_WITHIN: Duration = Duration::from_secs(120);
-
 /// By the rule's name.
 #[derive(Debug, Default)]
 pub(super) struct Unanswered(HashMap<String, Sent>);
@@ -23,9 +19,9 @@ struct Sent {
 }
 
 impl Unanswered {
-    /// An allow was sent, and no answer came.
-    pub(super) fn note(&mut self, name: &str) {
-        let lands_until = Instant::now() + LANDS_WITHIN;
+    /// An allow was sent, and no answer came: it may land for so long.
+    pub(super) fn note(&mut self, name: &str, lands_within: Duration) {
+        let lands_until = Instant::now() + lands_within;
         let sent = self.0.entry(name.to_owned()).or_insert(Sent { lands_until, writes: 0 });
         sent.lands_until = lands_until;
         sent.writes += 1;
@@ -67,19 +63,21 @@ impl Unanswered {
 mod tests {
     use super::*;
 
+    const LANDS_WITHIN: Duration = Duration::from_secs(120);
+
     #[tokio::test(start_paused = true)]
     async fn what_is_read_back_is_the_write_without_an_answer_only_where_it_was_the_only_one() {
         let mut once = Unanswered::default();
-        once.note("one");
+        once.note("one", LANDS_WITHIN);
         once.landed("one");
         assert!(!once.may_land("one"));
         for answered in [false, true] {
             let mut twice = Unanswered::default();
-            twice.note("one");
+            twice.note("one", LANDS_WITHIN);
             if answered {
                 twice.answered("one");
             } else {
-                twice.note("one");
+                twice.note("one", LANDS_WITHIN);
             }
             twice.landed("one");
             assert!(twice.may_land("one"), "what stands may be the second");

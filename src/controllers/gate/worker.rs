@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::pace::Pace;
 use super::round::{self, Memory, Outcome};
 use super::{Gate, Inner, lock};
 use crate::plan::desired::Duty;
@@ -13,8 +14,6 @@ use crate::plan::desired::Duty;
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 /// What arrives together is planned together.
 const COALESCE: Duration = Duration::from_millis(20);
-/// While something that was written has not been read back.
-const READ_BACK: Duration = Duration::from_secs(1);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 /// After a close the firewall is looked at again: a foreign read-modify-write may bring the rule back.
@@ -62,7 +61,7 @@ async fn run(inner: Arc<Inner>, gate: Arc<Gate>) {
             }
             Outcome::NotReadBack => {
                 failures = 0;
-                READ_BACK
+                Pace::of(gate.firewall.kind()).read_back
             }
             Outcome::Failed { retry_after } => {
                 failures = failures.saturating_add(1);

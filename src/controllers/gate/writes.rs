@@ -9,24 +9,18 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::lock;
 use super::records::{Intent, deadline, owner};
 use super::round::Round;
 use super::ways::{Attempts, is_refusal};
+use super::{News, lock};
 use crate::plan::desired::{Close, Duty};
 use crate::plan::lifecycle::Seen;
 use crate::plan::model::{Access, Rule};
 use crate::plan::names;
-use crate::providers::{CloudError, CloudErrorKind, Firewall, Written};
+use crate::providers::{Change, CloudError, CloudErrorKind, Firewall, Written};
 use crate::telemetry::audit::record::{Cause, Ended, Operation};
 use crate::telemetry::audit::{Progress, Receipt};
 
-/// An open is given up earlier than a close: it holds up others. The cloud takes 5 to 11 s for one.
-const OPEN_PATIENCE: Duration = Duration::from_secs(30);
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How long what is under way goes on when something is to be closed. Not given up at once: the cloud refuses a second
-/// write until the first has ended, and takes 5 to 11 s for one.
-const GRACE: Duration = Duration::from_secs(12);
 /// What takes less holds up no close.
 const QUICK: Duration = Duration::from_secs(1);
 /// How long the record of an open may take to leave the program.
@@ -34,11 +28,19 @@ const RECORD_PATIENCE: Duration = Duration::from_secs(1);
 const RECORD_LOOK: Duration = Duration::from_millis(2);
 
 impl Round<'_> {
-    pub(super) async fn close(&mut self, close: &Close) {
-        if self.remove(&close.name).await {
+    /// Closes what goes in one write.
+    pub(super) async fn close(&mut self, closes: &[Close]) {
+        let names: Vec<String> = closes.iter().map(|close| close.name.clone()).collect();
+        if self.remove(&names).await {
             return;
         }
-        // A lock that forbids removal does not forbid to write a deny in the rule's place.
+        for close in closes {
+            self.close_by_deny(close).await;
+        }
+    }
+
+    /// A lock that forbids removal does not forbid to write a deny in the rule's place.
+    async fn close_by_deny(&mut self, close: &Close) {
         let locked =
             self.failed.get(&close.name).is_some_and(|error| error.kind == CloudErrorKind::ScopeLocked);
         let stands_closed = match &close.as_deny {
@@ -47,12 +49,12 @@ impl Round<'_> {
                 let intent = self.intend(&deny.name, Operation::Close, cause, Some(deny));
                 let way = Arc::clone(self.ways.current());
                 let firewall = self.gate.firewall.clone();
-                let written = way.put(&firewall, deny, PATIENCE).await;
+                let written = way.put(&firewall, deny, self.pace.patience).await;
                 self.wrote(&intent, deny, written)
             }
             Some(_) => false,
             // The read shows no allow of this name: the read-back decides.
-            None => locked,
+            None => locked && !self.gate.firewall.kind().translates(),
         };
         if stands_closed {
             self.closed(&close.name);
@@ -61,15 +63,16 @@ impl Round<'_> {
         }
     }
 
-    /// Removes an allow by its name alone, by whichever way there is.
-    pub(super) async fn remove(&mut self, name: &str) -> bool {
-        let cause = self.why_closed(name);
+    /// Removes allows by their names alone, in one write, by whichever way there is.
+    pub(super) async fn remove(&mut self, names: &[String]) -> bool {
         let mut attempts = Attempts::default();
         for (place, way) in self.ways.to_remove_by() {
-            match self.delete(&way, name, Operation::Close, cause).await {
+            match self.delete(&way, names, Operation::Close).await {
                 Ok(()) => {
                     self.ways.begin_with(place);
-                    self.closed(name);
+                    for name in names {
+                        self.closed(name);
+                    }
                     return true;
                 }
                 Err(error) => {
@@ -91,7 +94,9 @@ impl Round<'_> {
                 self.ways.exhaust();
                 self.close_failed(&error);
             }
-            self.fail(name, error);
+            for name in names {
+                self.fail(name, error.clone());
+            }
         }
         false
     }
@@ -114,7 +119,7 @@ impl Round<'_> {
             let begun = Instant::now();
             self.tried = true;
             let intent = self.intend(&rule.name, Operation::Lock, cause, Some(rule));
-            let written = self.unless_due(way.put(&firewall, rule, PATIENCE)).await;
+            let written = self.unless_due(way.put(&firewall, rule, self.pace.patience)).await;
             self.hold_back_if(place, &written);
             if self.wrote(&intent, rule, written) || self.gives_way(begun) {
                 return;
@@ -127,7 +132,7 @@ impl Round<'_> {
         for (place, way) in self.ways_of_lock(name) {
             let begun = Instant::now();
             self.tried = true;
-            match self.delete(&way, name, Operation::Unlock, Cause::Policy).await {
+            match self.delete(&way, &[name.to_owned()], Operation::Unlock).await {
                 Ok(()) => return,
                 Err(error) => {
                     self.hold_back(place, &error);
@@ -146,28 +151,40 @@ impl Round<'_> {
         self.close_is_due() || (self.is_to_close() && begun.elapsed() >= QUICK)
     }
 
-    /// Writes an allow, by the credential of its request's namespace, if the record that it is about to be has left the
-    /// program.
-    pub(super) async fn open(&mut self, rule: &Rule) {
-        let Some((place, way)) = self.openers.get(&rule.name).and_then(|name| self.ways.of(name)) else {
+    /// Writes allows, in one write by the credential of their requests' namespace: those of which the record that it is
+    /// about to be has left the program.
+    pub(super) async fn open(&mut self, rules: &[&Rule]) {
+        let opener = rules.first().and_then(|rule| self.openers.get(&rule.name));
+        let Some((place, way)) = opener.and_then(|name| self.ways.of(name)) else {
             return;
         };
         if self.is_held(place) {
             return;
         }
-        let intent = self.intend(&rule.name, Operation::Open, Cause::Granted, Some(rule));
-        if self.handed_over(&intent.receipt).await {
-            self.tried = true;
-            let firewall = self.gate.firewall.clone();
-            let patience = self.open_patience(&rule.name);
-            let written = self.unless_due(way.put(&firewall, rule, patience)).await;
-            self.hold_back_if(place, &written);
-            self.wrote(&intent, rule, written);
+        let mut recorded = Vec::new();
+        for rule in rules {
+            let intent = self.intend(&rule.name, Operation::Open, Cause::Granted, Some(rule));
+            if self.handed_over(&intent.receipt).await {
+                recorded.push((intent, *rule));
+                continue;
+            }
+            self.unrecorded.insert(rule.name.clone());
+            tracing::warn!(firewall = %self.gate.firewall, rule = %rule.name, "not opened: its audit record cannot be written to standard output");
+            self.record_end(&intent, Ended::NotSent, None, None);
+        }
+        if recorded.is_empty() {
             return;
         }
-        self.unrecorded.insert(rule.name.clone());
-        tracing::warn!(firewall = %self.gate.firewall, rule = %rule.name, "not opened: its audit record cannot be written to standard output");
-        self.record_end(&intent, Ended::NotSent, None, None);
+        self.tried = true;
+        let firewall = self.gate.firewall.clone();
+        let changes: Vec<Change> = recorded.iter().map(|(_, rule)| Change::Put((*rule).clone())).collect();
+        let left = recorded.iter().map(|(_, rule)| self.open_patience(&rule.name)).min();
+        let patience = left.unwrap_or_default();
+        let written = self.unless_due(way.write(&firewall, &changes, patience)).await;
+        self.hold_back_if(place, &written);
+        for (intent, rule) in &recorded {
+            self.wrote(intent, rule, written.clone());
+        }
     }
 
     /// No answer to an open is waited for past its deadline: its removal is due then.
@@ -175,7 +192,11 @@ impl Round<'_> {
         let now = self.inner.clock.now();
         let grant = self.wanted.grants.iter().find(|grant| grant.name == name);
         let left = grant.and_then(|grant| Duration::try_from(grant.deadline.duration_since(now)).ok());
-        OPEN_PATIENCE.min(left.unwrap_or_default())
+        // Where all rules go in one write, its end is waited for: what is removed meanwhile would be refused until then.
+        if self.pace.at_once > 1 {
+            return self.pace.open_patience;
+        }
+        self.pace.open_patience.min(left.unwrap_or_default())
     }
 
     async fn handed_over(&self, receipt: &Receipt) -> bool {
@@ -201,7 +222,7 @@ impl Round<'_> {
     ) -> Result<Written, CloudError> {
         let due = async {
             self.until_to_close().await;
-            tokio::time::sleep(GRACE).await;
+            tokio::time::sleep(self.pace.grace).await;
         };
         tokio::select! {
             biased;
@@ -209,7 +230,7 @@ impl Round<'_> {
             () = due => Err(CloudError {
                 kind: CloudErrorKind::Unanswered,
                 operation: format!("wait for a write to {}", self.gate.firewall.0.name()),
-                message: format!("given up {} s after something was to be closed", GRACE.as_secs()),
+                message: format!("given up {} s after something was to be closed", self.pace.grace.as_secs()),
                 code: None,
                 retry_after: None,
                 request_id: None,
@@ -260,12 +281,13 @@ impl Round<'_> {
                 self.succeeded(&rule.name);
                 self.opened |= rule.access == Access::Allow;
                 lock(&self.gate.unanswered).answered(&rule.name);
+                self.tell_of_others(&written);
                 true
             }
             Err(error) => {
                 tracing::warn!(%firewall, rule = %rule.name, %error, "failed to write a rule");
                 if rule.access == Access::Allow && error.kind == CloudErrorKind::Unanswered {
-                    lock(&self.gate.unanswered).note(&rule.name);
+                    lock(&self.gate.unanswered).note(&rule.name, self.pace.lands_within);
                 }
                 // Rights take minutes to spread, so a refusal of the credential is tried again.
                 if rule.access == Access::Allow && !error.kind.is_transient() && !is_refusal(&error) {
@@ -281,29 +303,51 @@ impl Round<'_> {
     async fn delete(
         &mut self,
         way: &Arc<dyn Firewall>,
-        name: &str,
+        names: &[String],
         operation: Operation,
-        cause: Cause,
     ) -> Result<(), CloudError> {
         let firewall = self.gate.firewall.clone();
-        let intent = self.intend(name, operation, cause, None);
-        let removal = way.delete(&firewall, name, PATIENCE);
+        let cause = |name: &str| match operation {
+            Operation::Close => self.why_closed(name),
+            Operation::Lock | Operation::Open | Operation::Unlock => Cause::Policy,
+        };
+        let intents: Vec<Intent> =
+            names.iter().map(|name| self.intend(name, operation, cause(name), None)).collect();
+        let changes: Vec<Change> = names.iter().cloned().map(Change::Remove).collect();
+        let removal = way.write(&firewall, &changes, self.pace.patience);
         let result = match operation {
             Operation::Close => removal.await,
             Operation::Lock | Operation::Open | Operation::Unlock => self.unless_due(removal).await,
         };
-        self.count(&intent, &result);
+        for intent in &intents {
+            self.count(intent, &result);
+        }
         match result {
             Ok(written) => {
-                tracing::info!(%firewall, rule = %name, request_id = written.request_id.as_deref().unwrap_or_default(), "removed a rule");
-                self.succeeded(name);
+                for name in names {
+                    tracing::info!(%firewall, rule = %name, request_id = written.request_id.as_deref().unwrap_or_default(), "removed a rule");
+                    self.succeeded(name);
+                }
+                self.tell_of_others(&written);
                 Ok(())
             }
             Err(error) => {
-                tracing::warn!(%firewall, rule = %name, %error, "failed to remove a rule");
+                tracing::warn!(%firewall, rules = ?names, %error, "failed to remove");
                 Err(error)
             }
         }
+    }
+
+    /// A whole firewall was written, and what others have there differs from before: theirs may be lost.
+    fn tell_of_others(&self, written: &Written) {
+        if written.differs.is_empty() {
+            return;
+        }
+        let firewall = self.gate.firewall.clone();
+        let differs = written.differs.join("; ");
+        tracing::warn!(%firewall, differs, "rules of others are not as they were before this firewall was written");
+        let watchers = lock(&self.gate.duties).watchers.keys().cloned().collect();
+        let _ = self.inner.news.send(News::Differs(firewall, written.differs.clone(), watchers));
     }
 
     fn succeeded(&mut self, rule: &str) {

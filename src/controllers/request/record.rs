@@ -239,6 +239,10 @@ fn grant(status: &JitAccessRequestStatus) -> Grant {
             .rules
             .iter()
             .map(|rule| Rule {
+                comes_in_at: rule
+                    .translation
+                    .as_ref()
+                    .map(|from| format!("{}:{}", from.address, from.port).as_str().into()),
                 destinations: Text::all(&rule.destinations),
                 firewall: rule.firewall.as_str().into(),
                 name: rule.name.as_str().into(),

@@ -1,6 +1,6 @@
 //! The policies of a namespace, as requests are judged by them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
@@ -9,7 +9,8 @@ use kube::runtime::reflector::ObjectRef;
 
 use crate::api::JitPolicy;
 use crate::controllers::Context;
-use crate::plan::authorize::{Judgement, PolicyView};
+use crate::plan::authorize::{Hub, Judgement, PolicyView, Resolved};
+use crate::plan::model::{FirewallId, Machine};
 use crate::plan::terms::{InvalidSpec, Terms};
 
 /// The policies of a namespace, as last watched.
@@ -35,14 +36,18 @@ pub(super) fn of(context: &Context, namespace: &str, policies: &[Arc<JitPolicy>]
             // What can no longer be understood still locks what it locked.
             let as_it_is =
                 |generation_read: i64| terms.is_err() || barred.is_some() || generation_read == generation;
+            let machines = latest
+                .as_ref()
+                .filter(|found| as_it_is(found.generation))
+                .map(|found| Arc::clone(&found.machines));
             PolicyView {
+                hubs: Arc::new(
+                    machines.as_deref().map(|machines| hubs(context, machines)).unwrap_or_default(),
+                ),
                 name: policy.name_any(),
                 generation,
                 deleting: policy.metadata.deletion_timestamp.is_some(),
-                machines: latest
-                    .as_ref()
-                    .filter(|found| as_it_is(found.generation))
-                    .map(|found| Arc::clone(&found.machines)),
+                machines,
                 read_at: latest.as_ref().map_or(context.started, |found| found.at),
                 latest: latest.map(|found| found.machines),
                 barred,
@@ -50,6 +55,20 @@ pub(super) fn of(context: &Context, namespace: &str, policies: &[Arc<JitPolicy>]
                 terms,
                 uid,
             }
+        })
+        .collect()
+}
+
+/// What is known of the firewalls on the way to machines that lead packets on.
+fn hubs(context: &Context, machines: &BTreeMap<String, Vec<Resolved>>) -> BTreeMap<FirewallId, Hub> {
+    let machines = machines.values().flatten().filter_map(|(_, machine)| machine.as_ref().ok());
+    let ids: BTreeSet<FirewallId> = machines.flat_map(Machine::hubs).collect();
+    ids.into_iter()
+        .map(|id| {
+            let report = context.gates.report(&id).unwrap_or_default();
+            let problem = report.error.map(|error| (error.kind.reason(), error.to_string()));
+            let hub = Hub { observed: report.observed, problem, led: context.gates.led(&id) };
+            (id, hub)
         })
         .collect()
 }

@@ -8,12 +8,14 @@ use ipnet::IpNet;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use super::led::{self, By};
 use super::{GrantPlan, Judgement, MAX_RULES, PlannedRule, PolicyView};
 use crate::api::values::{ArmId, PortRange, Protocol};
-use crate::api::{Connection, JitAccessRequest, PinnedMachine, Reason, RequestedPolicy};
+use crate::api::{Connection, FirewallSource, JitAccessRequest, PinnedMachine, Reason, RequestedPolicy};
 use crate::plan::model::{Address, FirewallId, Machine};
 use crate::plan::names::hex;
-use crate::plan::terms::{Ask, AskedPort, Terms};
+use crate::plan::sources::AddressSet;
+use crate::plan::terms::{Ask, Terms};
 
 /// The most addresses in one rule's destinations.
 const MAX_DESTINATIONS: usize = 256;
@@ -28,7 +30,7 @@ pub(super) fn plan(
     covering: &[(&PolicyView, &Terms)],
     machines: &BTreeMap<ArmId, Machine>,
 ) -> Result<GrantPlan, Judgement> {
-    let rules = rules(ask, machines)?;
+    let rules = rules(request, ask, covering, machines)?;
     if rules.len() > MAX_RULES {
         return Err(Judgement::Refused(
             Reason::TooLarge,
@@ -60,7 +62,8 @@ pub(super) fn plan(
     let least =
         |of: fn(&Terms) -> Duration| covering.iter().map(|(_, terms)| of(terms)).min().unwrap_or_default();
     Ok(GrantPlan {
-        connections: connections(ask, machines),
+        connections: connections(ask, machines, &rules),
+        lead: lead(covering, &rules),
         machines: pinned,
         rules,
         duration: ask.duration,
@@ -81,6 +84,14 @@ pub(super) fn plan(
     })
 }
 
+/// The longest lead of the policies, where a firewall is on the way whose writes take minutes.
+fn lead(covering: &[(&PolicyView, &Terms)], rules: &[PlannedRule]) -> Duration {
+    if !rules.iter().any(|rule| rule.firewall.kind().translates()) {
+        return Duration::ZERO;
+    }
+    covering.iter().map(|(_, terms)| terms.firewall_lead).max().unwrap_or_default()
+}
+
 /// A machine as status pins it.
 #[must_use]
 pub fn pin(machine: &Machine) -> PinnedMachine {
@@ -96,62 +107,95 @@ pub fn pin(machine: &Machine) -> PinnedMachine {
     }
 }
 
-/// Exact cross products only: ports with the same protocol and sources fold into one rule, and every machine
-/// behind a firewall gets all of them, because a request asks all its ports of all its machines.
-fn rules(ask: &Ask, machines: &BTreeMap<ArmId, Machine>) -> Result<Vec<PlannedRule>, Judgement> {
-    let mut behind: BTreeMap<(FirewallId, bool), BTreeSet<IpAddr>> = BTreeMap::new();
+/// Rules that differ in nothing but their ports, or else in nothing but their addresses.
+type Where = (FirewallId, Protocol, Vec<IpNet>);
+
+/// Exact cross products only: ports with the same protocol and sources fold into one rule, and so do machines behind a
+/// firewall that get the same ports for the same sources.
+fn rules(
+    request: &JitAccessRequest,
+    ask: &Ask,
+    covering: &[(&PolicyView, &Terms)],
+    machines: &BTreeMap<ArmId, Machine>,
+) -> Result<Vec<PlannedRule>, Judgement> {
+    let Some((named, terms)) = covering.first() else { return Ok(Vec::new()) };
+    let groups = covering.iter().any(|(_, terms)| terms.uses_groups());
+    let firewalls = covering.iter().any(|(_, terms)| terms.uses_firewalls());
+    let mut ports = led::Ports::new(request, named);
+    let mut filtered: BTreeMap<(Where, IpAddr), Vec<PortRange>> = BTreeMap::new();
+    let mut rules = Vec::new();
     for machine in machines.values() {
         if machine.addresses().next().is_none() {
-            return Err(Judgement::Impossible(
-                Reason::NoAddress,
-                format!("{} has no private address", machine.id),
-            ));
+            let message = format!("{} has no private address", machine.id);
+            return Err(Judgement::Impossible(Reason::NoAddress, message));
         }
         for address in machine.addresses() {
-            if address.path.is_empty() {
-                return Err(Judgement::Impossible(
-                    Reason::NoFirewall,
-                    format!("no network security group filters traffic to {} of {}", address.ip, machine.id),
-                ));
+            if firewalls {
+                led::unread(address)?;
             }
-            if let Some(twin) = &address.network.twin {
-                let message = format!(
-                    "a rule for {} of {} could open another machine: {twin}; give each network a network security \
-                     group of its own",
-                    address.ip, machine.id
-                );
-                return Err(Judgement::Impossible(Reason::AddressNotUnique, message));
-            }
-            for firewall in &address.path {
-                behind.entry((firewall.clone(), address.ip.is_ipv4())).or_default().insert(address.ip);
-            }
-        }
-    }
-    let mut folded: BTreeMap<(Protocol, bool, Vec<IpNet>), Vec<PortRange>> = BTreeMap::new();
-    for AskedPort { protocol, range, sources } in &ask.ports {
-        for v4 in [true, false] {
-            let family: Vec<IpNet> =
-                sources.iter().copied().filter(|net| net.addr().is_ipv4() == v4).collect();
-            if !family.is_empty() {
-                folded.entry((*protocol, v4, family)).or_default().push(*range);
-            }
-        }
-    }
-    let mut rules = Vec::new();
-    for ((firewall, v4), destinations) in &behind {
-        for ((protocol, family, sources), ports) in &folded {
-            if family == v4 {
-                let destinations: Vec<IpAddr> = destinations.iter().copied().collect();
-                for destinations in destinations.chunks(MAX_DESTINATIONS) {
+            can_be_filtered(machine, address, ask, (groups, firewalls))?;
+            for port in &ask.ports {
+                let mut seen: BTreeSet<IpNet> = BTreeSet::new();
+                let (mut led, mut through) = (BTreeMap::new(), BTreeMap::new());
+                let family =
+                    port.sources.iter().filter(|source| source.addr().is_ipv4() == address.ip.is_ipv4());
+                for source in family {
+                    let by = if firewalls { led::by(address, *source) } else { By::Direct };
+                    seen.extend(led::seen_as(by, *source, terms.firewall_source));
+                    let (hop, list) = match by {
+                        By::Direct => continue,
+                        By::Led(_) if source.prefix_len() == 0 => return Err(from_anywhere(address)),
+                        By::Led(hop) => (hop, &mut led),
+                        By::Through(hop) => (hop, &mut through),
+                    };
+                    let entry = list.entry(hop.writes_to()).or_insert_with(|| (hop, Vec::new()));
+                    entry.1.push(*source);
+                }
+                if groups && !seen.is_empty() {
+                    let sources: Vec<IpNet> = seen.into_iter().collect();
+                    for group in &address.path {
+                        let at = (group.clone(), port.protocol, sources.clone());
+                        filtered.entry((at, address.ip)).or_default().push(port.range);
+                    }
+                }
+                for (firewall, (_, sources)) in through {
+                    ports.ready(&firewall)?;
+                    let at = (firewall, port.protocol, sources);
+                    filtered.entry((at, address.ip)).or_default().push(port.range);
+                }
+                for (firewall, (hop, sources)) in led {
+                    if groups && !address.path.is_empty() && terms.firewall_source != FirewallSource::Original
+                    {
+                        let what = (&[port.range][..], port.protocol);
+                        ports.alone(hop, address.ip, what, &AddressSet::of_nets(&sources))?;
+                    }
+                    let from = ports.find(hop, address.ip, port.range, port.protocol)?;
                     rules.push(PlannedRule {
-                        firewall: firewall.clone(),
-                        protocol: *protocol,
-                        sources: sources.clone(),
-                        destinations: destinations.to_vec(),
-                        ports: PortRange::merged(ports.clone()),
+                        firewall,
+                        protocol: port.protocol,
+                        sources,
+                        destinations: vec![address.ip],
+                        ports: vec![port.range],
+                        translation: Some(from),
                     });
                 }
             }
+        }
+    }
+    let mut folded: BTreeMap<(Where, Vec<PortRange>), Vec<IpAddr>> = BTreeMap::new();
+    for ((at, address), ranges) in filtered {
+        folded.entry((at, PortRange::merged(ranges))).or_default().push(address);
+    }
+    for (((firewall, protocol, sources), ports), destinations) in folded {
+        for destinations in destinations.chunks(MAX_DESTINATIONS) {
+            rules.push(PlannedRule {
+                firewall: firewall.clone(),
+                protocol,
+                sources: sources.clone(),
+                destinations: destinations.to_vec(),
+                ports: ports.clone(),
+                translation: None,
+            });
         }
     }
     if rules.is_empty() {
@@ -164,22 +208,82 @@ fn rules(ask: &Ask, machines: &BTreeMap<ArmId, Machine>) -> Result<Vec<PlannedRu
     Ok(rules)
 }
 
-fn connections(ask: &Ask, machines: &BTreeMap<ArmId, Machine>) -> Vec<Connection> {
+/// Whether something on the way to an address can be opened for the sources, and for them alone.
+fn can_be_filtered(
+    machine: &Machine,
+    address: &Address,
+    ask: &Ask,
+    (groups, firewalls): (bool, bool),
+) -> Result<(), Judgement> {
+    let filtered = groups && !address.path.is_empty();
+    let sources = ask.ports.iter().flat_map(|port| &port.sources);
+    let mut own = sources.filter(|source| source.addr().is_ipv4() == address.ip.is_ipv4());
+    let direct = |source: &IpNet| !firewalls || matches!(led::by(address, *source), By::Direct);
+    if !filtered && let Some(source) = own.find(|source| direct(source)) {
+        let message = if groups {
+            format!("no network security group filters traffic to {} of {}", address.ip, machine.id)
+        } else {
+            format!(
+                "spec.enforcement.azure.via is AzureFirewall, and no Azure Firewall is on the way from {source} to {} of {}",
+                address.ip, machine.id
+            )
+        };
+        return Err(Judgement::Impossible(Reason::NoFirewall, message));
+    }
+    if filtered && let Some(twin) = &address.network.twin {
+        let message = format!(
+            "a rule for {} of {} could open another machine: {twin}; give each network a network security group of its \
+             own",
+            address.ip, machine.id
+        );
+        return Err(Judgement::Impossible(Reason::AddressNotUnique, message));
+    }
+    Ok(())
+}
+
+fn from_anywhere(address: &Address) -> Judgement {
+    Judgement::Refused(
+        Reason::SourceNotAllowed,
+        format!(
+            "spec.ports: an Azure Firewall leads packets on to {}, and everybody as source would have it let virtual \
+             networks in to each other: name networks such as 203.0.113.0/24",
+            address.ip
+        ),
+    )
+}
+
+fn connections(ask: &Ask, machines: &BTreeMap<ArmId, Machine>, rules: &[PlannedRule]) -> Vec<Connection> {
     let mut connections = Vec::new();
     for machine in machines.values() {
         let mut addresses: Vec<&Address> = machine.addresses().collect();
         addresses.sort_by_key(|address| (address.public.is_none(), address.ip));
         for port in &ask.ports {
-            let reachable = addresses.iter().find(|address| {
-                port.sources.iter().any(|source| source.addr().is_ipv4() == address.ip.is_ipv4())
+            let connection = |address: String, port: String, via: String| Connection {
+                target: machine.id.name().to_owned(),
+                address,
+                port,
+                via,
+            };
+            let led = rules.iter().filter_map(|rule| Some((rule, rule.translation?))).find(|(rule, _)| {
+                rule.ports == [port.range]
+                    && rule.protocol == port.protocol
+                    && addresses.iter().any(|address| rule.destinations == [address.ip])
             });
-            if let Some(address) = reachable {
-                connections.push(Connection {
-                    target: machine.id.name().to_owned(),
-                    address: address.public.unwrap_or(address.ip).to_string(),
-                    port: port.range.to_string(),
-                    via: "Direct".to_owned(),
-                });
+            if let Some((rule, from)) = led {
+                let last = from.port.saturating_add(port.range.last() - port.range.first());
+                let range = PortRange::new(from.port, last).unwrap_or(port.range);
+                let address = from.address.to_string();
+                connections.push(connection(address, range.to_string(), rule.firewall.0.name().to_owned()));
+            }
+            let is_direct = |address: &&&Address| {
+                let own =
+                    port.sources.iter().filter(|source| source.addr().is_ipv4() == address.ip.is_ipv4());
+                own.into_iter()
+                    .any(|source| led.is_none() || !matches!(led::by(address, *source), By::Led(_)))
+            };
+            if let Some(address) = addresses.iter().find(is_direct) {
+                let ip = address.public.unwrap_or(address.ip).to_string();
+                connections.push(connection(ip, port.range.to_string(), "Direct".to_owned()));
             }
         }
     }
@@ -211,6 +315,8 @@ fn hash(
             "sources": rule.sources.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "destinations": rule.destinations.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "ports": rule.ports.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            // Not where: that port may turn out to be taken, and it is the same machine that is opened.
+            "ledOn": rule.translation.is_some(),
         })).collect::<Vec<_>>(),
         "durationSeconds": ask.duration.as_secs(),
         "notBefore": ask.not_before.map(|at| at.to_string()),

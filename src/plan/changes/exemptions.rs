@@ -118,6 +118,7 @@ fn wanted(draft: &Draft<'_>, shut: &Shut<'_>) -> Vec<(String, Rule)> {
             source_ports: vec![PortRange::ALL],
             destinations: addresses.into_iter().map(Peer::host).collect(),
             ports,
+            translation: None,
             description: names::description(&draft.wanted.cluster, &owner, None),
             provisioning: Provisioning::Succeeded,
         };

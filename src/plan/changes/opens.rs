@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::closes::{Shown, shown};
-use super::{Draft, grant_rule, is_live};
+use super::{Draft, grant_rule, is_live, leads};
 use crate::api::Reason;
 use crate::plan::desired::{Duty, Grant, Limits};
 use crate::plan::model::{Access, ResourceLock, Rule};
@@ -29,7 +29,7 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
             continue;
         }
         let shown = shown(draft, grant);
-        let refusal = if !grant.may_be_opened(draft.now) {
+        let refusal = if !grant.may_be_opened(draft.now, draft.observed.firewall.kind()) {
             (shown == Shown::Absent)
                 .then(|| (Reason::OpenTimedOut, "it is too late to open the rule".to_owned()))
         } else {
@@ -39,7 +39,10 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
                     let message = format!("another rule uses the name {}", grant.name);
                     Some((Reason::RuleRemoved, message))
                 }
-                Shown::Absent | Shown::Failed => open(draft, grant).err(),
+                Shown::Absent | Shown::Failed => match draft.translating {
+                    Some(translating) => leads::open(draft, translating, grant).err(),
+                    None => open(draft, grant).err(),
+                },
             }
         };
         if let Some((reason, message)) = refusal {
@@ -76,15 +79,7 @@ fn open(draft: &mut Draft<'_>, grant: &Grant) -> Result<(), (Reason, String)> {
         Some(standing) => standing.priority,
         None => draft.slots.lowest_below(bound).ok_or_else(|| no_room(draft, bound))?,
     };
-    let allows = draft
-        .own
-        .iter()
-        .filter(|(mark, rule)| matches!(mark, Mark::Allow { .. }) && rule.access == Access::Allow);
-    let allows = allows.count() + draft.changes.opens.len();
-    if standing.is_none() && allows >= draft.wanted.max_allows {
-        let message = format!("{allows} rules of grants stand on the firewall: as many as may");
-        return Err((Reason::LimitReached, message));
-    }
+    few_enough(draft, standing)?;
     // The rest of the firewall is reserved for locks.
     let share = Limits { rules: draft.limits.rules * 9 / 10, addresses: draft.limits.addresses * 7 / 8 };
     if !draft.has_room(&rule, standing, share) {
@@ -99,8 +94,22 @@ fn open(draft: &mut Draft<'_>, grant: &Grant) -> Result<(), (Reason, String)> {
     Ok(())
 }
 
+/// Whether one more allow may stand, or one in place of another.
+pub(super) fn few_enough(draft: &Draft<'_>, standing: Option<&Rule>) -> Result<(), (Reason, String)> {
+    let allows = draft
+        .own
+        .iter()
+        .filter(|(mark, rule)| matches!(mark, Mark::Allow { .. }) && rule.access == Access::Allow);
+    let allows = allows.count() + draft.changes.opens.len();
+    if standing.is_none() && allows >= draft.wanted.max_allows {
+        let message = format!("{allows} rules of grants stand on the firewall: as many as may");
+        return Err((Reason::LimitReached, message));
+    }
+    Ok(())
+}
+
 /// An empty list could be written as everything, and clouds refuse mixed families.
-fn one_cross_product(grant: &Grant) -> Result<(), (Reason, String)> {
+pub(super) fn one_cross_product(grant: &Grant) -> Result<(), (Reason, String)> {
     let sources = grant.sources.iter().map(Family::of_net);
     let mut families = sources.chain(grant.destinations.iter().copied().map(Family::of));
     let first = families.next();

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use super::path::{Cell, Does, Path, Verdict};
 use super::{Decider, Way};
+use crate::plan::changes::grant_rule;
 use crate::plan::desired::Grant;
-use crate::plan::model::{Address, NetworkView, Observed};
+use crate::plan::model::{Access, Address, NetworkView, Observed, Peer, Translating};
 use crate::plan::names::Cluster;
-use crate::plan::packets::Transport;
+use crate::plan::packets::{Reach, Transport};
 use crate::plan::sources::AddressSet;
 
 /// Whether the packets of a grant get through to a machine.
@@ -57,6 +58,9 @@ pub fn passage(way: Way<'_>, grant: &Grant) -> Passage {
 /// without knowing the network around it.
 #[must_use]
 pub fn stopped_by(observed: &Observed, cluster: &Cluster, grant: &Grant) -> Option<Decider> {
+    if let Some(translating) = &observed.translating {
+        return led_stopped_by(observed, translating, cluster, grant);
+    }
     grant.destinations.iter().find_map(|ip| {
         let path = vec![observed.firewall.clone()];
         let network = NetworkView::default();
@@ -68,6 +72,24 @@ pub fn stopped_by(observed: &Observed, cluster: &Cluster, grant: &Grant) -> Opti
             Passage::Open | Passage::Partly { .. } | Passage::Unknown { .. } => None,
         }
     })
+}
+
+/// The same of a firewall that leads packets on, in that reading of Azure's in which a deny stops what was led on.
+fn led_stopped_by(
+    observed: &Observed,
+    translating: &Translating,
+    cluster: &Cluster,
+    grant: &Grant,
+) -> Option<Decider> {
+    let reach = Reach::of(&grant_rule(cluster, grant, 0), None);
+    let filters = translating.filters.iter().filter(|filter| filter.comes_first);
+    let stops = filters.map(|filter| &filter.rule).find(|rule| {
+        // Whatever it may be, it stops nothing that it does not surely match.
+        let surely =
+            !rule.sources.iter().chain(&rule.destinations).any(|peer| matches!(peer, Peer::Unknown(_)));
+        rule.access == Access::Deny && surely && Reach::of(rule, None).meets(&reach)
+    });
+    stops.map(|rule| Decider { firewall: Some(observed.firewall.clone()), rule: rule.name.clone() })
 }
 
 /// What was found, address by address.

@@ -4,7 +4,10 @@ use jiff::Timestamp;
 
 use super::proof;
 use super::shortening::{is_under_way, not_opened, replace, shorten, shorter, written_ahead_at};
-use super::{Draft, Finalizer, NEAR_DEADLINE, OPEN_BOUND, Seen, Step, TURN_BOUND, World, plus, said, time};
+use super::{
+    Draft, Finalizer, NEAR_DEADLINE, OPEN_BOUND, Seen, Step, TURN_BOUND, WHOLE_BOUND, World, closes_at,
+    is_slow, plus, said, time,
+};
 use crate::api::{ConditionType, Reason, RuleState, State, find_condition};
 use crate::plan::authorize::{GrantPlan, Judgement, PlannedRule};
 
@@ -41,7 +44,8 @@ pub(super) fn opening(world: &World<'_>, now: Timestamp) -> Step {
     }
     let opens = !replacing && seen.present == draft.status.rules.len();
     // A gate that heard too late of what is to be opened has refused it long before.
-    let bound = if replacing { OPEN_BOUND } else { TURN_BOUND };
+    let turn = if is_slow(&draft.status) { TURN_BOUND + WHOLE_BOUND } else { TURN_BOUND };
+    let bound = if replacing { OPEN_BOUND } else { turn };
     let until = plus(written_ahead_at(&draft.status), bound);
     // Before a shortening, which has a bound of its own: what is too late for the old one is too late.
     if !opens && now >= until {
@@ -77,10 +81,10 @@ pub(super) fn active(world: &World<'_>, now: Timestamp) -> Step {
         return draft.close(outcome, reason, &message);
     }
     let seen = look(&mut draft);
-    let expires = draft.status.expires_at.as_ref().map(|at| at.0);
+    let closes = closes_at(world.request);
     // Seen as gone while it should be there: closed by its own gate or by somebody.
     if seen.lost || seen.absent > 0 {
-        return if expires.is_some_and(|at| plus(now, NEAR_DEADLINE) >= at) {
+        return if plus(now, NEAR_DEADLINE) >= closes {
             draft.close(State::Expired, Reason::Expired, "a rule was gone just before the deadline")
         } else {
             let message = "somebody removed or changed a rule of this grant; ask again if it was a mistake";
@@ -91,7 +95,7 @@ pub(super) fn active(world: &World<'_>, now: Timestamp) -> Step {
         return shorten(draft, until);
     }
     judge_shadow(&mut draft, seen.shadowed);
-    draft.stay(expires)
+    draft.stay(Some(closes))
 }
 
 /// The rules are being removed.
@@ -216,9 +220,10 @@ fn look(draft: &mut Draft<'_>) -> Sum {
 
 fn opened(mut draft: Draft<'_>, shadowed: Option<String>) -> Step {
     let message = open_until(&draft);
+    let closes = closes_at(draft.world.request);
     judge_shadow(&mut draft, shadowed);
     let mut step = draft.go(State::Active, Reason::Open, &message);
-    step.look_again = step.status.expires_at.as_ref().map(|at| at.0);
+    step.look_again = Some(closes);
     step
 }
 
@@ -247,6 +252,10 @@ fn end(draft: &Draft<'_>) -> Option<(State, Reason, String)> {
     let expires = draft.status.expires_at.as_ref().map_or(Timestamp::MIN, |at| at.0);
     if draft.now >= expires {
         return Some((State::Expired, Reason::Expired, format!("the grant ended at {expires}")));
+    }
+    if draft.now >= closes_at(draft.world.request) {
+        let message = format!("the grant ends at {expires}, and its rules take minutes to remove");
+        return Some((State::Expired, Reason::Expired, message));
     }
     if draft.deleted() {
         return Some((State::Ended, Reason::Withdrawn, "the request was deleted".to_owned()));
@@ -321,6 +330,5 @@ fn changed(draft: &Draft<'_>, plan: &GrantPlan) -> Option<String> {
     standing.dedup();
     needed.sort();
     needed.dedup();
-    (standing != needed)
-        .then(|| "other network security groups filter the traffic than at the grant".to_owned())
+    (standing != needed).then(|| "other firewalls filter the traffic than at the grant".to_owned())
 }

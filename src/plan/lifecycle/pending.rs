@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::approval::{count, waiting};
 use super::{
-    ASK_AGAIN, Draft, Finalizer, SHORTEST_GRANT, Step, World, planned, plus, said, time, whole_second,
+    ASK_AGAIN, Draft, Finalizer, SHORTEST_GRANT, Step, World, minus, planned, plus, said, time, whole_second,
 };
 use crate::api::values::Span;
 use crate::api::{ConditionType, Reason, RuleState, State, Verdict};
@@ -244,13 +244,23 @@ fn write_ahead(mut draft: Draft<'_>, plan: &GrantPlan) -> Step {
         deadline = deadline.min(whole_second(end));
     }
     let uid = draft.world.request.metadata.uid.clone().unwrap_or_default();
+    // What a rule's name says is when its removal begins: also for those who know no more than the name.
+    let removal = minus(deadline, plan.lead);
     for (number, rule) in (0..).zip(&mut draft.status.rules) {
-        rule.name = allow_name(draft.world.cluster, &uid, deadline, number);
+        rule.name = allow_name(draft.world.cluster, &uid, removal, number);
         rule.state = RuleState::Opening.as_str().to_owned();
     }
     draft.status.granted_at = Some(time(granted));
     draft.status.expires_at = Some(time(deadline));
-    let message = format!("granted until {deadline}; the rules are being written");
+    let slow = if plan.lead.is_zero() {
+        String::new()
+    } else {
+        format!(
+            ", which takes an Azure Firewall 3 to 5 minutes as a rule; from {removal} on they are removed, so that they are \
+             gone in time"
+        )
+    };
+    let message = format!("granted until {deadline}; the rules are being written{slow}");
     draft.set(ConditionType::Active, false, Reason::Opening, &message);
     Step { grants: true, ..draft.go(State::Opening, Reason::Opening, &message) }
 }

@@ -105,13 +105,21 @@ pub(super) fn altered(draft: &Draft<'_>, plan: &GrantPlan) -> Option<String> {
     (!within).then(|| "its end is later than what was asked for".to_owned())
 }
 
-/// Firewall, protocol, sources, destinations and ports of a rule.
-type Content<'a> = (String, &'a str, &'a [String], &'a [String], &'a [String]);
+/// Firewall, protocol, sources, destinations, ports of a rule, and where packets come in.
+type Content<'a> = (String, &'a str, &'a [String], &'a [String], &'a [String], Option<(&'a str, i32)>);
 
 /// What rules let through where, without how they are called and how far they are.
 fn content(rules: &[RuleStatus]) -> Vec<Content<'_>> {
     fn of(rule: &RuleStatus) -> Content<'_> {
-        (rule.firewall.to_ascii_lowercase(), &rule.protocol, &rule.sources, &rule.destinations, &rule.ports)
+        let from = rule.translation.as_ref().map(|from| (from.address.as_str(), from.port));
+        (
+            rule.firewall.to_ascii_lowercase(),
+            &rule.protocol,
+            &rule.sources,
+            &rule.destinations,
+            &rule.ports,
+            from,
+        )
     }
     let mut content: Vec<Content<'_>> = rules.iter().map(of).collect();
     content.sort();

@@ -24,7 +24,7 @@ use jiff::Timestamp;
 
 use super::live::Sum;
 use super::proof::{self, Word};
-use super::{Draft, OPEN_BOUND, SHORTEST_GRANT, Step, plus, time, whole_second};
+use super::{Draft, OPEN_BOUND, SHORTEST_GRANT, Step, is_slow, plus, time, whole_second};
 use crate::api::{ConditionType, JitAccessRequestStatus, Reason, RuleState, RuleStatus, Shortening, State};
 use crate::plan::authorize::Judgement;
 use crate::plan::names::allow_name;
@@ -78,6 +78,13 @@ pub(super) fn shorten(mut draft: Draft<'_>, Shorter { until, why }: Shorter) -> 
     if plus(draft.now, SHORTEST_GRANT) > until {
         let message =
             format!("{why} from the grant on, of which less than {}s are left", SHORTEST_GRANT.as_secs());
+        return draft.close(State::Revoked, Reason::PolicyTightened, &message);
+    }
+    if is_slow(&draft.status) {
+        // The former rules would take minutes to go and the new ones to come: longer than such a status may open anything.
+        let message = format!(
+            "{why} from the grant on, and an Azure Firewall is on the way, whose rules are not replaced in time: ask again"
+        );
         return draft.close(State::Revoked, Reason::PolicyTightened, &message);
     }
     let former = draft.status.expires_at.as_ref().map(|at| at.0.to_string()).unwrap_or_default();

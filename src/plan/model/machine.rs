@@ -66,7 +66,18 @@ impl Machine {
         hops
     }
 
-    /// Every firewall on the way to any of its addresses, each once, in order.
+    /// What the rules are written to of every firewall on the way that leads packets on, each once, in order.
+    #[must_use]
+    pub fn hubs(&self) -> Vec<FirewallId> {
+        let mut hubs: Vec<FirewallId> =
+            self.hops().into_iter().filter_map(Hop::firewall).map(FirewallHop::writes_to).collect();
+        hubs.sort();
+        hubs.dedup();
+        hubs
+    }
+
+    /// Every firewall that filters traffic to any of its addresses, each once, in order: those on the way that lead packets
+    /// on are [`Machine::hubs`].
     #[must_use]
     pub fn firewalls(&self) -> Vec<FirewallId> {
         let mut firewalls: Vec<FirewallId> =
@@ -108,13 +119,36 @@ pub struct Address {
 pub enum Hop {
     /// A firewall that translates addresses.
     Firewall(FirewallHop),
-    /// Something else, or something that could not be read.
+    /// Something else, or something that may not be read.
     Appliance {
         /// Its address.
         address: IpAddr,
-        /// What it is not, or why it could not be read, in a sentence.
+        /// What it is not, or why it may not be read, in a sentence.
         why: String,
     },
+    /// Something that could not be read now: what it is may be known again soon.
+    Unread {
+        /// Its address.
+        address: IpAddr,
+        /// Why, in a sentence.
+        why: String,
+    },
+    /// A hub of a Virtual WAN that the network is connected to.
+    Hub {
+        /// The network that stands for it.
+        id: ArmId,
+    },
+}
+
+impl Hop {
+    /// The firewall, where it is one that can be written to.
+    #[must_use]
+    pub const fn firewall(&self) -> Option<&FirewallHop> {
+        match self {
+            Self::Firewall(hop) => Some(hop),
+            Self::Appliance { .. } | Self::Unread { .. } | Self::Hub { .. } => None,
+        }
+    }
 }
 
 /// A firewall that translates addresses.
@@ -126,6 +160,37 @@ pub struct FirewallHop {
     pub address: IpAddr,
     /// The policies that its rules are taken from, its own first, then their parents; none where it has rules of its own.
     pub policies: Vec<ArmId>,
+    /// Its public addresses, of IPv4, in the order of its configuration.
+    pub publics: Vec<IpAddr>,
+    /// The networks of its subnet: what it leads on comes from an address in there.
+    pub subnets: Vec<IpNet>,
+    /// To what the machine's routes go, and whether by way of it.
+    pub routes: Vec<Route>,
+}
+
+/// Where traffic to a network goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The network.
+    pub to: IpNet,
+    /// Whether it goes by way of the firewall.
+    pub by_it: bool,
+}
+
+impl FirewallHop {
+    /// What its rules are written to: the firewall itself, or its policy.
+    #[must_use]
+    pub fn writes_to(&self) -> FirewallId {
+        self.policies.first().map_or_else(|| self.id.clone(), |policy| FirewallId(policy.clone()))
+    }
+
+    /// Whether what comes from all of `source` comes by way of it: what the machine answers goes there, by the longest
+    /// route. Of two as long, one that is not by way of it counts: where answers go another way, no connection comes about.
+    #[must_use]
+    pub fn carries(&self, source: IpNet) -> bool {
+        let longest = self.routes.iter().filter(|route| route.to.contains(&source));
+        longest.max_by_key(|route| (route.to.prefix_len(), !route.by_it)).is_some_and(|route| route.by_it)
+    }
 }
 
 /// What is known of the network around an address.

@@ -1,6 +1,7 @@
 //! A firewall and its rules.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -12,15 +13,59 @@ pub const MIN_PRIORITY: u16 = 100;
 /// The highest priority number that a written rule may have.
 pub const MAX_PRIORITY: u16 = 4096;
 
-/// Which firewall: today the id of a network security group.
+/// Which firewall: the id of what its rules are written to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FirewallId(pub ArmId);
+
+/// What a firewall is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FirewallKind {
+    /// A network security group: it filters what goes to addresses.
+    NetworkSecurityGroup,
+    /// An Azure Firewall with rules of its own: it leads what comes to a public address on to a private one.
+    AzureFirewall,
+    /// The firewall policy that Azure Firewalls take their rules from.
+    FirewallPolicy,
+}
+
+impl FirewallKind {
+    /// The word in status.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NetworkSecurityGroup => "NetworkSecurityGroup",
+            Self::AzureFirewall => "AzureFirewall",
+            Self::FirewallPolicy => "FirewallPolicy",
+        }
+    }
+
+    /// Whether it translates addresses. Such a firewall lets in nothing that no rule leads on, so it holds no denies of
+    /// ours; and each write to it is of all its rules and takes minutes.
+    #[must_use]
+    pub const fn translates(self) -> bool {
+        match self {
+            Self::NetworkSecurityGroup => false,
+            Self::AzureFirewall | Self::FirewallPolicy => true,
+        }
+    }
+}
 
 impl FirewallId {
     /// The id as the cloud writes it.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.0.as_str()
+    }
+
+    /// What it is. What is none of those that are known counts as a network security group: it is filtered by nothing
+    /// else that is known.
+    #[must_use]
+    pub fn kind(&self) -> FirewallKind {
+        match self.0.resource_type().as_deref() {
+            Some("microsoft.network/azurefirewalls") => FirewallKind::AzureFirewall,
+            Some("microsoft.network/firewallpolicies") => FirewallKind::FirewallPolicy,
+            Some(_) | None => FirewallKind::NetworkSecurityGroup,
+        }
     }
 }
 
@@ -134,10 +179,22 @@ pub struct Rule {
     pub destinations: Vec<Peer>,
     /// To which ports; any of them.
     pub ports: Vec<PortRange>,
+    /// Where packets come in that the rule leads on to its destination, which is one address then; none where it only
+    /// filters.
+    pub translation: Option<Translation>,
     /// Free text.
     pub description: String,
     /// How far the cloud is with it.
     pub provisioning: Provisioning,
+}
+
+/// Where packets come in that are led on: the first port leads to the first port of the rule, and so on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Translation {
+    /// The public address.
+    pub address: IpAddr,
+    /// Its first port.
+    pub port: u16,
 }
 
 impl Rule {
@@ -153,6 +210,7 @@ impl Rule {
         }
         self.access == other.access
             && self.protocol == other.protocol
+            && self.translation == other.translation
             && sorted(&self.sources) == sorted(&other.sources)
             && sorted(&self.destinations) == sorted(&other.destinations)
             && PortRange::merged(self.ports.clone()) == PortRange::merged(other.ports.clone())
@@ -177,6 +235,44 @@ pub struct Observed {
     pub outbound_addresses: usize,
     /// What a lock on it forbids, where that could be read.
     pub lock: ResourceLock,
+    /// What stands on a firewall that translates addresses; none for one that does not. `rules` are those of it then that
+    /// have the form of ours.
+    pub translating: Option<Translating>,
+}
+
+/// What stands on a firewall that translates addresses, rule by rule as the cloud has them, ours among them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Translating {
+    /// What is led on, in the order in which it is judged.
+    pub translations: Vec<Onward>,
+    /// What is let through or kept out, in the order in which it is judged.
+    pub filters: Vec<Filter>,
+    /// Why nothing can be opened there; none where something can.
+    pub unfit: Option<super::Unsupported>,
+    /// What of it could not be read, in a sentence: more may be led on than is known.
+    pub unread: Option<String>,
+}
+
+/// A rule that leads packets on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Onward {
+    /// What it matches: destinations and ports are those where packets come in. Named as `collection/rule`.
+    pub rule: Rule,
+    /// Where it leads; none where that cannot be read, such as a name.
+    pub to: Option<(IpAddr, PortRange)>,
+    /// The rule of [`Observed::rules`] that it is a part of; none where it is of no such form.
+    pub part_of: Option<String>,
+}
+
+/// A rule that filters, on a firewall that translates addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// The rule, named as `collection/rule`. Its priority is that of its collection or group.
+    pub rule: Rule,
+    /// Whether it is judged before all rules of ours.
+    pub comes_first: bool,
+    /// As [`Onward::part_of`].
+    pub part_of: Option<String>,
 }
 
 impl Observed {

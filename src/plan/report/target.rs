@@ -9,8 +9,10 @@ use super::{FirewallReport, Judged, TargetState, World};
 use crate::api::values::{ArmId, PortRange, Protocol};
 use crate::api::{Mode, PathStatus, Reason, TargetStatus};
 use crate::plan::authorize::Resolved;
-use crate::plan::exposure::{self, Lockdown, Locked, Way};
-use crate::plan::model::{FirewallHop, FirewallId, Hop, Machine, Observed, Unsupported};
+use crate::plan::exposure::{self, Enforced, Lockdown, Locked, Way};
+use crate::plan::model::{
+    Address, FirewallHop, FirewallId, FirewallKind, Hop, Machine, Observed, Unsupported,
+};
 
 /// Every machine that the policy selects, and those that it is still unlocking.
 pub(super) fn judge_all(
@@ -96,7 +98,8 @@ fn judge(world: &World<'_>, name: &str, machine: &Machine, now: Timestamp) -> Ju
     if machine.addresses().next().is_none() {
         return say(TargetState::Unsupported, None, Reason::NoAddress, "it has no private address".into());
     }
-    if firewalls.is_empty() {
+    let served = |address: &Address| world.terms.uses_firewalls() && exposure::is_behind(address);
+    if firewalls.is_empty() && !machine.addresses().any(served) {
         let message =
             "no network security group filters traffic to it: give one to its subnet or network interface";
         return say(TargetState::Unsupported, None, Reason::NoFirewall, message.into());
@@ -105,10 +108,21 @@ fn judge(world: &World<'_>, name: &str, machine: &Machine, now: Timestamp) -> Ju
         let message = "its operating system is not known: name ports in spec.ports";
         return say(TargetState::Unsupported, None, Reason::NoPorts, message.into());
     }
-    if let Some(open) = machine.addresses().find(|address| address.path.is_empty()) {
-        let message = format!("no network security group filters traffic to {}", open.ip);
+    let unfiltered = |address: &&Address| address.path.is_empty() || !world.terms.uses_groups();
+    if let Some(open) = machine.addresses().filter(unfiltered).find(|address| !served(address)) {
+        let message = if world.terms.uses_groups() {
+            format!("no network security group filters traffic to {}", open.ip)
+        } else {
+            format!(
+                "spec.enforcement.azure.via is AzureFirewall, and no Azure Firewall stands before {}, or a public address \
+                 leads past it",
+                open.ip
+            )
+        };
         return say(TargetState::NotConfigured, Some(false), Reason::NoFirewall, message);
     }
+    let by_firewall_alone = machine.addresses().any(|address| unfiltered(&address));
+    let firewalls = if world.terms.uses_groups() { firewalls } else { Vec::new() };
     let known: Vec<(&FirewallId, FirewallReport)> = firewalls
         .iter()
         .map(|firewall| (firewall, world.firewalls.get(firewall).cloned().unwrap_or_default()))
@@ -122,7 +136,13 @@ fn judge(world: &World<'_>, name: &str, machine: &Machine, now: Timestamp) -> Ju
     } else if let Some(judged) = in_the_way(&known, &say, &verdict) {
         judged
     } else {
-        say(TargetState::Configured, effective(&verdict), Reason::Configured, "locked, and read back".into())
+        let message = if by_firewall_alone {
+            "closed at the Azure Firewall, which leads nothing on to it without a grant; no network security group locks it, so \
+             the networks around it, peered ones too, reach its ports"
+        } else {
+            "locked, and read back"
+        };
+        say(TargetState::Configured, effective(&verdict), Reason::Configured, message.into())
     };
     match verdict {
         Lockdown::Shadowed { by } | Lockdown::KeptRules { by } => {
@@ -141,40 +161,69 @@ fn judge(world: &World<'_>, name: &str, machine: &Machine, now: Timestamp) -> Ju
 fn path(world: &World<'_>, machine: &Machine) -> Vec<PathStatus> {
     // The groups are the lock: whatever stands before them leaves them room in the list.
     const MOST_HOPS: usize = 4;
+    let acts = world.terms.mode == Mode::Enforce && !world.dry_run;
     let hops = machine.hops().into_iter().take(MOST_HOPS).map(|hop| match hop {
-        Hop::Firewall(firewall) => PathStatus {
-            id: firewall.id.to_string(),
-            kind: "AzureFirewall".to_owned(),
-            enforced: false,
-            message: Some(of_firewall(firewall)),
-        },
-        Hop::Appliance { address, why } => PathStatus {
+        Hop::Firewall(firewall) => {
+            let known = world.firewalls.get(&firewall.writes_to());
+            let (usable, message) = of_firewall(world, firewall, known);
+            PathStatus {
+                id: firewall.id.to_string(),
+                kind: FirewallKind::AzureFirewall.as_str().to_owned(),
+                enforced: acts && usable,
+                message: Some(short_to(message, 250)),
+            }
+        }
+        Hop::Appliance { address, why } | Hop::Unread { address, why } => PathStatus {
             id: address.to_string(),
             kind: "VirtualAppliance".to_owned(),
             enforced: false,
             message: Some(short_to(why.clone(), 250)),
         },
+        Hop::Hub { id } => PathStatus {
+            id: id.to_string(),
+            kind: "VirtualHub".to_owned(),
+            enforced: false,
+            message: Some(
+                "the network is connected to a Virtual WAN hub: a firewall in there (a secured hub) is not supported, and what \
+                 it lets through is not seen"
+                    .to_owned(),
+            ),
+        },
     });
-    let locks =
-        world.terms.mode == Mode::Enforce && !world.dry_run && !world.terms.ports_for(machine.os).is_empty();
+    let locks = acts && world.terms.uses_groups() && !world.terms.ports_for(machine.os).is_empty();
     let firewalls = machine.firewalls();
     let groups = firewalls.iter().map(|firewall| PathStatus {
         id: firewall.to_string(),
-        kind: "NetworkSecurityGroup".to_owned(),
+        kind: firewall.kind().as_str().to_owned(),
         enforced: locks && world.firewalls.get(firewall).is_some_and(|report| report.locked && !report.gone),
         message: None,
     });
     hops.chain(groups).take(16).collect()
 }
 
-fn of_firewall(firewall: &FirewallHop) -> String {
+/// Whether grants open a firewall, and what is to be said of it.
+fn of_firewall(world: &World<'_>, firewall: &FirewallHop, known: Option<&FirewallReport>) -> (bool, String) {
     let policies: Vec<&str> = firewall.policies.iter().map(ArmId::name).collect();
     let rules = if policies.is_empty() {
         "it has rules of its own".to_owned()
     } else {
         format!("its rules are those of the policies {}", policies.join(", "))
     };
-    format!("{rules}; this version reads and writes none: network security groups are the lock")
+    if !world.terms.uses_firewalls() {
+        return (false, format!("{rules}; not enforced (spec.enforcement.azure.via)"));
+    }
+    let observed = known.and_then(|known| known.observed.as_ref());
+    let unfit = observed.and_then(|observed| observed.translating.as_ref()?.unfit.as_ref());
+    let error = known.and_then(|known| known.error.as_ref());
+    match (unfit, error, observed) {
+        (Some(unfit), _, _) => (false, unfit.message.clone()),
+        (None, Some(error), _) => (false, error.message.clone()),
+        (None, None, None) => (false, format!("{rules}; it has not been read yet")),
+        (None, None, Some(_)) if firewall.publics.is_empty() => {
+            (false, format!("{rules}; it has no public IPv4 address, so it leads nothing on"))
+        }
+        (None, None, Some(_)) => (true, rules),
+    }
 }
 
 /// What keeps a lock from standing, if something does.
@@ -212,7 +261,11 @@ fn lockdown(
     let read = known.iter().filter_map(|(firewall, report)| {
         report.observed.as_ref().map(|observed| ((*firewall).clone(), Arc::clone(observed)))
     });
-    let firewalls: BTreeMap<FirewallId, Arc<Observed>> = read.collect();
+    let hubs = machine.hubs().into_iter().filter_map(|hub| {
+        let observed = world.firewalls.get(&hub)?.observed.clone()?;
+        Some((hub, observed))
+    });
+    let firewalls: BTreeMap<FirewallId, Arc<Observed>> = read.chain(hubs).collect();
     let ports: Vec<(Protocol, PortRange)> =
         world.terms.ports_for(machine.os).iter().map(|terms| (terms.protocol, terms.range)).collect();
     let way = Way { machine, firewalls: &firewalls, cluster: world.cluster };
@@ -221,6 +274,7 @@ fn lockdown(
         existing: world.terms.existing,
         exempt: &world.terms.exempt,
         grants: &world.grants,
+        via: Enforced { groups: world.terms.uses_groups(), firewalls: world.terms.uses_firewalls() },
     };
     exposure::lockdown(way, locked, now)
 }

@@ -59,6 +59,8 @@ pub(super) struct WriteRequest<'a> {
     pub(super) method: Method,
     pub(super) path: &'a str,
     pub(super) api_version: &'a str,
+    /// The version that it replaces: refused where that is no longer the present one.
+    pub(super) if_match: Option<String>,
     pub(super) body: Option<Value>,
     pub(super) urgency: Urgency,
     /// Bounds the first answer: what is sent and not answered by then may still arrive, but not much later.
@@ -294,7 +296,8 @@ impl Arm {
         let reply = loop {
             attempt += 1;
             sent.store(true, Ordering::SeqCst);
-            let send = self.send(&request.method, &url, request.body.as_ref());
+            let (body, if_match) = (request.body.as_ref(), request.if_match.as_deref());
+            let send = self.send_if(&request.method, &url, body, if_match);
             let answer = tokio::time::timeout(request.answer, send)
                 .await
                 .unwrap_or_else(|_| Err(Silence::Broken(format!("no answer in {:?}", request.answer))));
@@ -325,13 +328,24 @@ impl Arm {
         url: &Url,
         body: Option<&Value>,
     ) -> Result<Reply, Silence> {
+        self.send_if(method, url, body, None).await
+    }
+
+    /// The same, to be refused where what is there is of another version.
+    async fn send_if(
+        &self,
+        method: &Method,
+        url: &Url,
+        body: Option<&Value>,
+        if_match: Option<&str>,
+    ) -> Result<Reply, Silence> {
         let token = self.tokens.get().await.map_err(Silence::Token)?;
-        let reply = self.send_with(method, url, body, &token).await?;
+        let reply = self.send_with(method, url, (body, if_match), &token).await?;
         if reply.status != StatusCode::UNAUTHORIZED {
             return Ok(reply);
         }
         match self.tokens.replace(&token).await {
-            Ok(token) => self.send_with(method, url, body, &token).await,
+            Ok(token) => self.send_with(method, url, (body, if_match), &token).await,
             Err(TokenError::Refused(_)) => Ok(reply),
             Err(error) => Err(Silence::Token(error)),
         }
@@ -341,7 +355,7 @@ impl Arm {
         &self,
         method: &Method,
         url: &Url,
-        body: Option<&Value>,
+        (body, if_match): (Option<&Value>, Option<&str>),
         token: &Token,
     ) -> Result<Reply, Silence> {
         let client_request_id = uuid::Uuid::new_v4().to_string();
@@ -355,6 +369,9 @@ impl Arm {
             .header("accept", "application/json")
             .header("x-ms-client-request-id", &client_request_id)
             .header("x-ms-return-client-request-id", "true");
+        if let Some(version) = if_match {
+            request = request.header("if-match", version);
+        }
         if let Some(body) = body {
             request = request.json(body);
         }

@@ -61,6 +61,10 @@ const CODES: &[Code] = &[
     code("MaxAddressPrefixesPerNetworkSecurityGroup*", Full),
     code("NetworkSecurityGroupCountLimitReached", Full),
     code("QuotaExceeded", Full),
+    code("AzureFirewallRuleCountLimitReached*", Full),
+    code("AzureFirewallDnatLimitReached*", Full),
+    code("FirewallPolicyRuleCollectionGroupSizeLimitReached*", Full),
+    code("FirewallPolicyRuleCollectionGroupCountLimitReached*", Full),
     // One write at a time: nothing was begun.
     code("RetryableError*", Retryable),
     code("AnotherOperationInProgress", Retryable),

@@ -3,8 +3,7 @@
 //! Rules are written one by one, as children: a write of the whole group would delete what it does not name.
 //! A read is one request, for the group with its rules in it, and one a minute for resource locks.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,22 +15,17 @@ use super::answer::error;
 use super::api_version;
 use super::client::{Arm, WriteRequest};
 use super::limiter::Urgency;
+use super::locks::{Locks, strictest};
 use super::wire;
 use crate::api::values::ArmId;
 use crate::clock::Clock;
 use crate::plan::desired::OPEN_ANSWER;
-use crate::plan::model::{Access, FirewallId, Observed, ResourceLock, Rule};
-use crate::providers::{CloudError, CloudErrorKind, Firewall, FirewallLimits, Written};
+use crate::plan::model::{Access, FirewallId, Observed, Rule};
+use crate::providers::{Change, CloudError, CloudErrorKind, Firewall, FirewallLimits, Written};
 
 mod rules;
 
-pub(super) use rules::{port_range, protocol};
-
-/// How long a resource lock that was read is believed. A write that it forbids says so.
-const LOCKS_LAST: Duration = Duration::from_secs(60);
-
-/// How long reading resource locks may hold up the reading of rules.
-const LOCKS_TIME: Duration = Duration::from_secs(5);
+pub(in crate::providers::azure) use rules::{port_range, protocol};
 
 /// What a network security group can hold.
 const LIMITS: FirewallLimits = FirewallLimits { rules: 1000, addresses: 4000, name: 80, description: 140 };
@@ -40,12 +34,12 @@ const LIMITS: FirewallLimits = FirewallLimits { rules: 1000, addresses: 4000, na
 pub(super) struct Nsgs {
     arm: Arc<Arm>,
     clock: Clock,
-    locks: Mutex<HashMap<FirewallId, (Instant, ResourceLock)>>,
+    locks: Arc<Locks>,
 }
 
 impl Nsgs {
-    pub(super) fn new(arm: Arc<Arm>, clock: Clock) -> Self {
-        Self { arm, clock, locks: Mutex::new(HashMap::new()) }
+    pub(super) fn new(arm: Arc<Arm>, clock: Clock, locks: Arc<Locks>) -> Self {
+        Self { arm, clock, locks }
     }
 
     /// Every group below `scope`.
@@ -55,7 +49,7 @@ impl Nsgs {
         let path = format!("{scope}/providers/Microsoft.Network/networkSecurityGroups");
         let (groups, locks) = tokio::join!(
             self.arm.list_scope(&operation, &path, api_version::NETWORK, Urgency::Lock),
-            self.read_locks(scope, &[]),
+            self.locks.below(scope),
         );
         let mut all = Vec::new();
         for group in groups? {
@@ -67,50 +61,33 @@ impl Nsgs {
         Ok(all)
     }
 
-    async fn lock(&self, firewall: &FirewallId) -> ResourceLock {
-        let known = self.known_locks().get(firewall).copied();
-        if let Some((read, lock)) = known
-            && read.elapsed() < LOCKS_LAST
-        {
-            return lock;
-        }
-        let query = [("$filter", "atScope()")];
-        let lock = match self.read_locks(&firewall.0, &query).await {
-            Some(locks) => strictest(&locks, &firewall.0),
-            // Where locks cannot be read, what was last known holds, and a write that one forbids will say so.
-            None => known.map(|(_, lock)| lock).unwrap_or_default(),
-        };
-        self.known_locks().insert(firewall.clone(), (Instant::now(), lock));
-        lock
+    async fn put_rule(
+        &self,
+        firewall: &FirewallId,
+        rule: &Rule,
+        patience: Duration,
+    ) -> Result<Written, CloudError> {
+        let operation = format!("write rule {} of {}", rule.name, firewall.0.name());
+        let body = rules::encode(rule).map_err(|why| error(&operation, CloudErrorKind::Invalid, &why))?;
+        self.send(&operation, firewall, &rule.name, Send::Put(body, rule.access), patience).await
     }
 
-    fn known_locks(&self) -> std::sync::MutexGuard<'_, HashMap<FirewallId, (Instant, ResourceLock)>> {
-        self.locks.lock().unwrap_or_else(PoisonError::into_inner)
+    async fn remove_rule(
+        &self,
+        firewall: &FirewallId,
+        rule: &str,
+        patience: Duration,
+    ) -> Result<Written, CloudError> {
+        let operation = format!("remove rule {rule} of {}", firewall.0.name());
+        gone_is_removed(self.send(&operation, firewall, rule, Send::Delete, patience).await)
     }
 
-    async fn read_locks(&self, scope: &ArmId, query: &[(&str, &str)]) -> Option<Vec<Value>> {
-        let operation = format!("read locks of {}", scope.name());
-        let path = format!("{scope}/providers/Microsoft.Authorization/locks");
-        let read = self.arm.list(&operation, &path, api_version::LOCKS, query, Urgency::Lock);
-        match tokio::time::timeout(LOCKS_TIME, read).await {
-            Ok(Ok(locks)) => Some(locks),
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "resource locks are not known");
-                None
-            }
-            Err(_) => {
-                tracing::debug!(operation, "resource locks are not known in time");
-                None
-            }
-        }
-    }
-
-    async fn write(
+    async fn send(
         &self,
         operation: &str,
         firewall: &FirewallId,
         name: &str,
-        change: Change,
+        change: Send,
         patience: Duration,
     ) -> Result<Written, CloudError> {
         // The name becomes part of an address.
@@ -119,12 +96,12 @@ impl Nsgs {
             return Err(error(operation, CloudErrorKind::Invalid, &message));
         }
         let (method, body, urgency, answer) = match change {
-            Change::Put(body, Access::Deny) => (Method::PUT, Some(body), Urgency::Lock, patience),
+            Send::Put(body, Access::Deny) => (Method::PUT, Some(body), Urgency::Lock, patience),
             // What was answered in time may take longer to end.
-            Change::Put(body, Access::Allow) => {
+            Send::Put(body, Access::Allow) => {
                 (Method::PUT, Some(body), Urgency::Open, patience.min(OPEN_ANSWER))
             }
-            Change::Delete => (Method::DELETE, None, Urgency::Close, patience),
+            Send::Delete => (Method::DELETE, None, Urgency::Close, patience),
         };
         let path = format!("{firewall}/securityRules/{name}");
         let request = WriteRequest {
@@ -132,6 +109,7 @@ impl Nsgs {
             method,
             path: &path,
             api_version: api_version::NETWORK,
+            if_match: None,
             body,
             urgency,
             answer,
@@ -140,13 +118,26 @@ impl Nsgs {
         let ended = self.arm.write(request).await;
         if ended.as_ref().is_err_and(|error| error.kind == CloudErrorKind::ScopeLocked) {
             // There is a lock that was not known: the next read asks anew.
-            self.known_locks().remove(firewall);
+            self.locks.forget(firewall);
         }
         ended
     }
 }
 
-enum Change {
+/// Gone with its group. A subscription that is not found may as well be one that we must not see.
+pub(super) fn gone_is_removed(ended: Result<Written, CloudError>) -> Result<Written, CloudError> {
+    match ended {
+        Err(error)
+            if error.kind == CloudErrorKind::NotFound
+                && error.code.as_deref() != Some("SubscriptionNotFound") =>
+        {
+            Ok(Written { request_id: error.request_id, ..Written::default() })
+        }
+        ended => ended,
+    }
+}
+
+enum Send {
     Put(Value, Access),
     Delete,
 }
@@ -160,27 +151,6 @@ fn is_name(name: &str) -> bool {
         && name.chars().all(|c| word(c) || c == '.' || c == '-')
 }
 
-/// What the locks that hold for a resource forbid together.
-fn strictest(locks: &[Value], id: &ArmId) -> ResourceLock {
-    let holds = |lock: &&Value| {
-        let lock_id = wire::text(lock, "/id").unwrap_or_default().to_ascii_lowercase();
-        lock_id
-            .rfind("/providers/microsoft.authorization/locks/")
-            .and_then(|end| id.key().strip_prefix(&lock_id[..end]))
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
-    let mut strictest = ResourceLock::None;
-    for lock in locks.iter().filter(holds) {
-        let level = wire::text(lock, "/properties/level").unwrap_or_default().to_ascii_lowercase();
-        match (level.as_str(), strictest) {
-            ("readonly", _) => strictest = ResourceLock::ReadOnly,
-            ("cannotdelete", ResourceLock::None) => strictest = ResourceLock::CannotDelete,
-            _ => {}
-        }
-    }
-    strictest
-}
-
 #[async_trait]
 impl Firewall for Nsgs {
     async fn observe(&self, firewall: &FirewallId) -> Result<Observed, CloudError> {
@@ -188,71 +158,37 @@ impl Firewall for Nsgs {
         let operation = format!("read {}", firewall.0.name());
         let (group, lock) = tokio::join!(
             self.arm.get(&operation, firewall.as_str(), api_version::NETWORK, Urgency::Lock),
-            self.lock(firewall),
+            self.locks.of(firewall),
         );
         rules::observed(&operation, firewall.clone(), &group?, at, lock)
     }
 
-    async fn put(
+    async fn write(
         &self,
         firewall: &FirewallId,
-        rule: &Rule,
+        changes: &[Change],
         patience: Duration,
     ) -> Result<Written, CloudError> {
-        let operation = format!("write rule {} of {}", rule.name, firewall.0.name());
-        let body = rules::encode(rule).map_err(|why| error(&operation, CloudErrorKind::Invalid, &why))?;
-        self.write(&operation, firewall, &rule.name, Change::Put(body, rule.access), patience).await
-    }
-
-    async fn delete(
-        &self,
-        firewall: &FirewallId,
-        rule: &str,
-        patience: Duration,
-    ) -> Result<Written, CloudError> {
-        let operation = format!("remove rule {rule} of {}", firewall.0.name());
-        match self.write(&operation, firewall, rule, Change::Delete, patience).await {
-            // Gone with its group. A subscription that is not found may as well be one that we must not see.
-            Err(error)
-                if error.kind == CloudErrorKind::NotFound
-                    && error.code.as_deref() != Some("SubscriptionNotFound") =>
-            {
-                Ok(Written { request_id: error.request_id })
-            }
-            ended => ended,
+        let until = Instant::now() + patience;
+        let mut written = Written::default();
+        for change in changes {
+            let left = until.saturating_duration_since(Instant::now());
+            written = match change {
+                Change::Put(rule) => self.put_rule(firewall, rule, left).await?,
+                Change::Remove(name) => self.remove_rule(firewall, name, left).await?,
+            };
         }
+        Ok(written)
     }
 
-    fn limits(&self) -> FirewallLimits {
+    fn limits(&self, _: &FirewallId) -> FirewallLimits {
         LIMITS
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    #[test]
-    fn the_strictest_lock_at_or_above_counts_and_others_do_not() {
-        let group = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/Web";
-        let id = format!("{group}/providers/Microsoft.Network/networkSecurityGroups/nsg");
-        let id = ArmId::parse(&id).unwrap();
-        let lock = |scope: &str, level: &str| json!({"id": format!("{scope}/providers/Microsoft.Authorization/locks/l"), "properties": {"level": level}});
-        let subscription = "/SUBSCRIPTIONS/11111111-2222-3333-4444-555555555555";
-        for (locks, wanted) in [
-            (vec![], ResourceLock::None),
-            (vec![lock(group, "CanNotDelete")], ResourceLock::CannotDelete),
-            (vec![lock(group, "ReadOnly"), lock(id.as_str(), "CanNotDelete")], ResourceLock::ReadOnly),
-            (vec![lock(subscription, "CanNotDelete")], ResourceLock::CannotDelete),
-            (vec![lock(&format!("{group}-2"), "ReadOnly")], ResourceLock::None),
-            (vec![lock(&format!("{id}/securityRules/x"), "ReadOnly")], ResourceLock::None),
-            (vec![lock(group, "NotSpecified"), json!({}), json!(7)], ResourceLock::None),
-        ] {
-            assert_eq!(strictest(&locks, &id), wanted, "{locks:?}");
-        }
-    }
 
     #[test]
     fn names_that_would_lead_elsewhere_are_refused() {

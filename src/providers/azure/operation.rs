@@ -47,7 +47,7 @@ impl Arm {
         reply: Reply,
         until: Instant,
     ) -> Result<Written, CloudError> {
-        let written = Written { request_id: reply.request_id.clone() };
+        let written = Written { request_id: reply.request_id.clone(), ..Written::default() };
         let Some(watch) = self.watch(request, resource, &reply) else { return Ok(written) };
         let mut last = reply;
         let mut patient = FIRST_WAIT;

@@ -15,8 +15,8 @@ use serde_json::Value;
 use super::answer::error;
 use super::api_version;
 use super::client::Arm;
+use super::firewall::Firewalls;
 use super::limiter::Urgency;
-use super::nsg::Nsgs;
 use super::wire;
 use crate::api::Reason;
 use crate::api::values::ArmId;
@@ -87,7 +87,7 @@ const POLICIES: Kind = Kind {
 /// The inventory.
 pub(super) struct Topology {
     arm: Arc<Arm>,
-    nsgs: Arc<Nsgs>,
+    firewalls: Arc<Firewalls>,
 }
 
 /// All that was read for one call.
@@ -105,8 +105,8 @@ struct World {
 }
 
 impl Topology {
-    pub(super) fn new(arm: Arc<Arm>, nsgs: Arc<Nsgs>) -> Self {
-        Self { arm, nsgs }
+    pub(super) fn new(arm: Arc<Arm>, firewalls: Arc<Firewalls>) -> Self {
+        Self { arm, firewalls }
     }
 
     /// Reads everything on the way to `machines`.
@@ -180,6 +180,8 @@ impl Topology {
         world.networks.extend(self.look_at(operation, &NETWORKS, networks).await);
         let firewalls = hops::firewalls(tables, world);
         world.firewalls = self.look_at(operation, &FIREWALLS, firewalls).await;
+        let publics = hops::publics(world);
+        world.publics.extend(self.look_at(operation, &PUBLICS, publics).await);
         for _ in 0..hops::POLICY_ROUNDS {
             let policies = hops::policies(world);
             if policies.is_empty() {
@@ -349,7 +351,7 @@ impl Inventory for Topology {
 
     async fn firewalls(&self, scope: &ArmId) -> Result<Vec<Observed>, CloudError> {
         is_scope("list network security groups", scope)?;
-        self.nsgs.all(scope).await
+        self.firewalls.all(scope).await
     }
 
     fn clock_ahead(&self) -> Option<jiff::SignedDuration> {

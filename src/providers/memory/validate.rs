@@ -2,19 +2,27 @@
 
 use ipnet::IpNet;
 
-use crate::plan::model::{MAX_PRIORITY, MIN_PRIORITY, Peer, Rule};
+use crate::plan::model::{Access, MAX_PRIORITY, MIN_PRIORITY, Peer, Rule};
 use crate::providers::{CloudErrorKind, FirewallLimits};
 
 type Refusal = (CloudErrorKind, String);
 
-/// Judges `rule` against the others of its firewall; `outbound` is the number of rules and addresses there.
+/// Judges `rule` against the others of its firewall; `outbound` is the number of rules and addresses there, `translates`
+/// whether it leads packets on.
 pub(super) fn rule(
     rule: &Rule,
     rules: &[Rule],
     outbound: (usize, usize),
     limits: FirewallLimits,
+    translates: bool,
 ) -> Result<(), Refusal> {
     name(&rule.name, limits.name)?;
+    if translates {
+        return translating(rule, rules, limits);
+    }
+    if rule.translation.is_some() {
+        return Err(invalid("it leads no packets on".to_owned()));
+    }
     if rule.description.chars().count() > limits.description {
         return Err(invalid(format!("the description is longer than {} characters", limits.description)));
     }
@@ -45,6 +53,22 @@ pub(super) fn rule(
     let size = |rule: &Rule| rule.sources.len() + rule.destinations.len();
     if others().map(size).sum::<usize>() + outbound.1 + size(rule) > limits.addresses {
         return Err((CloudErrorKind::Full, format!("there are {} addresses already", limits.addresses)));
+    }
+    Ok(())
+}
+
+/// As an Azure Firewall has it: allows alone, of IPv4, without priorities of their own.
+fn translating(rule: &Rule, rules: &[Rule], limits: FirewallLimits) -> Result<(), Refusal> {
+    side("source", &rule.sources)?;
+    side("destination", &rule.destinations)?;
+    let six = networks(&rule.sources).chain(networks(&rule.destinations)).any(|net| net.addr().is_ipv6());
+    let fits = rule.access == Access::Allow && !rule.ports.is_empty() && !six;
+    if !fits || (rule.translation.is_some() && rule.destinations.len() != 1) {
+        return Err(invalid("an Azure Firewall holds no such rule".to_owned()));
+    }
+    let others = rules.iter().filter(|other| !other.name.eq_ignore_ascii_case(&rule.name));
+    if others.count() + 1 > limits.rules {
+        return Err((CloudErrorKind::Full, format!("there are {} rules already", limits.rules)));
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::faults::Faults;
 use super::{Entry, Memory, Stored, Write};
 use crate::api::values::ArmId;
-use crate::plan::model::{FirewallId, Machine, Provisioning, ResourceLock, Rule, Unsupported};
+use crate::plan::model::{FirewallId, Machine, Provisioning, ResourceLock, Rule, Translating, Unsupported};
 use crate::providers::FirewallLimits;
 
 impl Memory {
@@ -35,6 +35,7 @@ impl Memory {
             lock: ResourceLock::None,
             outbound_rules: 0,
             outbound_addresses: 0,
+            others: Translating::default(),
             busy: false,
         });
     }
@@ -52,6 +53,14 @@ impl Memory {
             stored.before = stored.rules.clone();
             edit(&mut stored.rules);
             stored.effective = stored.rules.clone();
+        }
+    }
+
+    /// Changes what others have written to a firewall that translates addresses: at once, unchecked.
+    pub fn edit_others(&self, firewall: &FirewallId, edit: impl FnOnce(&mut Translating)) {
+        self.add_firewall(firewall.clone());
+        if let Some(stored) = self.lock().firewalls.get_mut(firewall) {
+            edit(&mut stored.others);
         }
     }
 

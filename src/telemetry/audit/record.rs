@@ -387,6 +387,9 @@ pub struct Machine {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Rule {
+    /// Where packets come in that it leads on, as `address:port`: the first port leads to the first of `ports`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comes_in_at: Option<Text>,
     /// Private addresses of the machines.
     pub destinations: Vec<Text>,
     /// Id of the firewall that it stands on.
@@ -518,6 +521,9 @@ pub struct Write {
 pub struct Content {
     /// Allow or Deny.
     pub access: Text,
+    /// Where packets come in that it leads on, as `address:port`: the first port leads to the first of `ports`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comes_in_at: Option<Text>,
     /// Addresses.
     pub destinations: Vec<Text>,
     /// Ports.

@@ -64,7 +64,26 @@ pub(crate) fn prepare_group(world: &World, id: &ResourceId, mut body: Value) -> 
             format!("A firewall policy cannot have more than {MAX_GROUPS} rule collection groups."),
         ));
     }
-    super::limits(id, found.rules, found.translated.len())?;
+    // What holds for a firewall holds for all groups together.
+    let mut translated = found.translated.clone();
+    let mut rules = found.rules;
+    for group in siblings.iter().filter(|group| group.id().key != id.key) {
+        for rule in group.properties()["ruleCollections"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .flat_map(|collection| collection["rules"].as_array().into_iter().flatten())
+        {
+            rules += 1;
+            translated.extend(rule["translatedAddress"].as_str().map(str::to_owned));
+        }
+    }
+    let publics: usize = firewalls(&world.store, &parent)
+        .iter()
+        .map(|firewall| super::public_count(firewall.properties()))
+        .max()
+        .unwrap_or(0);
+    super::limits(id, rules, translated.len() + publics)?;
     let fails = if found.has_v6 {
         Some("FirewallPolicyRuleIPv6NotSupported".to_owned())
     } else {

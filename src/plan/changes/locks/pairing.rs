@@ -59,6 +59,7 @@ pub(super) fn wanted_denies(draft: &Draft<'_>, lock: &Lock, standing: &[&Rule]) 
             source_ports: vec![PortRange::ALL],
             destinations: addresses.into_iter().map(Peer::host).collect(),
             ports,
+            translation: None,
             description: description.clone(),
             provisioning: Provisioning::Succeeded,
         };

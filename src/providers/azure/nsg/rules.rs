@@ -35,6 +35,7 @@ pub(super) fn observed(
         outbound_rules: 0,
         outbound_addresses: 0,
         lock,
+        translating: None,
     };
     for rule in written {
         if is_outbound(rule) {
@@ -95,6 +96,7 @@ fn decode(operation: &str, rule: &Value) -> Result<Rule, CloudError> {
         source_ports,
         destinations,
         ports,
+        translation: None,
         description: text(rule, "/properties/description").unwrap_or_default().to_owned(),
         provisioning: provisioning(rule),
     })

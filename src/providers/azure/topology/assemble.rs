@@ -141,7 +141,7 @@ fn address(operation: &str, nic: &Value, part: &Value, world: &World) -> Result<
         ip,
         public,
         path,
-        hops: hops::hops(&network_id, table, world),
+        hops: hops::hops(&network_id, table, &virtual_network(network, None), world),
         groups,
         network: NetworkView {
             virtual_network: virtual_network(network, table),

@@ -12,9 +12,10 @@ use serde_json::Value;
 
 use super::assemble::{Found, peerings};
 use super::{FIREWALLS, NETWORKS, POLICIES, World, here};
+use crate::api::Reason;
 use crate::api::values::ArmId;
-use crate::plan::model::{FirewallHop, FirewallId, Hop};
-use crate::providers::azure::wire::{items, text};
+use crate::plan::model::{FirewallHop, FirewallId, Hop, Route, Unsupported};
+use crate::providers::azure::wire::{items, one_or_many, text};
 
 /// The most parents of a policy that are followed: a parent has none of its own today.
 const MAX_PARENTS: usize = 4;
@@ -117,6 +118,13 @@ pub(super) fn firewalls(tables: &[(ArmId, ArmId)], world: &World) -> BTreeSet<Ar
         .collect()
 }
 
+/// The public addresses of firewalls.
+pub(super) fn publics(world: &World) -> BTreeSet<ArmId> {
+    let parts = here(&world.firewalls).flat_map(|it| items(it, "/properties/ipConfigurations"));
+    let ids = parts.filter_map(|part| reference(part, "/properties/publicIPAddress/id"));
+    ids.filter(|id| !world.publics.contains_key(id)).collect()
+}
+
 /// Policies of firewalls, and parents of policies, that were not read yet.
 pub(super) fn policies(world: &World) -> BTreeSet<ArmId> {
     let own = here(&world.firewalls).filter_map(|it| reference(it, "/properties/firewallPolicy/id"));
@@ -128,19 +136,58 @@ pub(super) fn policies(world: &World) -> BTreeSet<ArmId> {
 pub(super) const POLICY_ROUNDS: usize = MAX_PARENTS + 1;
 
 /// What the routes of a subnet lead through.
-pub(super) fn hops(network_id: &ArmId, table: Option<&Value>, world: &World) -> Vec<Hop> {
+pub(super) fn hops(network_id: &ArmId, table: Option<&Value>, near: &[IpNet], world: &World) -> Vec<Hop> {
     let places = table.map(|table| places(network_id, table, world)).unwrap_or_default();
-    places.into_iter().map(|(address, networks)| hop(address, &networks, world)).collect()
+    let mut hops: Vec<Hop> = places
+        .into_iter()
+        .map(|(address, networks)| {
+            let routes = table.map(|table| routes(table, near, address)).unwrap_or_default();
+            hop(address, &networks, routes, world)
+        })
+        .collect();
+    if let Some(Found::Here(network)) = world.networks.get(network_id) {
+        hops.extend(hub(network));
+    }
+    hops
 }
 
-fn hop(address: IpAddr, networks: &[ArmId], world: &World) -> Hop {
+/// The hub of a Virtual WAN that a network is connected to, by the peering that Azure makes for it.
+fn hub(network: &Value) -> Option<Hop> {
+    let made_for_it = |peering: &&Value| {
+        text(peering, "/name").is_some_and(|name| {
+            name.get(..23).is_some_and(|start| start.eq_ignore_ascii_case("RemoteVnetToHubPeering_"))
+        })
+    };
+    let peering = peerings(network).find(made_for_it)?;
+    reference(peering, "/properties/remoteVirtualNetwork/id").map(|id| Hop::Hub { id })
+}
+
+/// Where a machine's answers go: by the routes of its subnet's table, else by those that every network has. `near` are
+/// the prefixes of the network and its peers.
+fn routes(table: &Value, near: &[IpNet], address: IpAddr) -> Vec<Route> {
+    let mut routes = Vec::new();
+    for route in items(table, "/properties/routes") {
+        let to = text(route, "/properties/addressPrefix").and_then(|text| text.parse::<IpNet>().ok());
+        let next = text(route, "/properties/nextHopIpAddress").and_then(|text| text.parse().ok());
+        routes.extend(to.map(|to| Route { to: to.trunc(), by_it: next == Some(address) }));
+    }
+    // A route of the table goes before the network's own of the same prefix.
+    let own = near.iter().filter(|net| !routes.iter().any(|route| route.to == **net));
+    let own: Vec<Route> = own.map(|net| Route { to: *net, by_it: false }).collect();
+    routes.extend(own);
+    routes
+}
+
+fn hop(address: IpAddr, networks: &[ArmId], routes: Vec<Route>, world: &World) -> Hop {
     let mut why = format!(
         "{address} is no Azure Firewall of the network or of a peered one: what it lets through is not seen"
     );
+    let mut passing = false;
     for id in networks {
         let network = match world.networks.get(id) {
             Some(Found::Here(network)) => network,
             Some(Found::Forbidden(forbidden)) => {
+                passing |= passes(forbidden);
                 why = format!("what {address} is cannot be seen: {}", forbidden.message);
                 continue;
             }
@@ -153,8 +200,9 @@ fn hop(address: IpAddr, networks: &[ArmId], world: &World) -> Hop {
         match world.firewalls.get(&firewall) {
             // Others of its subnet are its instances' own.
             Some(Found::Here(value)) if !has(value, address) => {}
-            Some(Found::Here(value)) => return found(address, firewall, value, world),
+            Some(Found::Here(value)) => return found(address, firewall, value, (network, routes), world),
             Some(Found::Forbidden(forbidden)) => {
+                passing |= passes(forbidden);
                 why = format!("what {address} lets through is not seen: {}", forbidden.message);
             }
             Some(Found::Missing) | None => {
@@ -162,7 +210,12 @@ fn hop(address: IpAddr, networks: &[ArmId], world: &World) -> Hop {
             }
         }
     }
-    Hop::Appliance { address, why }
+    if passing { Hop::Unread { address, why } } else { Hop::Appliance { address, why } }
+}
+
+/// Whether what could not be read may be read soon without anybody's doing.
+fn passes(forbidden: &Unsupported) -> bool {
+    forbidden.reason != Reason::NotPermitted
 }
 
 fn has(firewall: &Value, address: IpAddr) -> bool {
@@ -171,7 +224,17 @@ fn has(firewall: &Value, address: IpAddr) -> bool {
     })
 }
 
-fn found(address: IpAddr, id: ArmId, value: &Value, world: &World) -> Hop {
+fn found(
+    address: IpAddr,
+    id: ArmId,
+    value: &Value,
+    (network, routes): (&Value, Vec<Route>),
+    world: &World,
+) -> Hop {
+    let unseen = |forbidden: &Unsupported| {
+        let why = format!("what {id} lets through is not seen: {}", forbidden.message);
+        if passes(forbidden) { Hop::Unread { address, why } } else { Hop::Appliance { address, why } }
+    };
     let mut policies = Vec::new();
     let mut next = reference(value, "/properties/firewallPolicy/id");
     while let Some(policy) = next.take() {
@@ -180,10 +243,7 @@ fn found(address: IpAddr, id: ArmId, value: &Value, world: &World) -> Hop {
         }
         match world.policies.get(&policy) {
             Some(Found::Here(read)) => next = reference(read, "/properties/basePolicy/id"),
-            Some(Found::Forbidden(forbidden)) => {
-                let why = format!("what {id} lets through is not seen: {}", forbidden.message);
-                return Hop::Appliance { address, why };
-            }
+            Some(Found::Forbidden(forbidden)) => return unseen(forbidden),
             Some(Found::Missing) | None => {
                 let why = format!("the {} {policy} is gone meanwhile", POLICIES.name);
                 return Hop::Appliance { address, why };
@@ -191,7 +251,29 @@ fn found(address: IpAddr, id: ArmId, value: &Value, world: &World) -> Hop {
         }
         policies.push(policy);
     }
-    Hop::Firewall(FirewallHop { id: FirewallId(id), address, policies })
+    let mut publics = Vec::new();
+    for part in items(value, "/properties/ipConfigurations") {
+        let Some(public) = reference(part, "/properties/publicIPAddress/id") else { continue };
+        match world.publics.get(&public) {
+            Some(Found::Here(read)) => {
+                let ip = text(read, "/properties/ipAddress").and_then(|text| text.parse::<IpAddr>().ok());
+                publics.extend(ip.filter(IpAddr::is_ipv4));
+            }
+            Some(Found::Forbidden(forbidden)) => return unseen(forbidden),
+            Some(Found::Missing) | None => {}
+        }
+    }
+    let around = items(network, "/properties/subnets").iter().filter(|subnet| {
+        prefixes(subnet).any(|prefix| prefix.parse::<IpNet>().is_ok_and(|net| net.contains(&address)))
+    });
+    let subnets = around.flat_map(prefixes).filter_map(|prefix| prefix.parse::<IpNet>().ok());
+    let subnets = subnets.map(|net| net.trunc()).filter(|net| net.addr().is_ipv4()).collect();
+    Hop::Firewall(FirewallHop { id: FirewallId(id), address, policies, publics, subnets, routes })
+}
+
+/// The prefixes of a subnet.
+fn prefixes(subnet: &Value) -> impl Iterator<Item = &str> {
+    one_or_many(subnet, "/properties/addressPrefix", "/properties/addressPrefixes").into_iter()
 }
 
 #[cfg(test)]

@@ -1,0 +1,95 @@
+//! What firewalls that lead packets on let in: past the lock, because what is led on comes from their own subnet.
+
+use jiff::Timestamp;
+
+use super::path::{Cell, Path, Trust};
+use super::{Decider, Findings, Locked, Way};
+use crate::api::values::{PortRange, Protocol};
+use crate::plan::leading;
+use crate::plan::model::{Address, FirewallHop, Hop, Observed, Onward, Provisioning};
+use crate::plan::packets::Transport;
+use crate::plan::sources::{AddressSet, Bounds};
+
+/// Whether an address stands behind a firewall that leads packets on, and no public address leads past it.
+pub(crate) fn is_behind(address: &Address) -> bool {
+    let mut hops = address.hops.iter().filter_map(Hop::firewall);
+    // Whoever is on the internet comes by the widest of routes.
+    address.public.is_none()
+        && hops.any(|hop| hop.routes.iter().any(|route| route.by_it && route.to.prefix_len() == 0))
+}
+
+/// Who is led on to locked ports and gets in, though no live grant and no exemption says so.
+pub(super) fn find_holes(
+    path: &Path<'_>,
+    (address, way): (&Address, Way<'_>),
+    locked: Locked<'_>,
+    now: Timestamp,
+    trust: Trust,
+    found: &mut Findings,
+) {
+    for hop in address.hops.iter().filter_map(Hop::firewall) {
+        let observed = way.firewalls.get(&hop.writes_to()).map(AsRef::as_ref);
+        for transport in Transport::ALL {
+            let ports = locked.ports.iter().filter(|(protocol, _)| transport.is_of(*protocol));
+            let ports: Vec<PortRange> = ports.map(|(_, range)| *range).collect();
+            for cell in path.cells(transport, &ports) {
+                if gets_in(path, cell, hop, trust) {
+                    find_led(hop, observed, (address, cell), locked, now, trust, found);
+                }
+            }
+        }
+    }
+}
+
+/// Whether something that comes from the firewall's subnet may get in.
+fn gets_in(path: &Path<'_>, cell: Cell, hop: &FirewallHop, trust: Trust) -> bool {
+    let subnet = AddressSet::of_nets(&hop.subnets);
+    // Nothing is exempt by name here: who exempts a tag means those who come as they are.
+    let before = path.admin(cell, &[], trust);
+    let mut through = before.onward.intersection(&subnet);
+    for gate in &path.gates {
+        through = through.intersection(&gate.judge(cell, &[], trust).let_in());
+    }
+    !through.is_empty() || before.bypassing.let_in().meets(&subnet) || subnet.is_empty()
+}
+
+fn find_led(
+    hop: &FirewallHop,
+    observed: Option<&Observed>,
+    (address, cell): (&Address, Cell),
+    locked: Locked<'_>,
+    now: Timestamp,
+    trust: Trust,
+    found: &mut Findings,
+) {
+    // What is being written counts as written, or every grant would cast doubt on the lock for minutes; after a write that
+    // failed nobody knows.
+    let known =
+        observed.filter(|observed| observed.provisioning != Provisioning::Failed || trust == Trust::Goal);
+    let translating = known.and_then(|observed| observed.translating.as_ref());
+    let Some(translating) = translating.filter(|it| it.unread.is_none() || trust == Trust::Goal) else {
+        // Only as long as it is not known: what was asked for is taken to be no more than is known.
+        found.open |= trust == Trust::Proved;
+        return;
+    };
+    let exempt = Bounds::of(locked.exempt, Some(&address.network)).surely;
+    let protocol = match cell.transport {
+        Transport::Tcp => Protocol::Tcp,
+        Transport::Udp => Protocol::Udp,
+    };
+    let leads = |onward: &&Onward| leading::may_lead_to(onward, address.ip, &[cell.ports], protocol);
+    for onward in translating.translations.iter().filter(leads) {
+        let granted = locked.grants.iter().filter(|grant| {
+            now < grant.deadline
+                && grant.translation.is_some()
+                && onward.part_of.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(&grant.name))
+        });
+        let allowed = AddressSet::of_nets(granted.flat_map(|grant| &grant.sources)).union(&exempt);
+        if !leading::only_from(&onward.rule, &allowed) {
+            found.open = true;
+            found
+                .shadowed
+                .insert(Decider { firewall: Some(hop.writes_to()), rule: onward.rule.name.clone() });
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Azure Firewalls: those with rules of their own ([`classic`]), and the policies that others take theirs from
+//! ([`policy`]). What they have in common is how rules are written ([`rules`]) and where ([`collections`]).
+//!
+//! One rule of ours is, there, a rule that leads on for each of its ports, and a network rule that lets through what was
+//! led on: it goes before denies of others in that reading of Azure's in which they would stop it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::client::Arm;
+use super::locks::Locks;
+use super::nsg::Nsgs;
+use crate::api::values::ArmId;
+use crate::clock::Clock;
+use crate::plan::model::{FirewallId, FirewallKind, Observed};
+use crate::providers::{Change, CloudError, CloudErrorKind, Firewall, FirewallLimits, Written};
+
+mod classic;
+mod collections;
+mod policy;
+mod rules;
+
+use classic::Classic;
+use policy::Policies;
+
+/// What an Azure Firewall can hold. Addresses are public ones and those that they lead to.
+const LIMITS: FirewallLimits = FirewallLimits { rules: 10_000, addresses: 250, name: 80, description: 1024 };
+/// Longest that the first answer to a write may take. Azure Resource Manager ends every request within 60 s.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// Firewalls of every kind.
+pub(super) struct Firewalls {
+    nsgs: Nsgs,
+    classic: Classic,
+    policies: Policies,
+}
+
+impl Firewalls {
+    pub(super) fn new(arm: &Arc<Arm>, clock: Clock) -> Self {
+        let locks = Arc::new(Locks::new(Arc::clone(arm)));
+        Self {
+            nsgs: Nsgs::new(Arc::clone(arm), clock.clone(), Arc::clone(&locks)),
+            classic: Classic::new(Arc::clone(arm), clock.clone(), Arc::clone(&locks)),
+            policies: Policies::new(Arc::clone(arm), clock, locks),
+        }
+    }
+
+    /// Every firewall below `scope`: of those that lead packets on, those where something of the form of ours stands.
+    pub(super) async fn all(&self, scope: &ArmId) -> Result<Vec<Observed>, CloudError> {
+        let (groups, classic, policies) =
+            tokio::join!(self.nsgs.all(scope), self.classic.all(scope), self.policies.all(scope));
+        let mut all = groups?;
+        all.extend(unless_forbidden(classic)?);
+        all.extend(unless_forbidden(policies)?);
+        Ok(all)
+    }
+}
+
+/// A credential that may not read a kind of firewall at all has written nothing there.
+fn unless_forbidden(read: Result<Vec<Observed>, CloudError>) -> Result<Vec<Observed>, CloudError> {
+    match read {
+        Err(error) if error.kind == CloudErrorKind::NotPermitted => {
+            tracing::debug!(%error, "not swept");
+            Ok(Vec::new())
+        }
+        read => read,
+    }
+}
+
+#[async_trait]
+impl Firewall for Firewalls {
+    async fn observe(&self, firewall: &FirewallId) -> Result<Observed, CloudError> {
+        match firewall.kind() {
+            FirewallKind::NetworkSecurityGroup => self.nsgs.observe(firewall).await,
+            FirewallKind::AzureFirewall => self.classic.observe(firewall).await,
+            FirewallKind::FirewallPolicy => self.policies.observe(firewall).await,
+        }
+    }
+
+    async fn write(
+        &self,
+        firewall: &FirewallId,
+        changes: &[Change],
+        patience: Duration,
+    ) -> Result<Written, CloudError> {
+        match firewall.kind() {
+            FirewallKind::NetworkSecurityGroup => self.nsgs.write(firewall, changes, patience).await,
+            FirewallKind::AzureFirewall => self.classic.write(firewall, changes, patience).await,
+            FirewallKind::FirewallPolicy => self.policies.write(firewall, changes, patience).await,
+        }
+    }
+
+    fn limits(&self, firewall: &FirewallId) -> FirewallLimits {
+        match firewall.kind() {
+            FirewallKind::NetworkSecurityGroup => self.nsgs.limits(firewall),
+            FirewallKind::AzureFirewall | FirewallKind::FirewallPolicy => LIMITS,
+        }
+    }
+}
