@@ -118,15 +118,19 @@ pub enum Change {
     /// Removes it by its name. One that is not there, or whose firewall is not, is removed; but where a firewall is written
     /// whole, it is written all the same: what the read does not show may still be under way.
     Remove(String),
+    /// Has the firewall cut connections that its rules no longer let in, from now on. Whether that was never asked of it
+    /// says [`Observed::cuts_sessions`].
+    CutSessions,
 }
 
 impl Change {
-    /// The name of the rule.
+    /// The name of the rule; that of the setting where it is none.
     #[must_use]
     pub fn rule(&self) -> &str {
         match self {
             Self::Put(rule) => &rule.name,
             Self::Remove(name) => name,
+            Self::CutSessions => "flushConnection",
         }
     }
 }

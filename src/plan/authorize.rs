@@ -112,6 +112,8 @@ pub struct GrantPlan {
     pub shortened_by: Option<String>,
     /// SHA-256 over all that an approval is an approval of, in hexadecimal.
     pub hash: String,
+    /// Whether connections that were made before go on when it is closed.
+    pub sessions_go_on: bool,
     /// How long before its end its rules begin to be removed: zero where that takes seconds.
     pub lead: Duration,
     /// How long it may wait for approvals.

@@ -56,6 +56,8 @@ pub fn plan(observed: &Observed, wanted: &Wanted, limits: &Limits, now: Timestam
     }
     let mut shut = locks::plan(&mut draft);
     exemptions::plan(&mut draft, &mut shut);
+    draft.changes.cut_sessions = observed.cuts_sessions == Some(false)
+        && wanted.locks.iter().any(|lock| lock.cut_sessions && !lock.machines.is_empty());
     locks::unlock(&mut draft, &shut);
     opens::plan(&mut draft);
     closes::choose_denies(&mut draft);
@@ -268,6 +270,7 @@ impl<'a> Draft<'a> {
             ResourceLock::ReadOnly => {
                 let mut names = std::mem::take(&mut self.changes.unlocks);
                 names.extend(std::mem::take(&mut self.changes.locks).into_iter().map(|rule| rule.name));
+                self.refuse_to_cut();
                 (names, "a ReadOnly lock on the firewall forbids the change of")
             }
         };
@@ -278,6 +281,16 @@ impl<'a> Draft<'a> {
             };
             if let Some(uid) = self.policy_uid(&owner) {
                 self.refuse(uid, None, Reason::ScopeLocked, format!("{message} rule {name}"));
+            }
+        }
+    }
+
+    fn refuse_to_cut(&mut self) {
+        if std::mem::take(&mut self.changes.cut_sessions) {
+            let wanted = self.wanted;
+            for lock in wanted.locks.iter().filter(|lock| lock.cut_sessions) {
+                let message = "a ReadOnly lock on the firewall forbids to set flushConnection".to_owned();
+                self.refuse(&lock.policy_uid, None, Reason::ScopeLocked, message);
             }
         }
     }

@@ -69,6 +69,8 @@ pub struct Lock {
     /// Whether addresses that this policy's denies hold on the firewall, and that are neither in `machines`
     /// nor in `release`, stay locked.
     pub keep_others: bool,
+    /// Whether connections are to be cut that the rules no longer let in.
+    pub cut_sessions: bool,
 }
 
 impl Lock {
@@ -171,6 +173,8 @@ impl Duty {
 pub struct Changes {
     /// First: allows to be removed.
     pub closes: Vec<Close>,
+    /// Then: whether the firewall is to be told to cut connections that its rules no longer let in.
+    pub cut_sessions: bool,
     /// Then: denies to be written, then exemptions.
     pub locks: Vec<Rule>,
     /// Then: allows to be written, those of the earliest grant first.
@@ -192,7 +196,11 @@ impl Changes {
     /// Whether there is nothing to write.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.closes.is_empty() && self.locks.is_empty() && self.opens.is_empty() && self.unlocks.is_empty()
+        self.closes.is_empty()
+            && !self.cut_sessions
+            && self.locks.is_empty()
+            && self.opens.is_empty()
+            && self.unlocks.is_empty()
     }
 }
 

@@ -43,6 +43,7 @@ pub fn wanted(
         exempt: terms.exempt.clone(),
         release: BTreeSet::new(),
         keep_others,
+        cut_sessions: terms.cut_sessions,
     };
     let mut locks: BTreeMap<FirewallId, Lock> = BTreeMap::new();
     let mut current: BTreeMap<ArmId, BTreeMap<FirewallId, Vec<IpAddr>>> = BTreeMap::new();
@@ -116,6 +117,7 @@ pub fn unlocked(
                 exempt: Vec::new(),
                 release: BTreeSet::new(),
                 keep_others: false,
+                cut_sessions: false,
             };
             (firewall, lock)
         })

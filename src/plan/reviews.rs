@@ -348,6 +348,7 @@ mod tests {
             duration: std::time::Duration::from_secs(60),
             shortened_by: None,
             hash: "hash".into(),
+            sessions_go_on: true,
             lead: std::time::Duration::ZERO,
             pending_timeout: std::time::Duration::from_secs(3600),
             use_within: std::time::Duration::from_secs(3600),

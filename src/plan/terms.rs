@@ -30,17 +30,13 @@ pub struct InvalidSpec {
     pub field: String,
     /// What is wrong and what would be right.
     pub message: String,
-    /// `InvalidSpec`, or `NotSupported` for what this version does not enforce.
+    /// In one word.
     pub reason: Reason,
 }
 
 fn invalid(field: impl Into<String>) -> impl FnOnce(InvalidValue) -> InvalidSpec {
     let field = field.into();
     |error| InvalidSpec { field, message: error.0, reason: Reason::InvalidSpec }
-}
-
-fn unsupported(field: &str, message: &str) -> InvalidSpec {
-    InvalidSpec { field: field.to_owned(), message: message.to_owned(), reason: Reason::NotSupported }
 }
 
 /// What a policy says.
@@ -64,6 +60,8 @@ pub struct Terms {
     pub firewall_source: FirewallSource,
     /// How long before a grant's end the rules on firewalls that take minutes begin to be removed.
     pub firewall_lead: Duration,
+    /// Whether a close cuts connections that were made before.
+    pub cut_sessions: bool,
     /// Approvals asked for.
     pub required: i32,
     /// Whether the requester's own approval counts.
@@ -218,12 +216,6 @@ impl Terms {
             }
         }
         let azure = &spec.enforcement.azure;
-        if azure.established_sessions == EstablishedSessions::Cut {
-            return Err(unsupported(
-                "spec.enforcement.azure.establishedSessions",
-                "Cut is not enforced by this version: use Keep",
-            ));
-        }
         let limits = &spec.limits;
         Ok(Self {
             mode: spec.mode,
@@ -235,6 +227,7 @@ impl Terms {
             via: azure.via,
             firewall_source: azure.firewall_source,
             firewall_lead: lead(&azure.firewall_lead)?,
+            cut_sessions: azure.established_sessions == EstablishedSessions::Cut,
             required: spec.approval.required,
             self_approval: spec.approval.allow_self_approval,
             pending_timeout: span(

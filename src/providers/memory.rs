@@ -72,6 +72,7 @@ struct Stored {
     outbound_addresses: usize,
     /// What others have written, where it translates addresses.
     others: Translating,
+    cuts_sessions: bool,
     busy: bool,
 }
 
@@ -94,6 +95,7 @@ fn describe(changes: &[Change], firewall: &FirewallId) -> String {
     let one = |change: &Change| match change {
         Change::Put(rule) => format!("write rule {}", rule.name),
         Change::Remove(name) => format!("remove rule {name}"),
+        Change::CutSessions => "set flushConnection".to_owned(),
     };
     format!("{} of {}", changes.iter().map(one).collect::<Vec<_>>().join(", "), firewall.0.name())
 }
@@ -233,6 +235,7 @@ impl State {
                     validate::rule(rule, &rules, outbound, self.limits, whole)?;
                     differs = true;
                 }
+                Change::CutSessions => differs |= !stored.cuts_sessions,
                 Change::Remove(name) => {
                     differs |= rules.iter().any(|rule| rule.name.eq_ignore_ascii_case(name));
                 }
@@ -259,6 +262,7 @@ impl State {
         if let Some(stored) = self.firewalls.get_mut(firewall) {
             for change in changes {
                 apply(&mut stored.rules, change, Provisioning::Succeeded);
+                stored.cuts_sessions |= *change == Change::CutSessions;
             }
             stored.effective = stored.rules.clone();
             stored.provisioning = Provisioning::Succeeded;
@@ -285,12 +289,16 @@ impl State {
             outbound_rules: stored.outbound_rules,
             outbound_addresses: stored.outbound_addresses,
             lock: stored.lock,
+            cuts_sessions: (!firewall.kind().translates()).then_some(stored.cuts_sessions),
             translating,
         })
     }
 }
 
 fn apply(rules: &mut Vec<Rule>, change: &Change, provisioning: Provisioning) {
+    if *change == Change::CutSessions {
+        return;
+    }
     rules.retain(|rule| !rule.name.eq_ignore_ascii_case(change.rule()));
     if let Change::Put(rule) = change {
         rules.push(Rule { provisioning, ..rule.clone() });

@@ -26,6 +26,7 @@ mod order;
 mod reads;
 mod records;
 mod ways;
+mod whole;
 
 struct Bench {
     memory: Memory,
@@ -125,6 +126,7 @@ impl Bench {
             exempt: Vec::new(),
             release: Default::default(),
             keep_others: true,
+            cut_sessions: false,
         };
         let locks = [(nsg(), Some(lock))].into();
         self.gates.set_locks(&policy_uid, credential, cloud, locks);

@@ -119,6 +119,7 @@ fn a_lock() -> impl Strategy<Value = Lock> {
                 exempt: exempt.into_iter().map(peer).collect(),
                 release: release.into_iter().map(ip).collect(),
                 keep_others,
+                cut_sessions: false,
                 ..lock(uid, &machines)
             }
         })

@@ -80,6 +80,7 @@ pub(crate) fn plan(seconds: u64) -> GrantPlan {
         duration: std::time::Duration::from_secs(seconds),
         shortened_by: None,
         hash: "a".repeat(64),
+        sessions_go_on: true,
         lead: std::time::Duration::ZERO,
         pending_timeout: std::time::Duration::from_secs(3600),
         use_within: std::time::Duration::from_secs(3600),

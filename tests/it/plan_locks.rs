@@ -106,6 +106,7 @@ fn a_lock_below_rules_of_others_takes_over_none_that_stands_above_them() {
         outbound_rules: 0,
         outbound_addresses: 0,
         lock: ResourceLock::None,
+        cuts_sessions: Some(false),
         translating: None,
     };
     let lock = |existing| Lock {
@@ -119,6 +120,7 @@ fn a_lock_below_rules_of_others_takes_over_none_that_stands_above_them() {
         exempt: Vec::new(),
         release: BTreeSet::new(),
         keep_others: true,
+        cut_sessions: false,
     };
     // Policy A has not handed in its lock: it is gone, or its machines are still being read after a restart.
     let wanted = Wanted {

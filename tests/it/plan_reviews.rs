@@ -59,6 +59,7 @@ fn plan(self_approval: bool) -> GrantPlan {
         duration: Duration::from_secs(3600),
         shortened_by: None,
         hash: "a".repeat(64),
+        sessions_go_on: true,
         lead: Duration::ZERO,
         pending_timeout: Duration::from_secs(3600),
         use_within: Duration::from_secs(3600),

@@ -93,6 +93,7 @@ pub fn nsg(rules: &[&str]) -> Observed {
         outbound_rules: 0,
         outbound_addresses: 0,
         lock: ResourceLock::None,
+        cuts_sessions: Some(false),
         translating: None,
     }
 }
@@ -117,6 +118,7 @@ pub fn lock(uid: &str, machines: &[(&str, &str)]) -> Lock {
         exempt: vec![],
         release: std::collections::BTreeSet::new(),
         keep_others: true,
+        cut_sessions: false,
     }
 }
 

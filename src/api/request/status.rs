@@ -71,6 +71,10 @@ pub struct JitAccessRequestStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub connections: Vec<Connection>,
+    /// What the close does to connections that are live then: `Keep`: they go on. `Cut`: they are cut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8))]
+    pub established_sessions: Option<String>,
 }
 
 /// What a request asks for, for people.

@@ -278,6 +278,9 @@ impl Round<'_> {
                 self.close(&closes).await;
             }
         }
+        if changes.cut_sessions && !self.is_to_stop() {
+            self.cut_sessions().await;
+        }
         let begun = Instant::now();
         let writes =
             changes.locks.iter().chain(&changes.opens).map(|rule| &rule.name).chain(&changes.unlocks);

@@ -54,7 +54,8 @@ impl Round<'_> {
             })
             .collect();
         for lock in &self.wanted.locks {
-            if !settled || pending.contains(&names::uid12(&lock.policy_uid)) {
+            let to_cut = lock.cut_sessions && after.cut_sessions;
+            if !settled || to_cut || pending.contains(&names::uid12(&lock.policy_uid)) {
                 unfinished.insert(&lock.policy_uid);
             }
         }

@@ -127,6 +127,33 @@ impl Round<'_> {
         }
     }
 
+    /// Has the firewall cut connections that its rules no longer let in, by the credential of a policy that asks for it.
+    pub(super) async fn cut_sessions(&mut self) {
+        let asking = self.wanted.locks.iter().filter(|lock| lock.cut_sessions);
+        let credentials: Vec<String> =
+            asking.filter_map(|lock| self.lockers.get(&lock.policy_uid).cloned()).collect();
+        let ways: Vec<_> = credentials.iter().filter_map(|credential| self.ways.of(credential)).collect();
+        let Some((place, way)) = ways.into_iter().find(|(place, _)| !self.is_held(*place)) else { return };
+        self.tried = true;
+        let (firewall, change) = (self.gate.firewall.clone(), Change::CutSessions);
+        let intent = self.intend(change.rule(), Operation::Lock, Cause::Policy, None);
+        let written =
+            self.unless_due(way.write(&firewall, std::slice::from_ref(&change), self.pace.patience)).await;
+        self.hold_back_if(place, &written);
+        self.count(&intent, &written);
+        match written {
+            Ok(written) => {
+                tracing::info!(%firewall, "told to cut connections that its rules no longer let in");
+                self.succeeded(change.rule());
+                self.tell_of_others(&written);
+            }
+            Err(error) => {
+                tracing::warn!(%firewall, %error, "failed to have it cut connections that its rules no longer let in");
+                self.fail(change.rule(), error);
+            }
+        }
+    }
+
     /// Removes a deny or an exemption, or an allow that was closed by being rewritten as a deny.
     pub(super) async fn unlock(&mut self, name: &str) {
         for (place, way) in self.ways_of_lock(name) {

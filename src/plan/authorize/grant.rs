@@ -63,6 +63,8 @@ pub(super) fn plan(
         |of: fn(&Terms) -> Duration| covering.iter().map(|(_, terms)| of(terms)).min().unwrap_or_default();
     Ok(GrantPlan {
         connections: connections(ask, machines, &rules),
+        sessions_go_on: !(covering.iter().any(|(_, terms)| terms.cut_sessions)
+            && rules.iter().any(|rule| !rule.firewall.kind().translates())),
         lead: lead(covering, &rules),
         machines: pinned,
         rules,

@@ -233,6 +233,8 @@ fn show(draft: &mut Draft<'_>, plan: &GrantPlan) {
     draft.status.policies.clone_from(&plan.policies);
     draft.status.machines.clone_from(&plan.machines);
     draft.status.connections.clone_from(&plan.connections);
+    let sessions = if plan.sessions_go_on { "Keep" } else { "Cut" };
+    draft.status.established_sessions = Some(sessions.to_owned());
     draft.status.rules = planned(plan);
 }
 

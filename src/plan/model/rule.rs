@@ -235,6 +235,8 @@ pub struct Observed {
     pub outbound_addresses: usize,
     /// What a lock on it forbids, where that could be read.
     pub lock: ResourceLock,
+    /// Whether it cuts connections that its rules no longer let in; none where that is not to be set.
+    pub cuts_sessions: Option<bool>,
     /// What stands on a firewall that translates addresses; none for one that does not. `rules` are those of it then that
     /// have the form of ours.
     pub translating: Option<Translating>,

@@ -99,6 +99,14 @@ fn judge(world: &World<'_>, name: &str, machine: &Machine, now: Timestamp) -> Ju
         return say(TargetState::Unsupported, None, Reason::NoAddress, "it has no private address".into());
     }
     let served = |address: &Address| world.terms.uses_firewalls() && exposure::is_behind(address);
+    if firewalls.is_empty()
+        && !machine.addresses().any(served)
+        && machine.hops().iter().any(|hop| matches!(hop, Hop::Hub { .. }))
+    {
+        let message = "no network security group filters traffic to it, and what stands in the Virtual WAN hub that its network \
+             is connected to (a secured hub) is not supported: give one to its subnet or network interface";
+        return say(TargetState::Unsupported, None, Reason::NotSupported, message.into());
+    }
     if firewalls.is_empty() && !machine.addresses().any(served) {
         let message =
             "no network security group filters traffic to it: give one to its subnet or network interface";

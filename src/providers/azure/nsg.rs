@@ -82,6 +82,36 @@ impl Nsgs {
         gone_is_removed(self.send(&operation, firewall, rule, Send::Delete, patience).await)
     }
 
+    /// The one write of a whole group: only the group has the setting. As it was read, and only if nobody has written it
+    /// meanwhile; what of others differs afterwards is told.
+    async fn cut_sessions(&self, firewall: &FirewallId, patience: Duration) -> Result<Written, CloudError> {
+        let operation = format!("set flushConnection of {}", firewall.0.name());
+        let read = || self.arm.get(&operation, firewall.as_str(), api_version::NETWORK, Urgency::Lock);
+        let before = read().await?;
+        let mut body = before.clone();
+        body["properties"]["flushConnection"] = true.into();
+        let request = WriteRequest {
+            operation: &operation,
+            method: Method::PUT,
+            path: firewall.as_str(),
+            api_version: api_version::NETWORK,
+            if_match: wire::text(&before, "/etag").map(str::to_owned),
+            body: Some(body),
+            urgency: Urgency::Lock,
+            answer: patience,
+            patience,
+        };
+        let written = self.arm.write(request).await?;
+        let differs = match read().await {
+            Ok(after) => rules::lost(&before, &after),
+            Err(error) => {
+                tracing::warn!(%firewall, %error, "could not compare the rules after the write");
+                Vec::new()
+            }
+        };
+        Ok(Written { differs, ..written })
+    }
+
     async fn send(
         &self,
         operation: &str,
@@ -176,6 +206,7 @@ impl Firewall for Nsgs {
             written = match change {
                 Change::Put(rule) => self.put_rule(firewall, rule, left).await?,
                 Change::Remove(name) => self.remove_rule(firewall, name, left).await?,
+                Change::CutSessions => self.cut_sessions(firewall, left).await?,
             };
         }
         Ok(written)

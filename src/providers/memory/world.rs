@@ -36,6 +36,7 @@ impl Memory {
             outbound_rules: 0,
             outbound_addresses: 0,
             others: Translating::default(),
+            cuts_sessions: false,
             busy: false,
         });
     }

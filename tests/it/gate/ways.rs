@@ -221,6 +221,7 @@ impl Bench {
             exempt: Vec::new(),
             release: ["10.0.0.4".parse().unwrap()].into(),
             keep_others: true,
+            cut_sessions: false,
         };
         let locks = [(nsg(), Some(lock))].into();
         self.gates.set_locks("aaaaaaaa-0000-4000-8000-000000000000", credential, cloud, locks);

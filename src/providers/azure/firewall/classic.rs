@@ -157,6 +157,7 @@ pub(super) fn operation(firewall: &FirewallId, changes: &[Change]) -> String {
     let one = |change: &Change| match change {
         Change::Put(rule) => format!("write rule {}", rule.name),
         Change::Remove(name) => format!("remove rule {name}"),
+        Change::CutSessions => "set flushConnection".to_owned(),
     };
     let what = match changes {
         [] => "write again".to_owned(),
@@ -210,6 +211,7 @@ fn observed(firewall: FirewallId, body: &Value, at: jiff::Timestamp, lock: Resou
         outbound_rules: 0,
         outbound_addresses: 0,
         lock,
+        cuts_sessions: None,
         translating: Some(standing),
     }
 }

@@ -52,6 +52,9 @@ impl Lists<'_> {
     /// A rule that such a firewall cannot hold, or where no priority number is free.
     pub(super) fn apply(&mut self, changes: &[Change]) -> Result<(), String> {
         for change in changes {
+            if *change == Change::CutSessions {
+                return Err("an Azure Firewall has no flushConnection".to_owned());
+            }
             self.remove(change.rule());
             if let Change::Put(rule) = change {
                 let mark = mark(&rule.name)

@@ -131,6 +131,7 @@ impl Policies {
             outbound_rules: 0,
             outbound_addresses: 0,
             lock,
+            cuts_sessions: None,
             translating: Some(standing),
         })
     }

@@ -35,6 +35,9 @@ pub(super) fn observed(
         outbound_rules: 0,
         outbound_addresses: 0,
         lock,
+        cuts_sessions: Some(
+            group.pointer("/properties/flushConnection").and_then(Value::as_bool) == Some(true),
+        ),
         translating: None,
     };
     for rule in written {
@@ -100,6 +103,26 @@ fn decode(operation: &str, rule: &Value) -> Result<Rule, CloudError> {
         description: text(rule, "/properties/description").unwrap_or_default().to_owned(),
         provisioning: provisioning(rule),
     })
+}
+
+/// Which rules of a group are no longer there, or no longer as they were.
+pub(super) fn lost(before: &Value, after: &Value) -> Vec<String> {
+    let essence = |rule: &Value| {
+        let mut rule = rule.get("properties").cloned().unwrap_or_default();
+        if let Some(map) = rule.as_object_mut() {
+            map.remove("provisioningState");
+        }
+        rule
+    };
+    let of = |body: &Value| -> std::collections::BTreeMap<String, Value> {
+        let rules = items(body, "/properties/securityRules").iter();
+        rules.filter_map(|rule| Some((text(rule, "/name")?.to_owned(), essence(rule)))).collect()
+    };
+    let (was, is) = (of(before), of(after));
+    was.iter()
+        .filter(|(name, rule)| is.get(*name) != Some(*rule))
+        .map(|(name, _)| format!("rule {name} is not as it was"))
+        .collect()
 }
 
 /// A protocol as Azure names it.
