@@ -17,13 +17,16 @@ APART := $(PYTHON) -c 'import os, sys; os.setsid(); os.execvp(sys.argv[1], sys.a
 # More than cores: the longest tests wait for deadlines most of the time.
 TEST_THREADS ?= 12
 
-.PHONY: help demo up down test build controlplane crds docs lint fmt prerequisites
+.PHONY: help demo demo-firewall up down test build controlplane crds docs lint fmt prerequisites
 
 help: ## Say what there is
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 demo: build ## Show the main job: lock, request, open, expire, closed (under 90 s once built)
 	@$(PLAYGROUND) demo
+
+demo-firewall: build ## Show the same of a machine behind an Azure Firewall, by the port that is led on to it
+	@$(PLAYGROUND) demo-firewall
 
 up: build ## Leave a playground running and write .playground/env (about 10 s once built)
 	@$(PLAYGROUND) up

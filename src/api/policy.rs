@@ -247,6 +247,8 @@ pub struct AzureEnforcement {
     /// How long before a grant's end its rules begin to be removed where an Azure Firewall is on the way, whose writes take
     /// minutes: 5m where left out, at least 1m and at most 1h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1m') && duration(self) <= duration('1h')")
+        .message("must be at least 1m and at most 1h, such as 5m"))]
     pub firewall_lead: Option<Span>,
     /// `Keep`: a close stops new connections only. `Cut`: live ones too.
     #[serde(default)]

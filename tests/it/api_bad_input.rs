@@ -275,6 +275,8 @@ fn cases() -> Vec<Case> {
         case(policy(), "/spec/ports/0/allowedSources/0/cidr", json!("Internet"), "spec.ports[0].allowedSources[0].cidr", NETWORK),
         case(policy(), "/spec/ports/0/allowedSources/0/cidr", json!("*"), "spec.ports[0].allowedSources[0].cidr", NETWORK),
         case(policy(), "/spec/ports/0/allowedSources/0", json!({}), "spec.ports[0].allowedSources[0].cidr", "Required value"),
+        case(policy(), "/spec/enforcement", json!({"azure": {"firewallLead": "30s"}}), "spec.enforcement.azure.firewallLead", "at least 1m and at most 1h"),
+        case(policy(), "/spec/enforcement", json!({"azure": {"firewallLead": "2h"}}), "spec.enforcement.azure.firewallLead", "at least 1m and at most 1h"),
         case(policy(), "/spec/ports/0/maxDuration", json!("0s"), "spec.ports[0].maxDuration", DURATION),
         case(policy(), "/spec/ports/0/maxDuration", json!("-1h"), "spec.ports[0].maxDuration", DURATION),
         case(policy(), "/spec/ports/0/maxDuration", json!("1y"), "spec.ports[0].maxDuration", DURATION),

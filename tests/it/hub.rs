@@ -136,7 +136,7 @@ async fn opens_and_closes(site: Site, with_policy: bool, nsg: bool) {
     let (address, port, via) = connection(&granted);
     assert_eq!(address, hub.public);
     assert!((50_000..64_000).contains(&port), "{port}");
-    assert_eq!(via, if with_policy { "hub" } else { "fw" });
+    assert_eq!(via, "fw");
     assert_eq!(site.led(REQUESTER, &hub, port).await, [true, true]);
     assert_eq!(site.led(STRANGER, &hub, port).await, [false, false]);
     if nsg {
@@ -339,5 +339,23 @@ fn what_is_due_on_one_firewall_goes_in_one_write() {
         assert_eq!(site.tries(&format!("{}$", regex::escape(&hub.id))).await.len() - before, 2);
         assert_eq!(site.led_by_us(&hub).await, Vec::<String>::new());
         assert!(hub.public.parse::<Ipv4Addr>().is_ok());
+    });
+}
+
+#[test]
+fn a_firewall_that_is_removed_ends_what_it_led_on() {
+    on_site(|site| async move {
+        let vm = site.vm("a", 4, json!({})).await;
+        let hub = site.hub(false).await;
+        site.lock("web", &[&vm]).await;
+        site.request("mine", "web", "a", 22, REQUESTER, "30m").await;
+        site.state("jitreq/mine", "Active").await;
+        site.delete(&hub.id).await;
+        site.until("is over", "jitreq/mine", |found| {
+            ["Revoked", "Ended"].contains(&found["status"]["state"].as_str().unwrap_or_default())
+        })
+        .await;
+        assert_eq!(site.ours_that("net", "Allow").await, Vec::<Value>::new());
+        site.kubectl_delete("jitreq/mine").await;
     });
 }

@@ -18,6 +18,7 @@ use portcullis::plan::terms::Terms;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+mod led;
 mod live;
 mod unread;
 

@@ -12,7 +12,7 @@ use portcullis::plan::model::{
 };
 use portcullis::providers::memory::Memory;
 use portcullis::providers::memory::faults::WriteFault;
-use portcullis::providers::{Change, Cloud};
+use portcullis::providers::{Change, Cloud, CloudErrorKind};
 use serde_json::{Value, json};
 
 use crate::provider_conformance::{World, id, machine, net, rule};
@@ -124,7 +124,12 @@ impl Simulated {
             kept.push(collection);
         }
         body["properties"][list] = json!(kept);
-        self.world.set(&self.foreign, &body);
+        // Another write under way refuses it.
+        let begun = std::time::Instant::now();
+        while let Err(why) = self.world.try_set(&self.foreign, &body) {
+            assert!(why.contains("AnotherOperationInProgress") && begun.elapsed().as_secs() < 20, "{why}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     async fn foreign_rules(&self) -> Vec<Value> {
@@ -407,4 +412,104 @@ async fn packets_are_led_on_while_a_rule_of_a_classic_firewall_stands() {
 #[tokio::test]
 async fn packets_are_led_on_while_a_rule_of_a_policy_stands() {
     packets_are_led_on_while_a_rule_stands(&with_policy().await).await;
+}
+
+/// Somebody else writes the firewall again and again while rules of ours come and go: what he wrote last is there.
+#[tokio::test]
+async fn what_somebody_else_writes_meanwhile_is_not_lost() {
+    let world = classic().await;
+    let cloud = world.cloud();
+    let ours = async {
+        for round in 0..12_u16 {
+            for change in [Change::Put(leading("busy", round)), Change::Remove(named("busy"))] {
+                // Another write under way is refused; it is sent again, as a gate does.
+                let begun = tokio::time::Instant::now();
+                while let Err(error) = cloud
+                    .firewall
+                    .write(&world.firewall(), std::slice::from_ref(&change), world.patience())
+                    .await
+                {
+                    assert_eq!(error.kind, CloudErrorKind::Retryable, "{error}");
+                    assert!(begun.elapsed() < world.patience(), "{error}");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        }
+    };
+    let theirs = async {
+        for count in 1..=12 {
+            let rules: Vec<Rule> = (0..count).map(|n| rule(&format!("their-{n}"), 300)).collect();
+            world.inner.set_foreign(world.inner.nat_rules(&rules)).await;
+            tokio::time::sleep(Duration::from_millis(60)).await;
+        }
+    };
+    tokio::join!(ours, theirs);
+    assert_eq!(world.inner.foreign_rules().await.len(), 12);
+    let read = cloud.firewall.observe(&world.firewall()).await.unwrap();
+    assert_eq!(read.rules, []);
+}
+
+#[tokio::test]
+async fn what_parents_of_a_policy_deny_comes_first_and_one_that_may_not_be_read_is_told() {
+    let world = with_policy().await;
+    let sim = &world.inner.world;
+    let base = id("Microsoft.Network/firewallPolicies", "base").to_string();
+    sim.set(&base, &json!({"location": "westeurope"}));
+    let deny = |name: &str| {
+        json!({"name": name, "priority": 60_000, "ruleCollectionType": "FirewallPolicyFilterRuleCollection",
+        "action": {"type": "Deny"}, "rules": [{"name": "all", "ruleType": "NetworkRule", "ipProtocols": ["TCP"],
+        "sourceAddresses": ["*"], "destinationAddresses": ["10.0.0.0/16"], "destinationPorts": ["22"]}]})
+    };
+    let group = |name: &str| json!({"properties": {"priority": 60_000, "ruleCollections": [deny(name)]}});
+    sim.set(&format!("{base}/ruleCollectionGroups/late"), &group("parents"));
+    let own = world.firewall().to_string();
+    sim.set(&own, &json!({"location": "westeurope", "properties": {"basePolicy": {"id": base}}}));
+    sim.set(&format!("{own}/ruleCollectionGroups/theirs"), &group("own"));
+    let cloud = world.cloud();
+    cloud.firewall.put(&world.firewall(), &leading("one", 100), world.patience()).await.unwrap();
+    let read = cloud.firewall.observe(&world.firewall()).await.unwrap().translating.unwrap();
+    let order: Vec<(&str, bool)> =
+        read.filters.iter().map(|filter| (filter.rule.name.as_str(), filter.comes_first)).collect();
+    let ours = format!("portcullis-00c0ffee-net/{}", named("one"));
+    assert_eq!(order, [("parents/all", true), (ours.as_str(), false), ("own/all", false)]);
+    assert_eq!(read.unread, None);
+    // Microsoft's first reading: what the parent denies does not pass, whatever ours allows.
+    assert_eq!(passes(sim, "203.0.113.7", 50_100).await, [true, false]);
+
+    let options = sim.options();
+    let permissions = json!([
+        {"actions": ["*"], "scopes": [own]},
+        {"actions": ["*"], "notActions": ["Microsoft.Network/firewallPolicies/ruleCollectionGroups/read"], "scopes": [base]},
+    ]);
+    let principal = json!({"clientId": options.client_id, "secrets": [options.client_secret], "permissions": permissions});
+    sim.control("principals", &principal).await;
+    let read = cloud.firewall.observe(&world.firewall()).await.unwrap().translating.unwrap();
+    assert!(read.unread.is_some_and(|why| why.contains("base") && why.contains("ruleCollectionGroups/read")));
+}
+
+#[tokio::test]
+async fn a_firewall_that_has_failed_says_so_and_who_may_not_write_is_told() {
+    let world = classic().await;
+    let sim = &world.inner.world;
+    let mut body = sim.read(&world.inner.foreign).await;
+    body["properties"]["networkRuleCollections"] = json!([{"name": "six", "properties": {"priority": 900, "action": {"type": "Allow"},
+        "rules": [{"name": "six", "protocols": ["Any"], "sourceAddresses": ["2001:db8::/64"], "destinationAddresses": ["*"], "destinationPorts": ["*"]}]}}]);
+    sim.set(&world.inner.foreign, &body);
+    let cloud = world.cloud();
+    let read = cloud.firewall.observe(&world.firewall()).await.unwrap();
+    assert_eq!(read.provisioning, portcullis::plan::model::Provisioning::Failed);
+    let error =
+        cloud.firewall.put(&world.firewall(), &leading("one", 100), world.patience()).await.unwrap_err();
+    assert_eq!(error.kind, CloudErrorKind::Ambiguous, "{error}");
+    body["properties"]["networkRuleCollections"] = json!([]);
+    sim.set(&world.inner.foreign, &body);
+    cloud.firewall.put(&world.firewall(), &leading("one", 100), world.patience()).await.unwrap();
+
+    let options = sim.options();
+    let permissions = json!([{"actions": ["*"], "notActions": ["Microsoft.Network/azureFirewalls/write"], "scopes": ["/"]}]);
+    let principal = json!({"clientId": options.client_id, "secrets": [options.client_secret], "permissions": permissions});
+    sim.control("principals", &principal).await;
+    let error = cloud.firewall.delete(&world.firewall(), &named("one"), world.patience()).await.unwrap_err();
+    assert_eq!(error.kind, CloudErrorKind::NotPermitted, "{error}");
+    assert!(error.to_string().contains("azureFirewalls/write"), "{error}");
 }

@@ -79,9 +79,15 @@ impl SimulatedWorld {
 
     /// A write by somebody else, done at once.
     pub fn set(&self, id: &str, body: &Value) {
+        self.try_set(id, body).unwrap();
+    }
+
+    /// The same, which another write under way refuses.
+    pub fn try_set(&self, id: &str, body: &Value) -> Result<(), String> {
         let mut body = body.clone();
         body["id"] = json!(id);
-        self.simulator.build_world(&json!({"resources": [body]}).to_string()).unwrap();
+        let built = self.simulator.build_world(&json!({"resources": [body]}).to_string());
+        built.map(drop).map_err(|error| format!("{error:?}"))
     }
 
     /// What Resource Manager answers to a read, as somebody else sees it.

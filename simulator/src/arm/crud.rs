@@ -126,7 +126,9 @@ pub(crate) fn list(
     id: &ResourceId,
 ) -> Result<Reply, ArmError> {
     let scope = id.text.split("/providers/").next().unwrap_or(&id.text).to_owned();
-    caller.require(world, &id.action("read"), &scope)?;
+    // The right to list children is one on their parent.
+    let parent = id.text.rsplit_once('/').map(|(parent, _)| parent).filter(|_| !id.names.is_empty());
+    caller.require(world, &id.action("read"), parent.unwrap_or(&scope))?;
     let now = world.now();
     let items = view(world, plan, |store| -> Result<Vec<Value>, ArmError> {
         if id.full_type() == "Microsoft.Authorization/locks" {

@@ -12,7 +12,7 @@ use super::led::{self, By};
 use super::{GrantPlan, Judgement, MAX_RULES, PlannedRule, PolicyView};
 use crate::api::values::{ArmId, PortRange, Protocol};
 use crate::api::{Connection, FirewallSource, JitAccessRequest, PinnedMachine, Reason, RequestedPolicy};
-use crate::plan::model::{Address, FirewallId, Machine};
+use crate::plan::model::{Address, FirewallHop, FirewallId, Hop, Machine};
 use crate::plan::names::hex;
 use crate::plan::sources::AddressSet;
 use crate::plan::terms::{Ask, Terms};
@@ -274,8 +274,13 @@ fn connections(ask: &Ask, machines: &BTreeMap<ArmId, Machine>, rules: &[PlannedR
             if let Some((rule, from)) = led {
                 let last = from.port.saturating_add(port.range.last() - port.range.first());
                 let range = PortRange::new(from.port, last).unwrap_or(port.range);
+                let hops = addresses.iter().flat_map(|address| &address.hops).filter_map(Hop::firewall);
+                let through = |hop: &&FirewallHop| {
+                    hop.writes_to() == rule.firewall && hop.publics.contains(&from.address)
+                };
+                let hop = hops.into_iter().find(through).map_or(&rule.firewall, |hop| &hop.id);
                 let address = from.address.to_string();
-                connections.push(connection(address, range.to_string(), rule.firewall.0.name().to_owned()));
+                connections.push(connection(address, range.to_string(), hop.0.name().to_owned()));
             }
             let is_direct = |address: &&&Address| {
                 let own =

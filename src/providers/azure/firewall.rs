@@ -21,6 +21,8 @@ mod classic;
 mod collections;
 mod policy;
 mod rules;
+#[cfg(test)]
+mod tests;
 
 use classic::Classic;
 use policy::Policies;

@@ -26,6 +26,8 @@ enum Task {
     Down(playground::up::Arguments),
     /// Shows the main job with real commands, on a playground of its own that ends with it.
     Demo,
+    /// Shows the same of a machine behind an Azure Firewall.
+    DemoFirewall,
     /// Would a packet pass? Asks the simulator at SIMULATOR_URL, and exits with 3 when it would not.
     Probe(playground::probe::Arguments),
 }
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         Task::Up(arguments) => run(playground::up::up(arguments)),
         Task::Down(arguments) => playground::up::down(&arguments),
         Task::Demo => run(playground::demo::demo()),
+        Task::DemoFirewall => run(playground::demo_firewall::demo_firewall()),
         Task::Probe(arguments) => run(playground::probe::probe(arguments)),
     };
     outcome.unwrap_or_else(|error| {

@@ -1,8 +1,11 @@
 //! The commands of `playground`.
 
 pub(crate) mod demo;
+pub(crate) mod demo_firewall;
 mod environment;
+
 pub(crate) mod probe;
+mod show;
 pub(crate) mod up;
 
 use std::io::Write;

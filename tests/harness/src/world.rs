@@ -159,6 +159,47 @@ impl World {
         format!("{}/providers/Microsoft.Network/{kind}/{name}", self.group(group))
     }
 
+    /// Puts an Azure Firewall with a policy into a hub network that is peered with the estate, and leads the fleet's routes
+    /// through it. Its public address.
+    ///
+    /// # Errors
+    /// When a request is refused.
+    pub async fn put_firewall(&self, simulator: &Simulator) -> anyhow::Result<String> {
+        let hub = self.network_resource("web", "virtualNetworks", "hub");
+        let subnets =
+            [json!({"name": "AzureFirewallSubnet", "properties": {"addressPrefix": "10.2.1.0/26"}})];
+        let network = json!({"location": LOCATION, "properties": {
+            "addressSpace": {"addressPrefixes": ["10.2.0.0/16"]}, "subnets": subnets}});
+        simulator.put(&hub, &network).await?;
+        for (from, to, name) in [(&self.network(), &hub, "hub"), (&hub, &self.network(), "estate")] {
+            let peering = json!({"properties": {"remoteVirtualNetwork": {"id": to}}});
+            simulator.put(&format!("{from}/virtualNetworkPeerings/{name}"), &peering).await?;
+        }
+        let address = self.network_resource("web", "publicIPAddresses", "hub-firewall");
+        let body = json!({"location": LOCATION, "sku": {"name": "Standard"}, "properties": {
+            "publicIPAllocationMethod": "Static", "publicIPAddressVersion": "IPv4"}});
+        let made = simulator.put(&address, &body).await?;
+        let public = made.pointer("/properties/ipAddress").and_then(Value::as_str);
+        let public = public.with_context(|| format!("no address in {made}"))?.to_owned();
+        let policy = self.network_resource("web", "firewallPolicies", "hub-rules");
+        simulator.put(&policy, &json!({"location": LOCATION})).await?;
+        let config = json!({"subnet": {"id": format!("{hub}/subnets/AzureFirewallSubnet")}, "publicIPAddress": {"id": address}});
+        let body = json!({"location": LOCATION, "properties": {"firewallPolicy": {"id": policy},
+            "ipConfigurations": [{"name": "public", "properties": config}]}});
+        let firewall =
+            simulator.put(&self.network_resource("web", "azureFirewalls", "hub-firewall"), &body).await?;
+        let hop = firewall.pointer("/properties/ipConfigurations/0/properties/privateIPAddress");
+        let table = self.network_resource("fleet", "routeTables", "by-firewall");
+        let route = json!({"name": "out", "properties": {
+            "addressPrefix": "0.0.0.0/0", "nextHopType": "VirtualAppliance", "nextHopIpAddress": hop}});
+        simulator.put(&table, &json!({"location": LOCATION, "properties": {"routes": [route]}})).await?;
+        let subnet = format!("{}/subnets/fleet", self.network());
+        let mut body = simulator.get(&subnet).await?;
+        body["properties"]["routeTable"] = json!({"id": table});
+        simulator.put(&subnet, &body).await?;
+        Ok(public)
+    }
+
     async fn create_machine(&self, simulator: &Simulator, order: &Order) -> anyhow::Result<Machine> {
         let mut configuration = json!({
             "privateIPAllocationMethod": "Static", "privateIPAddress": order.address,

@@ -90,3 +90,14 @@ async fn the_demo_shows_the_main_job_within_90_seconds() -> anyhow::Result<()> {
     assert!(job.is_some_and(|seconds| seconds < 90), "{job:?}\n{text}");
     Ok(())
 }
+
+#[tokio::test]
+async fn the_demo_of_a_firewall_shows_the_port_that_is_led_on() -> anyhow::Result<()> {
+    let output =
+        tokio::process::Command::new(env!("CARGO_BIN_EXE_playground")).arg("demo-firewall").output().await?;
+    let text = text(&output);
+    assert!(output.status.success(), "{text}");
+    assert_eq!((text.matches("PASSES").count(), text.matches("BLOCKED").count()), (1, 3), "{text}");
+    assert!(text.contains(", by hub-firewall") && text.contains("Ended"), "{text}");
+    Ok(())
+}

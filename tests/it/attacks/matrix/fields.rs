@@ -124,7 +124,9 @@ fn text(schema: &Value, at: &[String]) -> &'static str {
         "notBefore" => "2030-06-01T00:00:00Z",
         "notAfter" => "2031-06-01T00:00:00Z",
         "cidr" => "0.0.0.0/0",
-        "duration" | "maxDuration" | "pendingTimeout" | "useWithin" | "delegatedHorizon" => "45m",
+        "duration" | "maxDuration" | "pendingTimeout" | "useWithin" | "delegatedHorizon" | "firewallLead" => {
+            "45m"
+        }
         "planHash" => "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb",
         "serviceTag" => "Internet",
         "pattern" => "^.*$",
