@@ -75,6 +75,8 @@ pub struct Hub {
     pub problem: Option<(Reason, String)>,
     /// What rules of grants lead on there, written or about to be: where packets come in, and where they go.
     pub led: Vec<Led>,
+    /// Names of rules that stand there and are ours.
+    pub ours: BTreeSet<String>,
 }
 
 /// What a rule of a grant leads on.

@@ -65,6 +65,14 @@ pub struct Locked<'a> {
     pub via: Enforced,
 }
 
+impl Locked<'_> {
+    /// Whether what locks an address is that firewalls lead nothing on to it, and nothing else.
+    fn by_firewalls_alone(&self, address: &Address) -> bool {
+        let unfiltered = address.path.is_empty() || !self.via.groups;
+        self.via.firewalls && unfiltered && led::is_behind(address)
+    }
+}
+
 /// What of a way is enforced. Where it is no group, what locks is that firewalls lead nothing on: the networks around are
 /// not locked out then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,8 +140,7 @@ pub fn lockdown(way: Way<'_>, locked: Locked<'_>, now: Timestamp) -> Lockdown {
     for address in way.machine.addresses() {
         let path = Path::to(address, way);
         let find = |trust, found: &mut Findings| {
-            let served = locked.via.firewalls && (address.path.is_empty() || !locked.via.groups);
-            if !(served && led::is_behind(address)) {
+            if !locked.by_firewalls_alone(address) {
                 find_holes(&path, address, locked, now, trust, found);
             }
             led::find_holes(&path, (address, way), locked, now, trust, found);

@@ -455,7 +455,7 @@ fn said(word: &Word, what: &str) -> String {
 }
 
 /// `at` plus a length of time; the end of time where that is out of reach.
-pub(super) fn plus(at: Timestamp, by: Duration) -> Timestamp {
+pub(crate) fn plus(at: Timestamp, by: Duration) -> Timestamp {
     SignedDuration::try_from(by).ok().and_then(|by| at.checked_add(by).ok()).unwrap_or(Timestamp::MAX)
 }
 

@@ -359,3 +359,63 @@ fn a_firewall_that_is_removed_ends_what_it_led_on() {
         site.kubectl_delete("jitreq/mine").await;
     });
 }
+
+/// Two firewalls take their rules from one policy: each grant comes in by the address of the one that is on the way.
+#[test]
+fn several_firewalls_of_one_policy_are_served_by_one_group() {
+    on_site(|site| async move {
+        let near = site.vm("a", 4, json!({})).await;
+        let hub = site.hub(true).await;
+        // Another network with a firewall of its own, and a machine.
+        let number = site.number;
+        let far = site.network_resource("virtualNetworks/far");
+        let more = json!({"network": "far", "addressSpace": [format!("172.{}.0.0/16", number)], "subnet": "far",
+            "subnetPrefix": format!("172.{number}.0.0/24"), "subnetNsg": "far", "privateIp": format!("172.{number}.0.4")});
+        let vm = site.vm("b", 4, more).await;
+        let home = format!("{far}/subnets/AzureFirewallSubnet");
+        site.put(&home, json!({"properties": {"addressPrefix": format!("172.{number}.250.0/26")}})).await;
+        let address = site.network_resource("publicIPAddresses/far");
+        let public = format!("198.18.{number}.41");
+        let properties = json!({"publicIPAllocationMethod": "Static", "ipAddress": public});
+        site.put(
+            &address,
+            json!({"location": "westeurope", "sku": {"name": "Standard"}, "properties": properties}),
+        )
+        .await;
+        let config = json!({"subnet": {"id": home}, "publicIPAddress": {"id": address}});
+        let properties = json!({"firewallPolicy": {"id": hub.rules}, "ipConfigurations": [{"name": "public", "properties": config}]});
+        site.put(
+            &site.network_resource("azureFirewalls/far"),
+            json!({"location": "westeurope", "properties": properties}),
+        )
+        .await;
+        let table = site.network_resource("routeTables/by-far");
+        let route = json!({"name": "out", "properties": {"addressPrefix": "0.0.0.0/0", "nextHopType": "VirtualAppliance",
+            "nextHopIpAddress": format!("172.{number}.250.4")}});
+        site.put(&table, json!({"location": "westeurope", "properties": {"routes": [route]}})).await;
+        let subnet = format!("{far}/subnets/far");
+        let mut body = site.read(&subnet).await;
+        body["properties"]["routeTable"] = json!({"id": table});
+        site.put(&subnet, body).await;
+
+        site.lock("web", &[&near, &vm]).await;
+        for (name, target) in [("near", "a"), ("far", "b")] {
+            site.request(name, "web", target, 22, REQUESTER, "30m").await;
+        }
+        let (near, far) =
+            (site.state("jitreq/near", "Active").await, site.state("jitreq/far", "Active").await);
+        let ((by_hub, port, via), (by_far, far_port, far_via)) = (connection(&near), connection(&far));
+        assert_eq!((by_hub, via), (hub.public.clone(), "fw".to_owned()));
+        assert_eq!((by_far, far_via), (public.clone(), "far".to_owned()));
+        assert!(site.passes(REQUESTER, &hub.public, port).await);
+        assert!(site.passes(REQUESTER, &public, far_port).await);
+        if port != far_port {
+            assert!(!site.passes(REQUESTER, &public, port).await);
+        }
+        for request in ["near", "far"] {
+            site.kubectl_delete(&format!("jitreq/{request}")).await;
+        }
+        assert!(!site.passes(REQUESTER, &public, far_port).await);
+        assert_eq!(site.led_by_us(&hub).await, Vec::<String>::new());
+    });
+}

@@ -36,6 +36,7 @@ fn machine(group: &str, name: &str, last: u8) -> Machine {
             addresses: vec![Address {
                 ip: std::net::IpAddr::from([10, 0, 0, last]),
                 public: None,
+                has_public: false,
                 path: vec![firewall(group, "subnet"), firewall(group, "nic")],
                 hops: vec![Hop::Appliance {
                     address: std::net::IpAddr::from([10, 9, 0, 4]),

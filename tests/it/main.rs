@@ -42,6 +42,7 @@ mod plan_locks;
 mod plan_review_laws;
 mod plan_reviews;
 mod plan_shortening;
+mod plan_slow;
 mod plan_world;
 mod provider_azure;
 mod provider_conformance;

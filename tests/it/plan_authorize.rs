@@ -40,6 +40,7 @@ pub(crate) fn machine(name: &str, addresses: &[&str], nsgs: &[&str]) -> Machine 
     let address = |text: &&str| Address {
         ip: text.parse().unwrap(),
         public: None,
+        has_public: false,
         path: path.clone(),
         hops: Vec::new(),
         groups: Vec::new(),

@@ -30,6 +30,7 @@ fn machine(path: &[&str], virtual_network: &[&str], admin: Vec<AdminRule>) -> Ma
     let address = Address {
         ip: ip("10.0.0.4"),
         public: None,
+        has_public: false,
         path: path.iter().map(|name| firewall(name)).collect(),
         hops: Vec::new(),
         groups: vec![],

@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use portcullis::api::Reason;
 use portcullis::api::values::{PortRange, Protocol};
 use portcullis::plan::changes::plan;
 use portcullis::plan::desired::{Close, Duty, Grant, Limits};
 use portcullis::plan::exposure::{Enforced, Lockdown, Locked, Way, lockdown};
-use portcullis::plan::model::{Access, Filter, Onward, Peer, Rule, RuleProtocol, Translation};
+use portcullis::plan::model::{
+    Access, Filter, Onward, Peer, Rule, RuleProtocol, Translating, Translation, Unsupported,
+};
 use portcullis::providers::Change;
 use portcullis::providers::memory::Memory;
 use portcullis::providers::memory::packet::Packet;
@@ -181,5 +184,161 @@ proptest! {
                 assert!(grants.iter().filter(live).any(|grant| grant.name == rule.name), "{rule:?}");
             }
         });
+    }
+}
+
+/// What of others keeps a rule of ours from being written, and what does not.
+#[tokio::test]
+async fn what_would_not_get_through_or_is_somebody_elses_is_not_written() {
+    let leads = |port: u16| Onward {
+        rule: Rule {
+            sources: vec![Peer::Any],
+            destinations: vec![Peer::host(PUBLIC)],
+            ports: vec![PortRange::single(port)],
+            ..rule("theirs/nat", 200)
+        },
+        to: Some(("10.0.0.9".parse().unwrap(), PortRange::single(80))),
+        part_of: None,
+    };
+    let filter = |access, comes_first, priority, destination: &str| Filter {
+        rule: Rule {
+            access,
+            sources: vec![Peer::Any],
+            destinations: vec![net(destination)],
+            ports: vec![PortRange::ALL],
+            ..rule("theirs/net", priority)
+        },
+        comes_first,
+        part_of: None,
+    };
+    let unfit = Unsupported { reason: Reason::FirewallUnfit, message: "it has no public address".into() };
+    type Case = (&'static str, Translating, Option<(Reason, &'static str)>);
+    let of = |translations, filters| Translating { translations, filters, ..Translating::default() };
+    let cases: Vec<Case> = vec![
+        ("nothing", of(vec![], vec![]), None),
+        ("the port", of(vec![leads(50_001)], vec![]), Some((Reason::FirewallUnfit, "theirs/nat"))),
+        ("another port", of(vec![leads(50_002)], vec![]), None),
+        (
+            "a deny before ours",
+            of(vec![], vec![filter(Access::Deny, true, 5000, "10.0.0.0/16")]),
+            Some((Reason::ForeignDeny, "theirs/net at priority 5000")),
+        ),
+        (
+            "a deliberate deny",
+            of(vec![], vec![filter(Access::Deny, false, 999, "10.0.0.0/16")]),
+            Some((Reason::ForeignDeny, "below 1000")),
+        ),
+        ("a deny after ours", of(vec![], vec![filter(Access::Deny, false, 1000, "10.0.0.0/16")]), None),
+        ("a deny of others", of(vec![], vec![filter(Access::Deny, true, 100, "10.7.0.0/16")]), None),
+        ("an allow", of(vec![], vec![filter(Access::Allow, true, 100, "10.0.0.0/16")]), None),
+        (
+            "an unfit one",
+            Translating { unfit: Some(unfit), ..Translating::default() },
+            Some((Reason::FirewallUnfit, "no public address")),
+        ),
+    ];
+    for (what, standing, refused) in cases {
+        let memory = Memory::new(portcullis::clock::Clock::manual(at(0)));
+        memory.edit_others(&memory_firewall(), |others| *others = standing);
+        let observed = memory.cloud().firewall.observe(&memory_firewall()).await.unwrap();
+        let grants = vec![led(0, SOURCES[0], 50_001, 2000)];
+        let changes = plan(&observed, &wanted(vec![], grants), &LIMITS, at(0));
+        let found = changes.refused.first().map(|refused| (refused.reason, refused.message.clone()));
+        match (refused, found) {
+            (None, None) => assert_eq!(changes.opens.len(), 1, "{what}"),
+            (Some((reason, words)), Some((found, message))) => {
+                assert!(reason == found && message.contains(words), "{what}: {found:?} {message}");
+                assert!(changes.opens.is_empty(), "{what}");
+            }
+            (wanted, found) => panic!("{what}: {wanted:?} {found:?}"),
+        }
+    }
+    // As many as it can hold: public addresses and those that they lead to.
+    let memory = Memory::new(portcullis::clock::Clock::manual(at(0)));
+    memory.edit_others(&memory_firewall(), |others| others.translations = vec![leads(50_002)]);
+    let observed = memory.cloud().firewall.observe(&memory_firewall()).await.unwrap();
+    for (addresses, fits) in [(2, false), (3, true)] {
+        let limits = Limits { addresses, ..LIMITS };
+        let changes =
+            plan(&observed, &wanted(vec![], vec![led(0, SOURCES[0], 50_001, 2000)]), &limits, at(0));
+        assert_eq!(changes.opens.len() == 1, fits, "{:?}", changes.refused);
+    }
+    for (what, grant) in [
+        (
+            "everybody",
+            Grant { sources: vec!["0.0.0.0/0".parse().unwrap()], ..led(0, SOURCES[0], 50_001, 2000) },
+        ),
+        (
+            "two machines",
+            Grant {
+                destinations: vec![MACHINE.parse().unwrap(), "10.0.0.5".parse().unwrap()],
+                ..led(0, SOURCES[0], 50_001, 2000)
+            },
+        ),
+    ] {
+        let changes = plan(&observed, &wanted(vec![], vec![grant]), &LIMITS, at(0));
+        assert!(changes.opens.is_empty() && changes.refused[0].reason == Reason::InvalidSpec, "{what}");
+    }
+}
+
+/// Where nothing but the firewall stands before a machine, what it lets through is let in.
+#[tokio::test]
+async fn with_no_group_behind_it_an_allow_of_somebody_else_is_named() {
+    let filter = |access, source: &str, destination: &str| Filter {
+        rule: Rule {
+            access,
+            sources: vec![peer_of(source)],
+            destinations: vec![net(destination)],
+            ports: vec![PortRange::ALL],
+            ..rule("theirs/net", 200)
+        },
+        comes_first: true,
+        part_of: None,
+    };
+    let (allow, deny) = (Access::Allow, Access::Deny);
+    for (filters, has_public, filtered, wanted) in [
+        (vec![], false, false, true),
+        (vec![filter(allow, "10.9.0.0/16", "10.0.0.0/16")], false, false, false),
+        (
+            vec![filter(deny, "*", "10.0.0.0/16"), filter(allow, "10.9.0.0/16", "10.0.0.0/16")],
+            false,
+            false,
+            true,
+        ),
+        (vec![filter(allow, "10.9.0.0/16", "10.7.0.0/16")], false, false, true),
+        // A public address leads past the firewall, whether or not it could be read.
+        (vec![], true, false, false),
+        // Behind a group it is the group that lets nobody in.
+        (vec![filter(allow, "10.9.0.0/16", "10.0.0.0/16")], false, true, true),
+    ] {
+        let memory = Memory::new(portcullis::clock::Clock::manual(at(0)));
+        let what = format!("{filters:?} {has_public} {filtered}");
+        memory.edit_others(&memory_firewall(), |others| others.filters = filters);
+        memory.edit_rules(&group(), |rules| {
+            let deny = rule("portcullis-9f86d081-deny-aaaaaaaabbbb-0", 200);
+            rules.push(Rule { access: Access::Deny, sources: vec![Peer::Any], ..deny });
+        });
+        let mut machine = behind(if filtered { vec![group()] } else { Vec::new() });
+        machine.nics[0].addresses[0].has_public = has_public;
+        let mut read = BTreeMap::new();
+        for id in [memory_firewall(), group()] {
+            read.insert(id.clone(), Arc::new(memory.cloud().firewall.observe(&id).await.unwrap()));
+        }
+        let ports = [(Protocol::Tcp, PortRange::single(22))];
+        let verdict = lockdown(
+            Way { machine: &machine, firewalls: &read, cluster: &cluster() },
+            Locked {
+                ports: &ports,
+                existing: portcullis::api::ExistingRules::Override,
+                exempt: &[],
+                grants: &[],
+                via: Enforced { groups: true, firewalls: true },
+            },
+            at(0),
+        );
+        assert_eq!(verdict == Lockdown::Effective, wanted, "{what}: {verdict:?}");
+        if let Lockdown::Shadowed { by } = verdict {
+            assert_eq!(by[0].rule, "theirs/net");
+        }
     }
 }

@@ -90,7 +90,7 @@ pub(crate) fn plan(seconds: u64) -> GrantPlan {
 }
 
 /// A cloud that holds the allows of one request, and a gate that works by the duties it was last given.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Cloud {
     pub(crate) standing: BTreeSet<(String, String)>,
     /// What the gate was told, kept over restarts only as far as status tells it again.
@@ -170,6 +170,11 @@ impl Cloud {
     pub(crate) fn seen(&self, rule: &RuleStatus) -> Seen {
         let firewall = FirewallId(ArmId::parse(&rule.firewall).unwrap());
         self.seen.get(&Self::key(&firewall, &rule.name)).cloned().unwrap_or_default()
+    }
+
+    /// Nothing was read back yet.
+    pub(crate) fn unread(&mut self) {
+        self.seen.clear();
     }
 
     /// Only the object and the cloud outlive a restart.

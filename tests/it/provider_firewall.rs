@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use portcullis::api::values::{ArmId, PortRange, Protocol};
 use portcullis::clock::Clock;
 use portcullis::plan::model::{
-    Address, Filter, FirewallHop, FirewallId, Hop, Machine, NetworkView, Nic, Onward, Os, Peer, ResourceLock,
-    Route, Rule, RuleProtocol, Translation,
+    Address, Filter, FirewallHop, FirewallId, Hop, Machine, NetworkView, Nic, Onward, Os, Peer, Provisioning,
+    ResourceLock, Route, Rule, RuleProtocol, Translation,
 };
 use portcullis::providers::memory::Memory;
 use portcullis::providers::memory::faults::WriteFault;
@@ -279,6 +279,7 @@ pub fn behind(path: Vec<FirewallId>) -> Machine {
             addresses: vec![Address {
                 ip: IpAddr::from([10, 0, 0, 4]),
                 public: None,
+                has_public: false,
                 path,
                 hops: vec![Hop::Firewall(hop)],
                 groups: vec![],
@@ -467,6 +468,12 @@ async fn what_parents_of_a_policy_deny_comes_first_and_one_that_may_not_be_read_
     sim.set(&format!("{own}/ruleCollectionGroups/theirs"), &group("own"));
     let cloud = world.cloud();
     cloud.firewall.put(&world.firewall(), &leading("one", 100), world.patience()).await.unwrap();
+    // What is called like ours in a parent is not ours here: it is written there.
+    let parent = FirewallId(ArmId::parse(&base).unwrap());
+    cloud.firewall.put(&parent, &leading("parents", 101), world.patience()).await.unwrap();
+    let rules = cloud.firewall.observe(&world.firewall()).await.unwrap().rules;
+    assert_eq!(rules.iter().map(|rule| rule.name.as_str()).collect::<Vec<_>>(), [named("one")]);
+    cloud.firewall.delete(&parent, &named("parents"), world.patience()).await.unwrap();
     let read = cloud.firewall.observe(&world.firewall()).await.unwrap().translating.unwrap();
     let order: Vec<(&str, bool)> =
         read.filters.iter().map(|filter| (filter.rule.name.as_str(), filter.comes_first)).collect();
@@ -491,17 +498,22 @@ async fn what_parents_of_a_policy_deny_comes_first_and_one_that_may_not_be_read_
 async fn a_firewall_that_has_failed_says_so_and_who_may_not_write_is_told() {
     let world = classic().await;
     let sim = &world.inner.world;
+    let cloud = world.cloud();
+    cloud.firewall.put(&world.firewall(), &leading("live", 99), world.patience()).await.unwrap();
     let mut body = sim.read(&world.inner.foreign).await;
-    body["properties"]["networkRuleCollections"] = json!([{"name": "six", "properties": {"priority": 900, "action": {"type": "Allow"},
+    let before = body["properties"]["networkRuleCollections"].clone();
+    body["properties"]["networkRuleCollections"] = json!([before[0].clone(), {"name": "six", "properties": {"priority": 900, "action": {"type": "Allow"},
         "rules": [{"name": "six", "protocols": ["Any"], "sourceAddresses": ["2001:db8::/64"], "destinationAddresses": ["*"], "destinationPorts": ["*"]}]}}]);
     sim.set(&world.inner.foreign, &body);
-    let cloud = world.cloud();
     let read = cloud.firewall.observe(&world.firewall()).await.unwrap();
-    assert_eq!(read.provisioning, portcullis::plan::model::Provisioning::Failed);
+    let (failed, done) = (Provisioning::Failed, Provisioning::Succeeded);
+    // That says nothing of a rule that stands: no grant ends for it.
+    assert_eq!((read.provisioning, read.rule(&named("live")).unwrap().provisioning), (failed, done));
+    assert!(read.rule(&named("live")).unwrap().same_effect(&leading("live", 99)));
     let error =
         cloud.firewall.put(&world.firewall(), &leading("one", 100), world.patience()).await.unwrap_err();
     assert_eq!(error.kind, CloudErrorKind::Ambiguous, "{error}");
-    body["properties"]["networkRuleCollections"] = json!([]);
+    body["properties"]["networkRuleCollections"] = before;
     sim.set(&world.inner.foreign, &body);
     cloud.firewall.put(&world.firewall(), &leading("one", 100), world.patience()).await.unwrap();
 

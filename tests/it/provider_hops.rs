@@ -166,3 +166,40 @@ async fn what_is_no_firewall_is_told_and_not_overlooked() {
     let hops = machine.hops();
     assert!(matches!(hops.as_slice(), [Hop::Firewall(_), Hop::Appliance { .. }]), "{hops:?}");
 }
+
+#[tokio::test]
+async fn a_network_that_is_connected_to_a_hub_of_a_virtual_wan_is_told() {
+    let world = SimulatedWorld::start().await;
+    world.network("HV_hub_1234", "10.8.0.0/16");
+    let remote = json!({"id": id("HV_hub_1234", "virtualNetworks/HV_hub_1234")});
+    world.set(
+        &id("web", "virtualNetworks/net/virtualNetworkPeerings/RemoteVnetToHubPeering_0f8fad5b"),
+        &json!({"properties": {"remoteVirtualNetwork": remote}}),
+    );
+    let machine = world.seen().await;
+    let hops = machine.hops();
+    assert!(matches!(hops.as_slice(), [Hop::Hub { id }] if id.name() == "HV_hub_1234"), "{hops:?}");
+}
+
+#[tokio::test]
+async fn a_firewall_comes_with_what_leads_to_it_and_what_it_has() {
+    let world = SimulatedWorld::start().await;
+    world.firewall("web", "net", "10.0.250.0/26", &json!({}));
+    world.routes(&[("0.0.0.0/0", "10.0.250.4"), ("203.0.113.0/24", "10.0.0.99")]);
+    let machine = world.seen().await;
+    let hops = machine.hops();
+    let found = hops.iter().find_map(|hop| hop.firewall()).unwrap();
+    assert_eq!(found.publics, ["198.51.100.40".parse::<std::net::IpAddr>().unwrap()]);
+    assert_eq!(found.subnets, ["10.0.250.0/26".parse::<ipnet::IpNet>().unwrap()]);
+    for (source, by_it) in [
+        ("198.51.100.7/32", true),
+        ("0.0.0.0/0", true),
+        // Led elsewhere, and of the network itself.
+        ("203.0.113.7/32", false),
+        ("10.0.7.7/32", false),
+        ("2001:db8::1/128", false),
+    ] {
+        assert_eq!(found.carries(source.parse().unwrap()), by_it, "{source}");
+    }
+    assert_eq!(machine.hubs(), [found.writes_to()]);
+}

@@ -37,6 +37,7 @@ impl MemoryWorld {
                 addresses: vec![Address {
                     ip: IpAddr::from([10, 0, 0, 4]),
                     public: None,
+                    has_public: false,
                     path: vec![firewall()],
                     hops: Vec::new(),
                     groups: vec![],

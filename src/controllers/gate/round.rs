@@ -11,7 +11,7 @@ use super::pace::Pace;
 use super::ways::Ways;
 use super::{Gate, Inner, News, lock};
 use crate::plan::changes;
-use crate::plan::desired::{Changes, Close, Duty, Grant, Limits, Wanted};
+use crate::plan::desired::{Changes, Close, Duty, Grant, Limits, WHOLE_WRITE, Wanted};
 use crate::plan::lifecycle::Seen;
 use crate::plan::model::{Access, Observed, Provisioning, Rule};
 use crate::plan::names;
@@ -278,9 +278,6 @@ impl Round<'_> {
                 self.close(&closes).await;
             }
         }
-        if changes.cut_sessions && !self.is_to_stop() {
-            self.cut_sessions().await;
-        }
         let begun = Instant::now();
         let writes =
             changes.locks.iter().chain(&changes.opens).map(|rule| &rule.name).chain(&changes.unlocks);
@@ -313,7 +310,7 @@ impl Round<'_> {
                     grant.is_some_and(|grant| grant.may_be_opened(now, self.gate.firewall.kind()))
                 };
                 let rules: Vec<&Rule> = rules.into_iter().filter(in_time).collect();
-                if !rules.is_empty() {
+                if !rules.is_empty() && !self.is_to_close_soon() {
                     self.open(&rules).await;
                 }
             }
@@ -324,7 +321,27 @@ impl Round<'_> {
                 self.unlock(name).await;
             }
         }
+        // Last: it is of the whole group, and nothing else waits for it.
+        if changes.cut_sessions {
+            if self.is_to_stop() {
+                return true;
+            }
+            self.cut_sessions().await;
+        }
         false
+    }
+
+    /// Whether a removal becomes due before a write that is begun now would end: it could not overtake it.
+    fn is_to_close_soon(&self) -> bool {
+        if self.pace.at_once == 1 {
+            return false;
+        }
+        let soon = SignedDuration::try_from(WHOLE_WRITE).unwrap_or_default();
+        let now = self.inner.clock.now();
+        lock(&self.gate.duties)
+            .grants
+            .values()
+            .any(|grant| grant.duty == Duty::Hold && grant.deadline.duration_since(now) < soon)
     }
 
     /// Rules that are opened by one write: by one credential, and as many as go in one.

@@ -27,6 +27,15 @@ impl Unanswered {
         sent.writes += 1;
     }
 
+    /// An allow went along with a write of everything that was not answered: it stands already, so that to read it proves
+    /// nothing of that write.
+    pub(super) fn note_carried(&mut self, name: &str, lands_within: Duration) {
+        self.note(name, lands_within);
+        if let Some(sent) = self.0.get_mut(name) {
+            sent.writes += 1;
+        }
+    }
+
     /// An allow was sent, and the cloud has ended writing it: what stands is not what was sent before.
     pub(super) fn answered(&mut self, name: &str) {
         if let Some(sent) = self.0.get_mut(name) {

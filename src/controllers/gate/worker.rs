@@ -49,7 +49,7 @@ async fn run(inner: Arc<Inner>, gate: Arc<Gate>) {
         let pause = match outcome {
             Outcome::Done => {
                 failures = 0;
-                if now < recheck_until {
+                if now < recheck_until || watches(&gate) {
                     RECHECK.min(inner.settings.drift_interval)
                 } else {
                     inner.settings.drift_interval
@@ -80,6 +80,12 @@ async fn run(inner: Arc<Inner>, gate: Arc<Gate>) {
             return;
         }
     }
+}
+
+/// Whether somebody else's rule would let him in by what is open now: then it is to be noticed soon.
+fn watches(gate: &Gate) -> bool {
+    gate.firewall.kind().translates()
+        && lock(&gate.duties).grants.values().any(|grant| !matches!(grant.duty, Duty::Close { .. }))
 }
 
 /// Sleeps until the duties are no longer those of `version`, until `pause` is over, or until a deadline.

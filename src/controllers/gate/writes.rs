@@ -133,13 +133,12 @@ impl Round<'_> {
         let credentials: Vec<String> =
             asking.filter_map(|lock| self.lockers.get(&lock.policy_uid).cloned()).collect();
         let ways: Vec<_> = credentials.iter().filter_map(|credential| self.ways.of(credential)).collect();
-        let Some((place, way)) = ways.into_iter().find(|(place, _)| !self.is_held(*place)) else { return };
+        let Some((_, way)) = ways.into_iter().find(|(place, _)| !self.is_held(*place)) else { return };
         self.tried = true;
         let (firewall, change) = (self.gate.firewall.clone(), Change::CutSessions);
         let intent = self.intend(change.rule(), Operation::Lock, Cause::Policy, None);
         let written =
             self.unless_due(way.write(&firewall, std::slice::from_ref(&change), self.pace.patience)).await;
-        self.hold_back_if(place, &written);
         self.count(&intent, &written);
         match written {
             Ok(written) => {
@@ -149,6 +148,9 @@ impl Round<'_> {
             }
             Err(error) => {
                 tracing::warn!(%firewall, %error, "failed to have it cut connections that its rules no longer let in");
+                if error.kind == CloudErrorKind::Unanswered {
+                    self.note_all_standing();
+                }
                 self.fail(change.rule(), error);
             }
         }
@@ -313,6 +315,7 @@ impl Round<'_> {
             }
             Err(error) => {
                 tracing::warn!(%firewall, rule = %rule.name, %error, "failed to write a rule");
+                self.note_carried(&error);
                 if rule.access == Access::Allow && error.kind == CloudErrorKind::Unanswered {
                     lock(&self.gate.unanswered).note(&rule.name, self.pace.lands_within);
                 }
@@ -360,6 +363,7 @@ impl Round<'_> {
             }
             Err(error) => {
                 tracing::warn!(%firewall, rules = ?names, %error, "failed to remove");
+                self.note_carried(&error);
                 Err(error)
             }
         }
@@ -375,6 +379,21 @@ impl Round<'_> {
         tracing::warn!(%firewall, differs, "rules of others are not as they were before this firewall was written");
         let watchers = lock(&self.gate.duties).watchers.keys().cloned().collect();
         let _ = self.inner.news.send(News::Differs(firewall, written.differs.clone(), watchers));
+    }
+
+    /// A write of everything was not answered: whatever stood when it was sent may come to stand again by it.
+    fn note_carried(&self, error: &CloudError) {
+        if error.kind == CloudErrorKind::Unanswered && self.gate.firewall.kind().translates() {
+            self.note_all_standing();
+        }
+    }
+
+    fn note_all_standing(&self) {
+        let Some(observed) = lock(&self.gate.report).observed.clone() else { return };
+        let mut unanswered = lock(&self.gate.unanswered);
+        for rule in observed.rules.iter().filter(|rule| rule.access == Access::Allow) {
+            unanswered.note_carried(&rule.name, self.pace.lands_within);
+        }
     }
 
     fn succeeded(&mut self, rule: &str) {

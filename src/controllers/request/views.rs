@@ -11,6 +11,7 @@ use crate::api::JitPolicy;
 use crate::controllers::Context;
 use crate::plan::authorize::{Hub, Judgement, PolicyView, Resolved};
 use crate::plan::model::{FirewallId, Machine};
+use crate::plan::names::parse_name;
 use crate::plan::terms::{InvalidSpec, Terms};
 
 /// The policies of a namespace, as last watched.
@@ -67,7 +68,11 @@ fn hubs(context: &Context, machines: &BTreeMap<String, Vec<Resolved>>) -> BTreeM
         .map(|id| {
             let report = context.gates.report(&id).unwrap_or_default();
             let problem = report.error.map(|error| (error.kind.reason(), error.to_string()));
-            let hub = Hub { observed: report.observed, problem, led: context.gates.led(&id) };
+            let rules = report.observed.iter().flat_map(|observed| &observed.rules);
+            let cluster = &context.settings.cluster;
+            let ours = rules.filter(|rule| parse_name(cluster, &rule.name).is_some());
+            let ours = ours.map(|rule| rule.name.clone()).collect();
+            let hub = Hub { observed: report.observed, problem, led: context.gates.led(&id), ours };
             (id, hub)
         })
         .collect()

@@ -63,8 +63,9 @@ pub(super) fn plan(
         |of: fn(&Terms) -> Duration| covering.iter().map(|(_, terms)| of(terms)).min().unwrap_or_default();
     Ok(GrantPlan {
         connections: connections(ask, machines, &rules),
-        sessions_go_on: !(covering.iter().any(|(_, terms)| terms.cut_sessions)
-            && rules.iter().any(|rule| !rule.firewall.kind().translates())),
+        // A firewall that leads packets on cuts them by itself.
+        sessions_go_on: !covering.iter().any(|(_, terms)| terms.cut_sessions)
+            && rules.iter().any(|rule| !rule.firewall.kind().translates()),
         lead: lead(covering, &rules),
         machines: pinned,
         rules,
@@ -160,8 +161,15 @@ fn rules(
                         filtered.entry((at, address.ip)).or_default().push(port.range);
                     }
                 }
-                for (firewall, (_, sources)) in through {
+                for (firewall, (hop, sources)) in through {
                     ports.ready(&firewall)?;
+                    if groups
+                        && !address.path.is_empty()
+                        && terms.firewall_source == FirewallSource::Translated
+                    {
+                        let what = (&[port.range][..], port.protocol);
+                        ports.alone(hop, address.ip, what, &AddressSet::of_nets(&sources))?;
+                    }
                     let at = (firewall, port.protocol, sources);
                     filtered.entry((at, address.ip)).or_default().push(port.range);
                 }
@@ -316,15 +324,20 @@ fn hash(
             "nics": machine.nics.iter().map(|nic| nic.to_ascii_lowercase()).collect::<Vec<_>>(),
             "addresses": machine.addresses,
         })).collect::<Vec<_>>(),
-        "rules": rules.iter().map(|rule| json!({
-            "firewall": rule.firewall.0.key(),
-            "protocol": rule.protocol.to_string(),
-            "sources": rule.sources.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "destinations": rule.destinations.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "ports": rule.ports.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            // Not where: that port may turn out to be taken, and it is the same machine that is opened.
-            "ledOn": rule.translation.is_some(),
-        })).collect::<Vec<_>>(),
+        "rules": rules.iter().map(|rule| {
+            let mut shown = json!({
+                "firewall": rule.firewall.0.key(),
+                "protocol": rule.protocol.to_string(),
+                "sources": rule.sources.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "destinations": rule.destinations.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "ports": rule.ports.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            });
+            if rule.translation.is_some() {
+                // Not where: that port may turn out to be taken, and it is the same machine that is opened.
+                shown["ledOn"] = true.into();
+            }
+            shown
+        }).collect::<Vec<_>>(),
         "durationSeconds": ask.duration.as_secs(),
         "notBefore": ask.not_before.map(|at| at.to_string()),
         "notAfter": ask.not_after.map(|at| at.to_string()),

@@ -153,6 +153,9 @@ impl<'a> Ports<'a> {
         }
         match hub {
             Some(hub) if hub.observed.is_some() => Ok(hub),
+            Some(Hub { problem: Some((reason @ Reason::NotPermitted, why)), .. }) => {
+                Err(Judgement::Impossible(*reason, why.clone()))
+            }
             Some(Hub { problem: Some((reason, why)), .. }) => Err(Judgement::Unknown(*reason, why.clone())),
             Some(_) | None => Err(Judgement::Unknown(
                 Reason::Progressing,
@@ -178,7 +181,9 @@ impl<'a> Ports<'a> {
             if leading::only_from(&onward.rule, sources) {
                 continue;
             }
-            let Some(part_of) = &onward.part_of else {
+            // What is only called as ours are is somebody else's.
+            let own = onward.part_of.as_ref().filter(|name| hub.ours.contains(*name));
+            let Some(part_of) = own else {
                 return Err(Judgement::Impossible(
                     Reason::ForeignTranslation,
                     format!(

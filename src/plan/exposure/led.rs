@@ -5,16 +5,18 @@ use jiff::Timestamp;
 use super::path::{Cell, Path, Trust};
 use super::{Decider, Findings, Locked, Way};
 use crate::api::values::{PortRange, Protocol};
+use crate::plan::desired::WHOLE_WRITE;
 use crate::plan::leading;
-use crate::plan::model::{Address, FirewallHop, Hop, Observed, Onward, Provisioning};
+use crate::plan::lifecycle::plus;
+use crate::plan::model::{Access, Address, FirewallHop, Hop, Observed, Onward, Provisioning};
 use crate::plan::packets::Transport;
-use crate::plan::sources::{AddressSet, Bounds};
+use crate::plan::sources::{AddressSet, Bounds, Family};
 
 /// Whether an address stands behind a firewall that leads packets on, and no public address leads past it.
 pub(crate) fn is_behind(address: &Address) -> bool {
     let mut hops = address.hops.iter().filter_map(Hop::firewall);
     // Whoever is on the internet comes by the widest of routes.
-    address.public.is_none()
+    !address.has_public
         && hops.any(|hop| hop.routes.iter().any(|route| route.by_it && route.to.prefix_len() == 0))
 }
 
@@ -29,12 +31,16 @@ pub(super) fn find_holes(
 ) {
     for hop in address.hops.iter().filter_map(Hop::firewall) {
         let observed = way.firewalls.get(&hop.writes_to()).map(AsRef::as_ref);
+        let by_it_alone = locked.by_firewalls_alone(address);
         for transport in Transport::ALL {
             let ports = locked.ports.iter().filter(|(protocol, _)| transport.is_of(*protocol));
             let ports: Vec<PortRange> = ports.map(|(_, range)| *range).collect();
             for cell in path.cells(transport, &ports) {
-                if gets_in(path, cell, hop, trust) {
+                if by_it_alone || gets_in(path, cell, hop, trust) {
                     find_led(hop, observed, (address, cell), locked, now, trust, found);
+                }
+                if by_it_alone {
+                    find_let_through(hop, observed, (address, cell), locked, now, found);
                 }
             }
         }
@@ -79,17 +85,64 @@ fn find_led(
     };
     let leads = |onward: &&Onward| leading::may_lead_to(onward, address.ip, &[cell.ports], protocol);
     for onward in translating.translations.iter().filter(leads) {
-        let granted = locked.grants.iter().filter(|grant| {
-            now < grant.deadline
-                && grant.translation.is_some()
-                && onward.part_of.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(&grant.name))
-        });
-        let allowed = AddressSet::of_nets(granted.flat_map(|grant| &grant.sources)).union(&exempt);
+        let allowed = granted(locked, onward.part_of.as_ref(), now).union(&exempt);
         if !leading::only_from(&onward.rule, &allowed) {
             found.open = true;
             found
                 .shadowed
                 .insert(Decider { firewall: Some(hop.writes_to()), rule: onward.rule.name.clone() });
+        }
+    }
+}
+
+/// The sources that a rule of a grant may let in. One that is being removed since its deadline is given the time of a write.
+fn granted(locked: Locked<'_>, part_of: Option<&String>, now: Timestamp) -> AddressSet {
+    let own = locked.grants.iter().filter(|grant| {
+        now < plus(grant.deadline, WHOLE_WRITE)
+            && part_of.is_some_and(|name| name.eq_ignore_ascii_case(&grant.name))
+    });
+    AddressSet::of_nets(own.flat_map(|grant| &grant.sources))
+}
+
+/// Who is let through as he is, where nothing but the firewall stands before the address.
+fn find_let_through(
+    hop: &FirewallHop,
+    observed: Option<&Observed>,
+    (address, cell): (&Address, Cell),
+    locked: Locked<'_>,
+    now: Timestamp,
+    found: &mut Findings,
+) {
+    let filters = observed.and_then(|observed| observed.translating.as_ref()).map(|it| it.filters.as_slice());
+    let exempt = Bounds::of(locked.exempt, Some(&address.network)).surely;
+    let mut undecided = AddressSet::all().only(Family::of(address.ip));
+    for filter in filters.unwrap_or_default() {
+        let rule = &filter.rule;
+        let destinations = Bounds::of(&rule.destinations, None);
+        let concerns = cell.transport.is_of_rule(&rule.protocol)
+            && rule.ports.iter().any(|range| range.intersects(cell.ports))
+            && destinations.maybe.has(address.ip);
+        if !concerns {
+            continue;
+        }
+        let bounds = Bounds::of(&rule.sources, None);
+        match rule.access {
+            Access::Allow => {
+                let met = bounds.maybe.intersection(&undecided);
+                let allowed = granted(locked, filter.part_of.as_ref(), now).union(&exempt);
+                if !met.minus(&allowed).is_empty() {
+                    found.open = true;
+                    let rule = rule.name.clone();
+                    found.shadowed.insert(Decider { firewall: Some(hop.writes_to()), rule });
+                }
+            }
+            Access::Deny => {
+                let surely = destinations.surely.has(address.ip)
+                    && rule.ports.iter().any(|range| range.contains(cell.ports));
+                if surely {
+                    undecided = undecided.minus(&bounds.surely);
+                }
+            }
         }
     }
 }

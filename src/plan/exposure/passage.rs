@@ -64,7 +64,15 @@ pub fn stopped_by(observed: &Observed, cluster: &Cluster, grant: &Grant) -> Opti
     grant.destinations.iter().find_map(|ip| {
         let path = vec![observed.firewall.clone()];
         let network = NetworkView::default();
-        let address = Address { ip: *ip, public: None, path, hops: Vec::new(), groups: Vec::new(), network };
+        let address = Address {
+            ip: *ip,
+            public: None,
+            has_public: false,
+            path,
+            hops: Vec::new(),
+            groups: Vec::new(),
+            network,
+        };
         let mut tally = Tally::default();
         tally.count(&Path::through(&address, observed, cluster), grant);
         match tally.verdict() {

@@ -102,8 +102,10 @@ pub struct Nic {
 pub struct Address {
     /// The address.
     pub ip: IpAddr,
-    /// The public address that leads to it, if one does.
+    /// The public address that leads to it, if one does and could be read.
     pub public: Option<IpAddr>,
+    /// Whether a public address leads to it, whichever.
+    pub has_public: bool,
     /// The firewalls that traffic passes, in order: every one must let it in.
     pub path: Vec<FirewallId>,
     /// What traffic from afar passes before them, as the routes of the subnet say.

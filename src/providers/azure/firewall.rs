@@ -63,7 +63,10 @@ impl Firewalls {
 /// A credential that may not read a kind of firewall at all has written nothing there.
 fn unless_forbidden(read: Result<Vec<Observed>, CloudError>) -> Result<Vec<Observed>, CloudError> {
     match read {
-        Err(error) if error.kind == CloudErrorKind::NotPermitted => {
+        Err(error)
+            if error.kind == CloudErrorKind::NotPermitted
+                || error.code.as_deref().is_some_and(|code| code.contains("SubscriptionRegistration")) =>
+        {
             tracing::debug!(%error, "not swept");
             Ok(Vec::new())
         }

@@ -180,8 +180,12 @@ impl Topology {
         world.networks.extend(self.look_at(operation, &NETWORKS, networks).await);
         let firewalls = hops::firewalls(tables, world);
         world.firewalls = self.look_at(operation, &FIREWALLS, firewalls).await;
-        let publics = hops::publics(world);
-        world.publics.extend(self.look_at(operation, &PUBLICS, publics).await);
+        let (publics, policies) = tokio::join!(
+            self.look_at(operation, &PUBLICS, hops::publics(world)),
+            self.look_at(operation, &POLICIES, hops::policies(world)),
+        );
+        world.publics.extend(publics);
+        world.policies.extend(policies);
         for _ in 0..hops::POLICY_ROUNDS {
             let policies = hops::policies(world);
             if policies.is_empty() {

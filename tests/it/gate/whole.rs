@@ -136,13 +136,13 @@ async fn a_close_follows_the_write_that_is_under_way() {
 #[tokio::test(start_paused = true)]
 async fn an_open_that_lands_late_is_closed() {
     let hub = Hub::new();
-    let late = Duration::from_secs(700);
+    let late = Duration::from_secs(1500);
     let cloud = Behind { late: Some(late), ..Behind::of(&hub.0.memory) }.cloud();
     let (uid, grant) = hub.grant(1, 3000, SLOW);
     hub.0.gates.set_grants(&uid, "main", &cloud, vec![(memory_firewall(), grant.clone())]);
     hub.0.pass(905).await;
     hub.0.gates.end(&uid);
-    hub.0.pass(60).await;
+    hub.0.pass(500).await;
     assert!(!matches!(hub.seen(&grant), Seen::Absent { .. }), "{:?}", hub.seen(&grant));
     hub.0.pass(2500).await;
     assert!(!hub.passes(1));
@@ -189,4 +189,40 @@ async fn two_that_would_come_in_by_one_port_to_different_machines_are_not_both_o
     let names: BTreeSet<String> =
         hub.0.memory.rules(&memory_firewall()).into_iter().map(|rule| rule.name).collect();
     assert_eq!(names.len(), 1);
+}
+
+/// Nothing is begun that a removal would have to wait for.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_opened_right_before_something_is_to_be_closed() {
+    let hub = Hub::new();
+    let first = hub.grant(1, 1000, SLOW);
+    hub.give(std::slice::from_ref(&first));
+    hub.0.pass(900).await;
+    let second = hub.grant(2, 3000, SLOW);
+    hub.give(std::slice::from_ref(&second));
+    hub.0.pass(101 + WRITE).await;
+    assert!(!hub.passes(1), "it was closed as soon as it was due");
+    assert!(!hub.passes(2));
+    hub.0.pass(WRITE + 20).await;
+    assert!(hub.passes(2));
+}
+
+/// A write of everything that was not answered has in it what stood by then: that is not proved gone before the write can
+/// no longer land.
+#[tokio::test(start_paused = true)]
+async fn what_went_along_with_a_write_that_was_not_answered_may_come_back() {
+    let hub = Hub::new();
+    let (uid, first) = hub.grant(1, 6000, SLOW);
+    hub.give(&[(uid.clone(), first.clone())]);
+    hub.0.pass(WRITE + 10).await;
+    let never = Behind { late: Some(Duration::from_secs(100_000)), ..Behind::of(&hub.0.memory) }.cloud();
+    let (other, second) = hub.grant(2, 6000, SLOW);
+    hub.0.gates.set_grants(&other, "other", &never, vec![(memory_firewall(), second)]);
+    hub.0.pass(910).await;
+    hub.0.gates.end(&uid);
+    hub.0.pass(WRITE + 100).await;
+    assert!(!hub.passes(1));
+    assert!(!matches!(hub.seen(&first), Seen::Absent { .. }), "{:?}", hub.seen(&first));
+    hub.0.pass(1500).await;
+    assert!(matches!(hub.seen(&first), Seen::Absent { .. }), "{:?}", hub.seen(&first));
 }

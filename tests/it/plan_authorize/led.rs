@@ -65,7 +65,8 @@ fn hub(translations: Vec<Onward>, led: Vec<Led>) -> Hub {
         cuts_sessions: None,
         translating: Some(Translating { translations, ..Translating::default() }),
     };
-    Hub { observed: Some(Arc::new(observed)), problem: None, led }
+    let ours = led.iter().map(|led| led.name.clone()).chain(["x".to_owned()]).collect();
+    Hub { observed: Some(Arc::new(observed)), problem: None, led, ours }
 }
 
 const ROUTES: [(&str, bool); 2] = [("0.0.0.0/0", true), ("10.0.0.0/16", false)];
@@ -241,6 +242,17 @@ fn whoever_else_is_led_on_to_the_machine_keeps_it_from_being_opened() {
     let view =
         view_of(behind(&[], &ROUTES), hub(vec![theirs("*", 22)], vec![]), &AzureEnforcement::default());
     assert_eq!(plan_of(|_| {}, &view).rules.len(), 1);
+    // What is only called like ours is not.
+    let called = onward(
+        "portcullis-deadbeef-nat/y",
+        "192.0.2.0/24",
+        PortRange::single(50_001),
+        "10.0.0.4",
+        22,
+        Some("y"),
+    );
+    let judgement = judged(&request(|_| {}), &usual(hub(vec![called], vec![])));
+    assert!(matches!(judgement, Judgement::Impossible(Reason::ForeignTranslation, _)), "{judgement:?}");
     // A rule of a grant that has ended is waited for.
     let ended = onward(
         "portcullis-00c0ffee-nat/x",
@@ -271,11 +283,14 @@ fn what_a_firewall_does_not_do_is_said_by_field() {
     assert!(reason == Reason::DurationTooShort && why.contains("spec.notAfter"), "{why}");
     for (hub, words) in [
         (Hub { observed: None, ..Hub::default() }, "has not been read yet"),
-        (Hub { problem: Some((Reason::NotPermitted, "may not".into())), ..Hub::default() }, "may not"),
+        (Hub { problem: Some((Reason::CloudUnavailable, "is away".into())), ..Hub::default() }, "is away"),
     ] {
         let waits = judged(&request(|_| {}), &usual(hub));
         assert!(matches!(&waits, Judgement::Unknown(_, why) if why.contains(words)), "{waits:?}");
     }
+    let barred = Hub { problem: Some((Reason::NotPermitted, "may not".into())), ..Hub::default() };
+    let fails = judged(&request(|_| {}), &usual(barred));
+    assert!(matches!(&fails, Judgement::Impossible(Reason::NotPermitted, _)), "{fails:?}");
     let mut away = behind(&["nic"], &ROUTES);
     away.nics[0].addresses[0].hops =
         vec![Hop::Unread { address: "10.2.1.4".parse().unwrap(), why: "it did not answer".into() }];

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::ANSWER;
-use super::collections::{self, Lists};
+use super::collections::{self, Lists, Ours};
 use super::rules::{self, Dialect};
 use crate::api::Reason;
 use crate::api::values::ArmId;
@@ -187,12 +187,6 @@ fn unfit(body: &Value) -> Option<Unsupported> {
     if text(body, "/properties/sku/name").is_some_and(|sku| sku.eq_ignore_ascii_case("AZFW_Hub")) {
         return no(format!("{name} stands in a Virtual WAN hub: secured hubs are not supported"));
     }
-    let public = items(body, "/properties/ipConfigurations")
-        .iter()
-        .any(|part| text(part, "/properties/publicIPAddress/id").is_some());
-    if !public {
-        return no(format!("{name} has no public address (forced tunnelling): it leads nothing on"));
-    }
     None
 }
 
@@ -201,7 +195,7 @@ fn observed(firewall: FirewallId, body: &Value, at: jiff::Timestamp, lock: Resou
     let mut standing = Translating { unfit: unfit(body), ..Translating::default() };
     for list in [NAT, NETWORK] {
         let list: Vec<&Value> = items(body, &format!("/properties/{list}")).iter().collect();
-        collections::read(&mut standing, &list, Dialect::Classic, None, provisioning);
+        collections::read(&mut standing, &list, Dialect::Classic, (Ours::Any, None, None), provisioning);
     }
     Observed {
         firewall,
@@ -236,7 +230,7 @@ fn changed(before: &Value, changes: &[Change]) -> Result<Value, String> {
 }
 
 /// What of others is not as it was.
-fn differs(before: &Value, after: &Value, changes: &[Change]) -> Vec<String> {
+pub(super) fn differs(before: &Value, after: &Value, changes: &[Change]) -> Vec<String> {
     let mut found = Vec::new();
     for list in [APPLICATION, NAT, NETWORK] {
         let of = |body: &Value| {

@@ -150,19 +150,42 @@ pub(super) fn priority(of: &Value) -> Option<u16> {
     of.get("priority").and_then(Value::as_u64).and_then(|number| u16::try_from(number).ok())
 }
 
-/// Collections that are judged one after the other, and whether network rules in them come before ours.
+/// Which collections are looked into for rules of ours.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ours<'a> {
+    /// None: they are somebody else's, whatever they are called.
+    None,
+    /// All that are called so.
+    Any,
+    /// Those of one mark.
+    Of(&'a str),
+}
+
+/// Collections that are judged one after the other, and whether network rules in them come before ours. `number` is that of
+/// the group that they are in, where there is one.
 pub(super) fn read(
     standing: &mut Translating,
     collections: &[&Value],
     dialect: Dialect,
-    before_ours: Option<bool>,
+    (ours, before_ours, number): (Ours<'_>, Option<bool>, Option<u16>),
     provisioning: Provisioning,
 ) {
+    // That the last write of the whole failed says nothing of a rule that stands: it is no reason to end its grant.
+    let provisioning = match provisioning {
+        Provisioning::Failed => Provisioning::Succeeded,
+        Provisioning::Succeeded | Provisioning::Updating => provisioning,
+    };
     let mut collections: Vec<&Value> = collections.to_vec();
     collections.sort_by_key(|collection| priority(dialect.inner(collection)).unwrap_or(u16::MAX));
     // Where ours stands; where there is none, it would go to the lowest number that is free.
+    let mark_in = |collection: &Value| match (ours, of_ours(collection)) {
+        (Ours::None, _) | (_, None) => None,
+        (Ours::Any, mark) => mark,
+        (Ours::Of(wanted), Some(mark)) => (mark == wanted).then_some(mark),
+    };
     let is_ours = |collection: &&&Value| {
-        of_ours(collection).is_some() && text(collection, "/name").is_some_and(|name| name.ends_with(NETWORK))
+        mark_in(collection).is_some()
+            && text(collection, "/name").is_some_and(|name| name.to_ascii_lowercase().ends_with(NETWORK))
     };
     let ours = collections.iter().find(is_ours);
     let ours = ours.and_then(|collection| priority(dialect.inner(collection)));
@@ -173,11 +196,12 @@ pub(super) fn read(
         let inner = dialect.inner(collection);
         let action = text(inner, "/action/type").unwrap_or_default();
         let priority = priority(inner).unwrap_or(u16::MAX);
+        let mark = mark_in(collection);
         let around = Around {
             dialect,
             collection: text(collection, "/name").unwrap_or_default(),
-            is_ours: of_ours(collection).is_some(),
-            priority,
+            mark: mark.as_deref(),
+            priority: before_ours.map_or(priority, |_| number.unwrap_or(priority)),
             denies: action.eq_ignore_ascii_case("deny"),
             comes_first: before_ours.unwrap_or(priority < place),
             provisioning,

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::ANSWER;
 use super::classic::{is_stale, operation};
-use super::collections::{self, Lists};
+use super::collections::{self, Lists, Ours};
 use super::rules::{self, Dialect};
 use crate::api::values::ArmId;
 use crate::clock::Clock;
@@ -66,7 +66,11 @@ impl Policies {
         for body in found {
             let id = FirewallId(wire::id(&operation, body)?);
             let lock = strictest(locks.as_deref().unwrap_or_default(), &id.0);
-            all.push(self.read(&id, lock).await?);
+            match self.read(&id, lock).await {
+                Ok(read) => all.push(read),
+                // One that cannot be read keeps nothing else from being swept. Its gate says what is wrong with it.
+                Err(error) => tracing::warn!(firewall = %id, %error, "not swept"),
+            }
         }
         Ok(all)
     }
@@ -95,7 +99,10 @@ impl Policies {
                     next = reference(&operation, &parent.policy, "/properties/basePolicy/id")?;
                     parents.push(parent);
                 }
-                Err(failed) if failed.kind == CloudErrorKind::NotPermitted => {
+                // A parent that is gone is not the policy that is: it is read again as it changes.
+                Err(failed)
+                    if matches!(failed.kind, CloudErrorKind::NotPermitted | CloudErrorKind::NotFound) =>
+                {
                     standing.unread = Some(format!(
                         "the parent policy {id} cannot be read, and its rules go before all others: {failed}"
                     ));
@@ -112,16 +119,26 @@ impl Policies {
         for parent in parents.iter().rev() {
             for group in by_priority(&parent.groups) {
                 let list: Vec<&Value> = items(group, "/properties/ruleCollections").iter().collect();
-                collections::read(&mut standing, &list, Dialect::Policy, Some(true), state);
+                let number = collections::priority(properties(group));
+                collections::read(
+                    &mut standing,
+                    &list,
+                    Dialect::Policy,
+                    (Ours::None, Some(true), number),
+                    state,
+                );
             }
         }
         let place = place_of_ours(&own.groups);
         for group in by_priority(&own.groups) {
             let list: Vec<&Value> = items(group, "/properties/ruleCollections").iter().collect();
             let number = collections::priority(properties(group)).unwrap_or(u16::MAX);
-            let is_ours = text(group, "/name").and_then(mark_of_group).is_some();
-            let before = if is_ours { None } else { Some(number < place) };
-            collections::read(&mut standing, &list, Dialect::Policy, before, state);
+            let mark = text(group, "/name").and_then(mark_of_group);
+            let how = match &mark {
+                Some(mark) => (Ours::Of(mark), None, Some(number)),
+                None => (Ours::None, Some(number < place), Some(number)),
+            };
+            collections::read(&mut standing, &list, Dialect::Policy, how, state);
         }
         Ok(Observed {
             firewall: firewall.clone(),
@@ -155,9 +172,14 @@ impl Policies {
         let operation = format!("read {}", id.name());
         match self.arm.get(&operation, id.as_str(), api_version::NETWORK, Urgency::Lock).await {
             Ok(body) => provisioning(&body),
-            Err(error) => {
+            // Of what may not be seen, or is gone, nothing can be waited for.
+            Err(error) if matches!(error.kind, CloudErrorKind::NotPermitted | CloudErrorKind::NotFound) => {
                 tracing::debug!(%error, "how far a firewall is with its policy is not known");
                 Provisioning::Succeeded
+            }
+            Err(error) => {
+                tracing::debug!(%error, "how far a firewall is with its policy could not be read");
+                Provisioning::Updating
             }
         }
     }

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
+use super::collections::mark;
 use crate::api::values::{PortRange, Protocol};
 use crate::plan::model::{
     Access, Filter, Onward, Peer, Provisioning, Rule, RuleProtocol, Translating, Translation,
@@ -150,8 +151,8 @@ fn address(net: IpNet) -> String {
 pub(super) struct Around<'a> {
     pub(super) dialect: Dialect,
     pub(super) collection: &'a str,
-    /// Whether rules of ours are looked for in the collection.
-    pub(super) is_ours: bool,
+    /// The mark of rules of ours that are looked for in the collection; none where none are.
+    pub(super) mark: Option<&'a str>,
     pub(super) priority: u16,
     pub(super) denies: bool,
     /// Whether it is judged before the network rules of ours.
@@ -180,8 +181,9 @@ pub(super) fn filter(rule: &Value, around: Around<'_>) -> Filter {
 
 fn part_of(rule: &Value, around: Around<'_>) -> Option<String> {
     let name = base(text(rule, "/name")?);
-    let is_of_our_form = name.get(..11).is_some_and(|start| start.eq_ignore_ascii_case("portcullis-"));
-    (around.is_ours && is_of_our_form).then(|| name.to_owned())
+    // Of the collection's own mark: any other name was given by somebody else.
+    let own = around.mark.is_some_and(|wanted| mark(name).as_deref() == Some(wanted));
+    own.then(|| name.to_owned())
 }
 
 /// What cannot be read may match anything.

@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::collections::{self, Lists};
+use super::classic::differs;
+use super::collections::{self, Lists, Ours};
 use super::rules::{self, Dialect};
 use crate::api::values::{PortRange, Protocol};
 use crate::plan::model::{Access, Peer, Provisioning, Rule, RuleProtocol, Translating, Translation};
@@ -79,7 +80,7 @@ fn read_back(dialect: Dialect, nat: &[Value], network: &[Value]) -> Vec<Rule> {
     let mut standing = Translating::default();
     for list in [nat, network] {
         let list: Vec<&Value> = list.iter().collect();
-        collections::read(&mut standing, &list, dialect, None, Provisioning::Succeeded);
+        collections::read(&mut standing, &list, dialect, (Ours::Any, None, None), Provisioning::Succeeded);
     }
     rules::assemble(&standing)
 }
@@ -165,10 +166,52 @@ proptest! {
         for dialect in DIALECTS {
             let mut standing = Translating::default();
             let wrapped = json!({"name": "portcullis-00c0ffee-nat", "rules": [strange], "properties": {"rules": [strange], "action": {"type": "Dnat"}}});
-            collections::read(&mut standing, &[&strange, &wrapped], dialect, None, Provisioning::Succeeded);
+            collections::read(&mut standing, &[&strange, &wrapped], dialect, (Ours::Any, None, None), Provisioning::Succeeded);
             let _ = rules::assemble(&standing);
             let mut list = vec![strange.clone(), wrapped];
             let _ = Lists { dialect, nat: &mut list, network: None }.apply(&[Change::Remove(name(0))]);
         }
+    }
+}
+
+#[test]
+fn what_of_others_is_not_as_it_was_is_told_and_nothing_else() {
+    let collection = |name: &str, number: u16| json!({"name": name, "etag": "1", "properties": {"priority": number, "provisioningState": "Updating", "rules": [{"name": "r"}]}});
+    let ours = |rules: Value| json!({"name": "portcullis-00c0ffee-nat", "properties": {"priority": 100, "rules": rules}});
+    let body = |nat: Value, more: Value| {
+        let mut body = json!({"etag": "1", "tags": {"a": "b"}, "properties": {"provisioningState": "Succeeded", "threatIntelMode": "Alert", "natRuleCollections": nat}});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            body["properties"][key] = value.clone();
+        }
+        body
+    };
+    let before = body(json!([collection("theirs", 200)]), json!({}));
+    let changes = [Change::Remove(name(0))];
+    let mut same = body(
+        json!([ours(json!([{"name": name(0)}])), collection("theirs", 200)]),
+        json!({"provisioningState": "Updating"}),
+    );
+    same["etag"] = json!("2");
+    assert_eq!(differs(&before, &same, &changes), Vec::<String>::new());
+    for (after, words) in [
+        (body(json!([]), json!({})), "collection theirs of natRuleCollections is gone"),
+        (
+            body(json!([collection("theirs", 201)]), json!({})),
+            "collection theirs of natRuleCollections is not as it was",
+        ),
+        (
+            body(json!([collection("theirs", 200), collection("new", 300)]), json!({})),
+            "collection new of natRuleCollections is new",
+        ),
+        (
+            body(json!([collection("theirs", 200)]), json!({"threatIntelMode": "Deny"})),
+            "properties.threatIntelMode is not as it was",
+        ),
+        (
+            body(json!([ours(json!([{"name": "guest"}])), collection("theirs", 200)]), json!({})),
+            "collection portcullis-00c0ffee-nat of natRuleCollections is new",
+        ),
+    ] {
+        assert_eq!(differs(&before, &after, &changes), [words]);
     }
 }

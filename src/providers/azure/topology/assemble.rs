@@ -126,7 +126,9 @@ fn address(operation: &str, nic: &Value, part: &Value, world: &World) -> Result<
         groups.extend(reference(operation, group, "/id")?);
     }
     groups.sort();
-    let public = match reference(operation, part, "/properties/publicIPAddress/id")? {
+    let public_id = reference(operation, part, "/properties/publicIPAddress/id")?;
+    let has_public = public_id.is_some();
+    let public = match public_id {
         // Only shown to people: what cannot be read is left out.
         Some(public_id) => match world.publics.get(&public_id) {
             Some(Found::Here(public)) => {
@@ -140,6 +142,7 @@ fn address(operation: &str, nic: &Value, part: &Value, world: &World) -> Result<
     Ok(Some(Address {
         ip,
         public,
+        has_public,
         path,
         hops: hops::hops(&network_id, table, &virtual_network(network, None), world),
         groups,

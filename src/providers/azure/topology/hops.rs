@@ -158,7 +158,7 @@ fn hub(network: &Value) -> Option<Hop> {
             name.get(..23).is_some_and(|start| start.eq_ignore_ascii_case("RemoteVnetToHubPeering_"))
         })
     };
-    let peering = peerings(network).find(made_for_it)?;
+    let peering = items(network, "/properties/virtualNetworkPeerings").iter().find(made_for_it)?;
     reference(peering, "/properties/remoteVirtualNetwork/id").map(|id| Hop::Hub { id })
 }
 
