@@ -40,7 +40,7 @@ down: ## End exactly what `make up` started
 test: prerequisites ## Run every test (8 to 10 minutes on 2 cores once all is built)
 	@begun=$$SECONDS; status=0; beside=$$(mktemp -d); trap 'for job in $$(jobs -p); do kill -- -$$job 2>/dev/null || true; done; rm -rf "$$beside"' EXIT; \
 	trap 'exit 130' INT TERM; \
-	echo "building the programs and their tests into $(CARGO_TARGET_DIR) (10 minutes the first time)"; \
+	echo "building the programs and their tests into $(CARGO_TARGET_DIR) (6 minutes the first time)"; \
 	(cd $(SOURCES) && cargo test --locked --workspace --all-targets --no-run); \
 	echo "making ready the Azure SDK for Python and the az CLI meanwhile (2 minutes the first time)"; \
 	$(APART) tests/clients/setup.sh >"$$beside/setup" 2>&1 & setup=$$!; \

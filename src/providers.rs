@@ -41,7 +41,8 @@ pub trait Inventory: Send + Sync {
         tags: &BTreeMap<String, String>,
     ) -> Result<Vec<(ArmId, Result<Machine, Unsupported>)>, CloudError>;
 
-    /// Every firewall below `scope`, as read: for the sweep. A resource group that is gone holds none.
+    /// Every firewall below `scope`, as read, and those elsewhere that routes of its networks lead through: for the sweep.
+    /// A resource group that is gone holds none.
     ///
     /// # Errors
     /// When the cloud could not answer in full.

@@ -25,7 +25,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::admission::Admission;
 use super::authorize::{GrantPlan, Judgement};
-use super::desired::{Duty, Grant};
+use super::desired::{Duty, Grant, WHOLE_WRITE};
 use super::model::{FirewallId, FirewallKind, Translation};
 use super::names::{Cluster, deadline_of};
 use super::reviews::{Tally, Word};
@@ -277,7 +277,9 @@ pub fn duties(request: &JitAccessRequest) -> Vec<(FirewallId, Grant)> {
     // Without a deadline nothing may be open: the beginning of time is long past.
     let deadline = status.expires_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |at| at.0);
     let written = shortening::written_ahead_at(status);
-    let (heard_by, until) = (plus(written, OPEN_BOUND), plus(written, TURN_BOUND));
+    // Where everything is written at once, a turn is longer: a removal that is due within a write's time goes first.
+    let turn = if is_slow(status) { TURN_BOUND + 2 * WHOLE_WRITE } else { TURN_BOUND };
+    let (heard_by, until) = (plus(written, OPEN_BOUND), plus(written, turn));
     let replaced = shortening::is_under_way(status);
     status
         .rules

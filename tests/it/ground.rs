@@ -20,7 +20,7 @@ pub(crate) const STRANGER: &str = "198.51.100.23";
 /// How long anything may take: the stage is shared, and so is the machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Sites that the configuration maps.
-const SITES: u8 = 80;
+const SITES: u8 = 96;
 
 /// Clients of the simulator that are not the one that may do everything.
 pub(crate) const LIMITED_CLIENT: &str = "22222222-2222-2222-2222-222222222222";

@@ -419,3 +419,20 @@ fn several_firewalls_of_one_policy_are_served_by_one_group() {
         assert_eq!(site.led_by_us(&hub).await, Vec::<String>::new());
     });
 }
+
+/// What stands in a Virtual WAN hub is not seen: a machine that nothing else filters is not served, and says why.
+#[test]
+fn a_machine_behind_a_secured_hub_alone_is_unsupported_with_that_reason() {
+    on_site(|site| async move {
+        let vm = site.vm("a", 4, json!({"subnetNsg": null})).await;
+        let hub = site.network_resource("virtualNetworks/HV_hub_1234");
+        let space = json!({"addressSpace": {"addressPrefixes": [format!("172.{}.0.0/16", site.number)]}});
+        site.put(&hub, json!({"location": "westeurope", "properties": space})).await;
+        let peering = format!("{}/virtualNetworkPeerings/RemoteVnetToHubPeering_0f8fad5b", site.network());
+        site.put(&peering, json!({"properties": {"remoteVirtualNetwork": {"id": hub}}})).await;
+        site.policy("web", &json!({"targets": targets(&[&vm])})).await;
+        let shown = site.target("jitpol/web", &vm.id, "Unsupported", "NotSupported").await;
+        assert!(shown["message"].as_str().unwrap().contains("secured hub"), "{shown:#}");
+        assert_eq!(shown["path"][0]["kind"], "VirtualHub");
+    });
+}

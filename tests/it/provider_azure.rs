@@ -523,7 +523,7 @@ async fn a_list_is_read_to_its_end_or_not_at_all() {
     let azure = Azure::start().await;
     let group = id("Microsoft.Network/networkSecurityGroups", "x").ancestor(4).unwrap();
     let at = format!("{group}/providers/Microsoft.Network/networkSecurityGroups");
-    for other in ["azureFirewalls", "firewallPolicies"] {
+    for other in ["azureFirewalls", "firewallPolicies", "virtualNetworks"] {
         let at = format!("{group}/providers/Microsoft.Network/{other}");
         azure.once("GET", &at, answer(200, json!({"value": []}))).await;
     }
@@ -543,7 +543,7 @@ async fn a_list_is_read_to_its_end_or_not_at_all() {
         azure.always("POST", TOKEN_PATH, answer(200, json!({"access_token": "t", "expires_in": 99}))).await;
         azure.always("GET", &at, answer(200, broken.clone())).await;
         azure.always("GET", "/forbidden", failure(403, "AuthorizationFailed")).await;
-        for other in ["azureFirewalls", "firewallPolicies"] {
+        for other in ["azureFirewalls", "firewallPolicies", "virtualNetworks"] {
             let at = format!("{group}/providers/Microsoft.Network/{other}");
             azure.always("GET", &at, answer(200, json!({"value": []}))).await;
         }

@@ -16,7 +16,7 @@ use portcullis::providers::{Change, Cloud, CloudErrorKind};
 use serde_json::{Value, json};
 
 use crate::provider_conformance::{World, id, machine, net, rule};
-use crate::provider_simulator::SimulatedWorld;
+use crate::provider_simulator::{OTHER_SUBSCRIPTION, SimulatedWorld};
 
 const PUBLIC: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 40));
 const SUBNET: &str = "10.0.250.0/26";
@@ -524,4 +524,26 @@ async fn a_firewall_that_has_failed_says_so_and_who_may_not_write_is_told() {
     let error = cloud.firewall.delete(&world.firewall(), &named("one"), world.patience()).await.unwrap_err();
     assert_eq!(error.kind, CloudErrorKind::NotPermitted, "{error}");
     assert!(error.to_string().contains("azureFirewalls/write"), "{error}");
+}
+
+#[tokio::test]
+async fn a_policy_of_another_subscription_is_found_and_written() {
+    let world = SimulatedWorld::start().await;
+    let policy = format!(
+        "/subscriptions/{OTHER_SUBSCRIPTION}/resourceGroups/network/providers/Microsoft.Network/firewallPolicies/central"
+    );
+    world.set(&policy, &json!({"location": "westeurope"}));
+    world.firewall("web", "net", SUBNET, &json!({"firewallPolicy": {"id": policy}}));
+    world.routes(&[("0.0.0.0/0", "10.0.250.4")]);
+    let found = world.cloud().inventory.machine(&machine()).await.unwrap().unwrap();
+    let central = FirewallId(ArmId::parse(&policy).unwrap());
+    assert_eq!(found.hubs(), std::slice::from_ref(&central));
+    let open = json!({"location": "westeurope", "properties": {"securityRules": [{"name": "fw", "properties": {
+        "access": "Allow", "direction": "Inbound", "priority": 100, "protocol": "Tcp", "sourceAddressPrefix": SUBNET,
+        "destinationAddressPrefix": "10.0.0.4", "sourcePortRange": "*", "destinationPortRange": "22"}}]}});
+    world.set(crate::provider_conformance::firewall().as_str(), &open);
+    world.cloud().firewall.put(&central, &leading("one", 100), Duration::from_secs(20)).await.unwrap();
+    assert_eq!(passes(&world, "203.0.113.7", 50_100).await, [true, true]);
+    world.cloud().firewall.delete(&central, &named("one"), Duration::from_secs(20)).await.unwrap();
+    assert_eq!(passes(&world, "203.0.113.7", 50_100).await, [false, false]);
 }

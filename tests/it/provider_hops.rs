@@ -139,8 +139,12 @@ async fn a_firewall_of_a_hub_is_found_with_its_policy_and_the_parents_of_that() 
     for (path, status) in [("virtualNetworks/hub", 401), ("azureFirewalls", 500), ("firewallPolicies", 401)] {
         let fault = json!({"method": "GET", "path": path, "effect": {"status": {"status": status, "code": "Refused"}}});
         world.control("faults", &fault).await;
-        let said = why(&world.seen().await);
+        let machine = world.seen().await;
+        let said = why(&machine);
         assert!(said.contains("could not be read"), "{path}: {said}");
+        // What passes is waited for; what does not leaves machines to their groups.
+        let passes = matches!(machine.hops().as_slice(), [Hop::Unread { .. }]);
+        assert_eq!(passes, status == 500, "{path}: {said}");
         world.calm().await;
     }
     the_firewall(&world.seen().await);
@@ -202,4 +206,30 @@ async fn a_firewall_comes_with_what_leads_to_it_and_what_it_has() {
         assert_eq!(found.carries(source.parse().unwrap()), by_it, "{source}");
     }
     assert_eq!(machine.hubs(), [found.writes_to()]);
+}
+
+/// The sweep comes by what routes lead to, also where no policy and no request name it any more.
+#[tokio::test]
+async fn a_scope_is_swept_with_the_firewalls_of_hubs_that_its_routes_lead_to() {
+    let world = SimulatedWorld::start().await;
+    world.network("hub", "10.8.0.0/16");
+    world.peer(("net", "web"), ("hub", "hub"));
+    world.peer(("hub", "hub"), ("net", "web"));
+    let policy = id("hub", "firewallPolicies/own");
+    world.set(&policy, &json!({"location": "westeurope"}));
+    world.firewall("hub", "hub", "10.8.1.0/26", &json!({"firewallPolicy": {"id": policy}}));
+    let scope = machine().ancestor(4).unwrap();
+    let firewalls = async || -> Vec<String> {
+        let all = world.cloud().inventory.firewalls(&scope).await.unwrap();
+        all.iter().map(|observed| observed.firewall.to_string()).collect()
+    };
+    assert!(!firewalls().await.contains(&policy), "nothing leads there");
+    world.routes(&[("0.0.0.0/0", "10.8.1.4")]);
+    assert!(firewalls().await.contains(&policy));
+    world.forbid("Microsoft.Network/firewallPolicies/ruleCollectionGroups/read").await;
+    let rest = firewalls().await;
+    assert!(
+        !rest.contains(&policy) && !rest.is_empty(),
+        "what cannot be read keeps nothing else from it: {rest:?}"
+    );
 }

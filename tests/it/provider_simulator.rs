@@ -14,6 +14,9 @@ use serde_json::{Value, json};
 
 use crate::provider_conformance::{SUBSCRIPTION, World, absent_firewall, firewall, id, machine, rule};
 
+/// A subscription where the machine is not.
+pub const OTHER_SUBSCRIPTION: &str = "99999999-2222-3333-4444-555555555555";
+
 /// The conformance suite's world, on the simulator.
 pub struct SimulatedWorld {
     simulator: Running,
@@ -28,7 +31,7 @@ impl SimulatedWorld {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let options = Options {
             tls: None,
-            subscriptions: vec![SUBSCRIPTION.into()],
+            subscriptions: vec![SUBSCRIPTION.into(), OTHER_SUBSCRIPTION.into()],
             retry_after: Some(0),
             ..Options::default()
         };

@@ -20,8 +20,8 @@ use super::limiter::Urgency;
 use super::wire;
 use crate::api::Reason;
 use crate::api::values::ArmId;
-use crate::plan::model::{Machine, Observed, Unsupported};
-use crate::providers::{CloudError, CloudErrorKind, Inventory, has_tags};
+use crate::plan::model::{FirewallHop, FirewallId, Machine, Observed, Unsupported};
+use crate::providers::{CloudError, CloudErrorKind, Firewall, Inventory, has_tags};
 
 mod admin;
 mod assemble;
@@ -195,6 +195,52 @@ impl Topology {
         }
     }
 
+    /// Reads the firewalls that the routes of networks below `scope` lead to, wherever those are: what stands there may be
+    /// all that is left of a grant. One that cannot be read keeps nothing else from being swept.
+    async fn hubs(&self, scope: &ArmId, known: &mut Vec<Observed>) {
+        let operation = format!("find firewalls on the way to {scope}");
+        let found = match self.hubs_of(&operation, scope).await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(%error, "firewalls outside the scope are not swept");
+                return;
+            }
+        };
+        for hub in found {
+            if known.iter().any(|observed| observed.firewall == hub) {
+                continue;
+            }
+            match self.firewalls.observe(&hub).await {
+                Ok(observed) => known.push(observed),
+                Err(error) => tracing::debug!(firewall = %hub, %error, "not swept"),
+            }
+        }
+    }
+
+    async fn hubs_of(&self, operation: &str, scope: &ArmId) -> Result<BTreeSet<FirewallId>, CloudError> {
+        let path = format!("{scope}/providers/{}", NETWORKS.collection);
+        let listed = self.arm.list_scope(operation, &path, api_version::NETWORK, Urgency::Background).await?;
+        let mut world = World::default();
+        let mut tables = BTreeSet::new();
+        for network in listed {
+            let id = wire::id(operation, &network)?;
+            for subnet in wire::items(&network, "/properties/subnets") {
+                let table = wire::reference(operation, subnet, "/properties/routeTable/id")?;
+                tables.extend(table.map(|table| (id.clone(), table)));
+            }
+            world.networks.insert(id, Found::Here(network));
+        }
+        let ids = tables.iter().map(|(_, table)| table.clone()).collect();
+        world.routes = self.fetch(operation, &ROUTES, Some(scope), ids).await?;
+        let tables: Vec<(ArmId, ArmId)> = tables.into_iter().collect();
+        self.read_hops(operation, &tables, &mut world).await;
+        let led = tables.iter().flat_map(|(network, table)| match world.routes.get(table) {
+            Some(Found::Here(table)) => hops::hops(network, Some(table), &[], &world),
+            Some(Found::Missing | Found::Forbidden(_)) | None => Vec::new(),
+        });
+        Ok(led.filter_map(|hop| hop.firewall().map(FirewallHop::writes_to)).collect())
+    }
+
     /// Reads what no lock rests on, often in a subscription of somebody else: no failure counts, and none holds up the
     /// rest for long.
     async fn look_at(&self, operation: &str, kind: &Kind, ids: BTreeSet<ArmId>) -> HashMap<ArmId, Found> {
@@ -203,11 +249,12 @@ impl Topology {
                 let operation = format!("{operation}: read {} {}", kind.name, id.name());
                 let read = self.arm.get(&operation, id.as_str(), api_version::NETWORK, Urgency::Background);
                 let read = tokio::time::timeout(LOOK_PATIENCE, read).await;
-                let found = read.ok().and_then(|read| Found::of(read, kind, &id).ok());
-                let found = found.unwrap_or_else(|| {
-                    let message = format!("the {} {id} could not be read", kind.name);
-                    Found::Forbidden(unsupported(Reason::CloudUnavailable, message))
-                });
+                let found = match read.map(|read| Found::of(read, kind, &id)) {
+                    Ok(Ok(found)) => found,
+                    // What does not pass by itself, such as a hub of another tenant, is not waited for.
+                    Ok(Err(error)) => Found::Forbidden(could_not(kind, &id, error.kind.is_transient())),
+                    Err(_) => Found::Forbidden(could_not(kind, &id, true)),
+                };
                 (id, found)
             })
             .buffer_unordered(AT_ONCE)
@@ -285,6 +332,11 @@ fn ordered(mut networks: Vec<IpNet>) -> Vec<IpNet> {
     networks
 }
 
+fn could_not(kind: &Kind, id: &ArmId, passes: bool) -> Unsupported {
+    let reason = if passes { Reason::CloudUnavailable } else { Reason::NotPermitted };
+    unsupported(reason, format!("the {} {id} could not be read", kind.name))
+}
+
 fn unsupported(reason: Reason, message: String) -> Unsupported {
     Unsupported { reason, message }
 }
@@ -355,7 +407,9 @@ impl Inventory for Topology {
 
     async fn firewalls(&self, scope: &ArmId) -> Result<Vec<Observed>, CloudError> {
         is_scope("list network security groups", scope)?;
-        self.firewalls.all(scope).await
+        let mut all = self.firewalls.all(scope).await?;
+        self.hubs(scope, &mut all).await;
+        Ok(all)
     }
 
     fn clock_ahead(&self) -> Option<jiff::SignedDuration> {
