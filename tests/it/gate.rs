@@ -32,7 +32,7 @@ struct Bench {
     memory: Memory,
     gates: Gates,
     clock: Clock,
-    _news: mpsc::UnboundedReceiver<News>,
+    news: mpsc::UnboundedReceiver<News>,
     shutdown: CancellationToken,
 }
 
@@ -64,7 +64,7 @@ impl Bench {
             dry_run: false,
         };
         let gates = Gates::new(settings, clock.clone(), Metrics::new(), audit, sender, shutdown.clone());
-        Self { memory, gates, clock, _news: news, shutdown }
+        Self { memory, gates, clock, news, shutdown }
     }
 
     /// Time goes by, for the clock on the wall and for sleeping tasks alike.
@@ -170,6 +170,8 @@ struct Behind {
     silence: Duration,
     /// How long each call takes first.
     pause: Duration,
+    /// What of others differs after each write.
+    differs: Vec<String>,
 }
 
 impl Behind {
@@ -183,6 +185,7 @@ impl Behind {
             stuck: Arc::default(),
             silence: Duration::ZERO,
             pause: Duration::ZERO,
+            differs: Vec::new(),
         }
     }
 
@@ -224,7 +227,8 @@ impl Firewall for Behind {
             self.answers(change.rule(), patience).await?;
         }
         let Some(late) = self.late.filter(|_| put) else {
-            return self.memory.write(firewall, changes, patience).await;
+            let written = self.memory.write(firewall, changes, patience).await?;
+            return Ok(Written { differs: self.differs.clone(), ..written });
         };
         let (memory, firewall, changes) = (self.memory.clone(), firewall.clone(), changes.to_vec());
         tokio::spawn(async move {

@@ -362,7 +362,7 @@ impl Round<'_> {
 
     /// Whether nothing else is to be written now: something is to be closed, or there is news while only what failed
     /// before is left. A close that failed is not tried again before something else was: it may fail for ever.
-    fn is_to_stop(&self) -> bool {
+    pub(super) fn is_to_stop(&self) -> bool {
         self.close_is_due()
             || (self.tried && self.is_to_close())
             || (self.again && lock(&self.gate.duties).version != self.version)

@@ -211,8 +211,23 @@ impl Round<'_> {
         let patience = left.unwrap_or_default();
         let written = self.unless_due(way.write(&firewall, &changes, patience)).await;
         self.hold_back_if(place, &written);
+        if let Ok(written) = &written {
+            self.tell_of_others(written);
+        }
         for (intent, rule) in &recorded {
             self.wrote(intent, rule, written.clone());
+        }
+        if let [_, _, ..] = recorded.as_slice()
+            && written.is_err_and(|error| is_for_good(&error))
+        {
+            // Which of them it is about, nobody says: it is not to be the end of the others.
+            for (_, rule) in &recorded {
+                self.memory.refused.remove(&rule.name);
+                if self.is_to_stop() {
+                    continue;
+                }
+                Box::pin(self.open(&[*rule])).await;
+            }
         }
     }
 
@@ -310,7 +325,6 @@ impl Round<'_> {
                 self.succeeded(&rule.name);
                 self.opened |= rule.access == Access::Allow;
                 lock(&self.gate.unanswered).answered(&rule.name);
-                self.tell_of_others(&written);
                 true
             }
             Err(error) => {
@@ -319,8 +333,7 @@ impl Round<'_> {
                 if rule.access == Access::Allow && error.kind == CloudErrorKind::Unanswered {
                     lock(&self.gate.unanswered).note(&rule.name, self.pace.lands_within);
                 }
-                // Rights take minutes to spread, so a refusal of the credential is tried again.
-                if rule.access == Access::Allow && !error.kind.is_transient() && !is_refusal(&error) {
+                if rule.access == Access::Allow && is_for_good(&error) {
                     let seen = Seen::Refused { reason: error.kind.reason(), message: error.to_string() };
                     self.memory.refused.insert(rule.name.clone(), seen);
                 }
@@ -417,4 +430,9 @@ impl Round<'_> {
             false => Cause::Nobodys,
         }
     }
+}
+
+/// Whether the same write will not succeed later. Rights take minutes to spread, so a refusal of the credential may pass.
+fn is_for_good(error: &CloudError) -> bool {
+    !error.kind.is_transient() && !is_refusal(error)
 }

@@ -226,3 +226,43 @@ async fn what_went_along_with_a_write_that_was_not_answered_may_come_back() {
     hub.0.pass(1500).await;
     assert!(matches!(hub.seen(&first), Seen::Absent { .. }), "{:?}", hub.seen(&first));
 }
+
+/// The cloud refuses a write without saying which of its rules it is about: that is the end of none but that one.
+#[tokio::test(start_paused = true)]
+async fn what_the_cloud_refuses_of_one_is_not_the_end_of_the_others() {
+    let hub = Hub::new();
+    hub.0.memory.faults(|faults| faults.break_write(1, WriteFault::Refused(CloudErrorKind::Invalid)));
+    let grants: Vec<_> = (1..=3).map(|number| hub.grant(number, 3000, SLOW)).collect();
+    hub.give(&grants);
+    for _ in 0..=3 * WRITE / 10 {
+        hub.0.pass(10).await;
+        for (_, grant) in &grants {
+            assert!(!matches!(hub.seen(grant), Seen::Refused { .. }), "{:?}", hub.seen(grant));
+        }
+    }
+    assert!(grants.iter().all(|(_, grant)| matches!(hub.seen(grant), Seen::Present { .. })));
+    assert_eq!(hub.writes(), [1, 1, 1], "each by itself, as it is not known which it was");
+}
+
+/// What of others differs after a write is told once, with whom it concerns.
+#[tokio::test(start_paused = true)]
+async fn what_of_others_differs_is_told_once_for_each_write() {
+    let mut hub = Hub::new();
+    hub.0.memory.faults(|faults| faults.write_time = Duration::ZERO);
+    let lossy =
+        Behind { differs: vec!["collection theirs is gone".into()], ..Behind::of(&hub.0.memory) }.cloud();
+    hub.0.gates.set_locks("watcher", "main", &lossy, [(memory_firewall(), None)].into());
+    for (uid, grant) in [hub.grant(1, 3000, SLOW), hub.grant(2, 3000, SLOW)] {
+        hub.0.gates.set_grants(&uid, "main", &lossy, vec![(memory_firewall(), grant)]);
+    }
+    hub.0.pass(5).await;
+    let mut told = Vec::new();
+    while let Ok(news) = hub.0.news.try_recv() {
+        if let News::Differs(firewall, differs, watchers) = news {
+            told.push((firewall, differs, watchers));
+        }
+    }
+    let expected =
+        (memory_firewall(), vec!["collection theirs is gone".to_owned()], ["watcher".to_owned()].into());
+    assert_eq!(told, [expected]);
+}
