@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::plan::authorize::Led;
+use crate::plan::authorize::PortMapping;
 use crate::plan::desired::{Drift, Duty, Grant, Lock, Refused};
 use crate::plan::lifecycle::Seen;
 use crate::plan::model::{FirewallId, Observed};
@@ -210,11 +210,11 @@ impl Gates {
 
     /// What rules of requests lead on at a firewall, written or about to be.
     #[must_use]
-    pub fn led(&self, firewall: &FirewallId) -> Vec<Led> {
+    pub fn mappings(&self, firewall: &FirewallId) -> Vec<PortMapping> {
         let Some(gate) = lock(&self.0.gates).get(firewall).cloned() else { return Vec::new() };
         let duties = lock(&gate.duties);
-        let led = duties.grants.values().filter_map(|grant| {
-            Some(Led {
+        let mappings = duties.grants.values().filter_map(|grant| {
+            Some(PortMapping {
                 from: grant.translation?,
                 to: *grant.destinations.first()?,
                 ports: grant.ports.clone(),
@@ -222,7 +222,7 @@ impl Gates {
                 closing: matches!(grant.duty, Duty::Close { .. }),
             })
         });
-        led.collect()
+        mappings.collect()
     }
 
     /// UIDs of the requests that rules are kept or closed for.

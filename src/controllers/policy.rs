@@ -173,7 +173,7 @@ async fn enforce(
         // What leads packets on is looked at, and never locked.
         let machines =
             resolution.machines.values().flatten().filter_map(|(_, machine)| machine.as_ref().ok());
-        wanted.extend(machines.flat_map(Machine::hubs).map(|hub| (hub, None)));
+        wanted.extend(machines.flat_map(Machine::translating_firewalls).map(|hub| (hub, None)));
         context.gates.set_locks(&uid, &tenant.credential, cloud, wanted.clone());
         world.firewalls = wanted
             .into_iter()

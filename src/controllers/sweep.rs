@@ -133,7 +133,7 @@ async fn firewalls(cloud: &Cloud, scope: &ArmId) -> Result<Vec<Observed>, CloudE
     // A machine that is gone or cannot be locked has no way to it that could be known.
     let Ok(machine) = cloud.inventory.machine(scope).await? else { return Ok(Vec::new()) };
     let mut read = Vec::new();
-    for firewall in machine.firewalls().into_iter().chain(machine.hubs()) {
+    for firewall in machine.firewalls().into_iter().chain(machine.translating_firewalls()) {
         match cloud.firewall.observe(&firewall).await {
             Ok(observed) => read.push(observed),
             Err(error) if error.kind == CloudErrorKind::NotFound => {}

@@ -21,8 +21,8 @@ use crate::api::{
 };
 
 mod cover;
+mod dnat;
 mod grant;
-mod led;
 mod paper;
 mod targets;
 
@@ -63,25 +63,25 @@ pub struct PolicyView {
     /// When they were last read; when reading began, where they never were.
     pub read_at: Timestamp,
     /// What is known of the firewalls on the way that lead packets on.
-    pub hubs: Arc<BTreeMap<FirewallId, Hub>>,
+    pub firewalls: Arc<BTreeMap<FirewallId, FirewallView>>,
 }
 
 /// What is known of a firewall that leads packets on.
 #[derive(Clone, Debug, Default)]
-pub struct Hub {
+pub struct FirewallView {
     /// As it was last read; none: not yet.
     pub observed: Option<Arc<Observed>>,
     /// Why it could not be read.
     pub problem: Option<(Reason, String)>,
     /// What rules of grants lead on there, written or about to be: where packets come in, and where they go.
-    pub led: Vec<Led>,
+    pub mappings: Vec<PortMapping>,
     /// Names of rules that stand there and are ours.
     pub ours: BTreeSet<String>,
 }
 
 /// What a rule of a grant leads on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Led {
+pub struct PortMapping {
     /// Where packets come in.
     pub from: Translation,
     /// The machine's address.

@@ -35,8 +35,8 @@ use crate::api::Reason;
 use crate::api::values::PortRange;
 
 mod closes;
+mod dnat;
 mod exemptions;
-mod leads;
 mod locks;
 mod opens;
 

@@ -31,11 +31,11 @@ use super::sources::{AddressSet, Bounds, Family};
 use crate::api::ExistingRules;
 use crate::api::values::{PortRange, Protocol};
 
-mod led;
+mod dnat;
 mod passage;
 mod path;
 
-pub(crate) use led::is_behind;
+pub(crate) use dnat::is_behind;
 pub use passage::{Passage, passage, stopped_by};
 use path::{Cell, Does, Path, Trust};
 
@@ -69,7 +69,7 @@ impl Locked<'_> {
     /// Whether what locks an address is that firewalls lead nothing on to it, and nothing else.
     fn by_firewalls_alone(&self, address: &Address) -> bool {
         let unfiltered = address.path.is_empty() || !self.via.groups;
-        self.via.firewalls && unfiltered && led::is_behind(address)
+        self.via.firewalls && unfiltered && dnat::is_behind(address)
     }
 }
 
@@ -143,7 +143,7 @@ pub fn lockdown(way: Way<'_>, locked: Locked<'_>, now: Timestamp) -> Lockdown {
             if !locked.by_firewalls_alone(address) {
                 find_holes(&path, address, locked, now, trust, found);
             }
-            led::find_holes(&path, (address, way), locked, now, trust, found);
+            dnat::find_holes(&path, (address, way), locked, now, trust, found);
         };
         find(Trust::Proved, &mut strict);
         if !strict.is_empty() {
@@ -255,7 +255,7 @@ fn expected(grants: &[Grant], address: &Address, cell: Cell, now: Timestamp) -> 
 /// Why it cannot be told.
 fn unknown(way: Way<'_>) -> String {
     let mut reasons: Vec<String> = Vec::new();
-    for firewall in way.machine.firewalls().into_iter().chain(way.machine.hubs()) {
+    for firewall in way.machine.firewalls().into_iter().chain(way.machine.translating_firewalls()) {
         let name = firewall.0.name();
         match way.firewalls.get(&firewall) {
             None => reasons.push(format!("{name} has not been read")),

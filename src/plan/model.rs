@@ -7,6 +7,6 @@ pub use machine::{
     Address, AdminAction, AdminRule, FirewallHop, Hop, Machine, NetworkView, Nic, Os, Route, Unsupported,
 };
 pub use rule::{
-    Access, Filter, FirewallId, FirewallKind, MAX_PRIORITY, MIN_PRIORITY, Observed, Onward, Peer,
+    Access, DnatRule, FirewallId, FirewallKind, MAX_PRIORITY, MIN_PRIORITY, NetworkRule, Observed, Peer,
     Provisioning, ResourceLock, Rule, RuleProtocol, Translating, Translation,
 };

@@ -21,8 +21,8 @@ use crate::plan::model::{
     Unsupported,
 };
 
+mod dnat;
 pub mod faults;
-mod leading;
 pub mod packet;
 mod validate;
 mod world;
@@ -280,7 +280,7 @@ impl State {
         if firewall.kind().translates() {
             rules.sort_by_key(|rule| rule.name.clone());
         }
-        let translating = firewall.kind().translates().then(|| leading::standing(&rules, &stored.others));
+        let translating = firewall.kind().translates().then(|| dnat::standing(&rules, &stored.others));
         Some(Observed {
             firewall: firewall.clone(),
             at,

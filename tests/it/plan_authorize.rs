@@ -18,7 +18,7 @@ use portcullis::plan::terms::Terms;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-mod led;
+mod dnat;
 mod live;
 mod unread;
 
@@ -97,7 +97,7 @@ pub(crate) fn policy(name: &str, ports: Vec<PolicyPort>, machines: Vec<Machine>)
         latest: Some(Arc::clone(&machines)),
         machines: Some(machines),
         read_at: now(),
-        hubs: std::sync::Arc::default(),
+        firewalls: std::sync::Arc::default(),
     }
 }
 

@@ -417,7 +417,8 @@ async fn a_machine_comes_with_its_way(world: &dyn World) {
     assert_eq!(found.os, Os::Linux);
     assert!(!found.vm_id.is_empty());
     assert_eq!(found.tags.get("Role").map(String::as_str), Some("web"));
-    let on_the_way: Vec<FirewallId> = found.firewalls().into_iter().chain(found.hubs()).collect();
+    let on_the_way: Vec<FirewallId> =
+        found.firewalls().into_iter().chain(found.translating_firewalls()).collect();
     assert!(on_the_way.contains(&world.firewall()), "{on_the_way:?}");
     let addresses: Vec<IpAddr> = found.addresses().map(|address| address.ip).collect();
     assert_eq!(addresses, ["10.0.0.4".parse::<IpAddr>().unwrap()]);

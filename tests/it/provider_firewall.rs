@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use portcullis::api::values::{ArmId, PortRange, Protocol};
 use portcullis::clock::Clock;
 use portcullis::plan::model::{
-    Address, Filter, FirewallHop, FirewallId, Hop, Machine, NetworkView, Nic, Onward, Os, Peer, Provisioning,
-    ResourceLock, Route, Rule, RuleProtocol, Translation,
+    Address, DnatRule, FirewallHop, FirewallId, Hop, Machine, NetworkRule, NetworkView, Nic, Os, Peer,
+    Provisioning, ResourceLock, Route, Rule, RuleProtocol, Translation,
 };
 use portcullis::providers::memory::Memory;
 use portcullis::providers::memory::faults::WriteFault;
@@ -309,14 +309,14 @@ impl World for FirewallWorld<Memory> {
     async fn foreign_put(&self, firewall: &FirewallId, rule: &Rule) {
         self.inner.edit_others(firewall, |others| {
             let to = Some((IpAddr::from([10, 1, 0, 1]), PortRange::single(22)));
-            others.translations.push(Onward { rule: rule.clone(), to, part_of: None });
-            others.filters.push(Filter { rule: rule.clone(), comes_first: false, part_of: None });
+            others.translations.push(DnatRule { rule: rule.clone(), to, part_of: None });
+            others.filters.push(NetworkRule { rule: rule.clone(), comes_first: false, part_of: None });
         });
     }
 
     async fn foreign_delete(&self, firewall: &FirewallId, name: &str) {
         self.inner.edit_others(firewall, |others| {
-            others.translations.retain(|onward| onward.rule.name != name);
+            others.translations.retain(|dnat| dnat.rule.name != name);
             others.filters.retain(|filter| filter.rule.name != name);
         });
     }
@@ -342,7 +342,7 @@ impl World for FirewallWorld<Memory> {
     async fn others(&self) -> Value {
         let observed = self.inner.cloud().firewall.observe(&self.firewall).await.unwrap();
         let mut standing = observed.translating.unwrap();
-        standing.translations.retain(|onward| onward.part_of.is_none());
+        standing.translations.retain(|dnat| dnat.part_of.is_none());
         standing.filters.retain(|filter| filter.part_of.is_none());
         format!("{standing:?}").into()
     }
@@ -537,7 +537,7 @@ async fn a_policy_of_another_subscription_is_found_and_written() {
     world.routes(&[("0.0.0.0/0", "10.0.250.4")]);
     let found = world.cloud().inventory.machine(&machine()).await.unwrap().unwrap();
     let central = FirewallId(ArmId::parse(&policy).unwrap());
-    assert_eq!(found.hubs(), std::slice::from_ref(&central));
+    assert_eq!(found.translating_firewalls(), std::slice::from_ref(&central));
     let open = json!({"location": "westeurope", "properties": {"securityRules": [{"name": "fw", "properties": {
         "access": "Allow", "direction": "Inbound", "priority": 100, "protocol": "Tcp", "sourceAddressPrefix": SUBNET,
         "destinationAddressPrefix": "10.0.0.4", "sourcePortRange": "*", "destinationPortRange": "22"}}]}});

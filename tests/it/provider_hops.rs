@@ -205,7 +205,7 @@ async fn a_firewall_comes_with_what_leads_to_it_and_what_it_has() {
     ] {
         assert_eq!(found.carries(source.parse().unwrap()), by_it, "{source}");
     }
-    assert_eq!(machine.hubs(), [found.writes_to()]);
+    assert_eq!(machine.translating_firewalls(), [found.writes_to()]);
 }
 
 /// The sweep comes by what routes lead to, also where no policy and no request name it any more.

@@ -9,7 +9,7 @@ use kube::runtime::reflector::ObjectRef;
 
 use crate::api::JitPolicy;
 use crate::controllers::Context;
-use crate::plan::authorize::{Hub, Judgement, PolicyView, Resolved};
+use crate::plan::authorize::{FirewallView, Judgement, PolicyView, Resolved};
 use crate::plan::model::{FirewallId, Machine};
 use crate::plan::names::parse_name;
 use crate::plan::terms::{InvalidSpec, Terms};
@@ -42,8 +42,8 @@ pub(super) fn of(context: &Context, namespace: &str, policies: &[Arc<JitPolicy>]
                 .filter(|found| as_it_is(found.generation))
                 .map(|found| Arc::clone(&found.machines));
             PolicyView {
-                hubs: Arc::new(
-                    machines.as_deref().map(|machines| hubs(context, machines)).unwrap_or_default(),
+                firewalls: Arc::new(
+                    machines.as_deref().map(|machines| firewalls(context, machines)).unwrap_or_default(),
                 ),
                 name: policy.name_any(),
                 generation,
@@ -61,9 +61,12 @@ pub(super) fn of(context: &Context, namespace: &str, policies: &[Arc<JitPolicy>]
 }
 
 /// What is known of the firewalls on the way to machines that lead packets on.
-fn hubs(context: &Context, machines: &BTreeMap<String, Vec<Resolved>>) -> BTreeMap<FirewallId, Hub> {
+fn firewalls(
+    context: &Context,
+    machines: &BTreeMap<String, Vec<Resolved>>,
+) -> BTreeMap<FirewallId, FirewallView> {
     let machines = machines.values().flatten().filter_map(|(_, machine)| machine.as_ref().ok());
-    let ids: BTreeSet<FirewallId> = machines.flat_map(Machine::hubs).collect();
+    let ids: BTreeSet<FirewallId> = machines.flat_map(Machine::translating_firewalls).collect();
     ids.into_iter()
         .map(|id| {
             let report = context.gates.report(&id).unwrap_or_default();
@@ -72,8 +75,13 @@ fn hubs(context: &Context, machines: &BTreeMap<String, Vec<Resolved>>) -> BTreeM
             let cluster = &context.settings.cluster;
             let ours = rules.filter(|rule| parse_name(cluster, &rule.name).is_some());
             let ours = ours.map(|rule| rule.name.clone()).collect();
-            let hub = Hub { observed: report.observed, problem, led: context.gates.led(&id), ours };
-            (id, hub)
+            let view = FirewallView {
+                observed: report.observed,
+                problem,
+                mappings: context.gates.mappings(&id),
+                ours,
+            };
+            (id, view)
         })
         .collect()
 }

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::led::{self, By};
+use super::dnat::{self, By};
 use super::{GrantPlan, Judgement, MAX_RULES, PlannedRule, PolicyView};
 use crate::api::values::{ArmId, PortRange, Protocol};
 use crate::api::{Connection, FirewallSource, JitAccessRequest, PinnedMachine, Reason, RequestedPolicy};
@@ -124,7 +124,7 @@ fn rules(
     let Some((named, terms)) = covering.first() else { return Ok(Vec::new()) };
     let groups = covering.iter().any(|(_, terms)| terms.uses_groups());
     let firewalls = covering.iter().any(|(_, terms)| terms.uses_firewalls());
-    let mut ports = led::Ports::new(request, named);
+    let mut ports = dnat::Ports::new(request, named);
     let mut filtered: BTreeMap<(Where, IpAddr), Vec<PortRange>> = BTreeMap::new();
     let mut rules = Vec::new();
     for machine in machines.values() {
@@ -134,7 +134,7 @@ fn rules(
         }
         for address in machine.addresses() {
             if firewalls {
-                led::unread(address)?;
+                dnat::unread(address)?;
             }
             can_be_filtered(machine, address, ask, (groups, firewalls))?;
             for port in &ask.ports {
@@ -143,13 +143,13 @@ fn rules(
                 let family =
                     port.sources.iter().filter(|source| source.addr().is_ipv4() == address.ip.is_ipv4());
                 for source in family {
-                    let by = if firewalls { led::by(address, *source) } else { By::Direct };
-                    seen.extend(led::seen_as(by, *source, terms.firewall_source));
+                    let by = if firewalls { dnat::by(address, *source) } else { By::Direct };
+                    seen.extend(dnat::seen_as(by, *source, terms.firewall_source));
                     let (hop, list) = match by {
                         By::Direct => continue,
-                        By::Led(_) if source.prefix_len() == 0 => return Err(from_anywhere(address)),
-                        By::Led(hop) => (hop, &mut led),
-                        By::Through(hop) => (hop, &mut through),
+                        By::Translated(_) if source.prefix_len() == 0 => return Err(from_anywhere(address)),
+                        By::Translated(hop) => (hop, &mut led),
+                        By::Routed(hop) => (hop, &mut through),
                     };
                     let entry = list.entry(hop.writes_to()).or_insert_with(|| (hop, Vec::new()));
                     entry.1.push(*source);
@@ -228,7 +228,7 @@ fn can_be_filtered(
     let filtered = groups && !address.path.is_empty();
     let sources = ask.ports.iter().flat_map(|port| &port.sources);
     let mut own = sources.filter(|source| source.addr().is_ipv4() == address.ip.is_ipv4());
-    let direct = |source: &IpNet| !firewalls || matches!(led::by(address, *source), By::Direct);
+    let direct = |source: &IpNet| !firewalls || matches!(dnat::by(address, *source), By::Direct);
     if !filtered && let Some(source) = own.find(|source| direct(source)) {
         let message = if groups {
             format!("no network security group filters traffic to {} of {}", address.ip, machine.id)
@@ -294,7 +294,7 @@ fn connections(ask: &Ask, machines: &BTreeMap<ArmId, Machine>, rules: &[PlannedR
                 let own =
                     port.sources.iter().filter(|source| source.addr().is_ipv4() == address.ip.is_ipv4());
                 own.into_iter()
-                    .any(|source| led.is_none() || !matches!(led::by(address, *source), By::Led(_)))
+                    .any(|source| led.is_none() || !matches!(dnat::by(address, *source), By::Translated(_)))
             };
             if let Some(address) = addresses.iter().find(is_direct) {
                 let ip = address.public.unwrap_or(address.ip).to_string();
@@ -334,7 +334,7 @@ fn hash(
             });
             if rule.translation.is_some() {
                 // Not where: that port may turn out to be taken, and it is the same machine that is opened.
-                shown["ledOn"] = true.into();
+                shown["translated"] = true.into();
             }
             shown
         }).collect::<Vec<_>>(),

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::closes::{Shown, shown};
-use super::{Draft, grant_rule, is_live, leads};
+use super::{Draft, dnat, grant_rule, is_live};
 use crate::api::Reason;
 use crate::plan::desired::{Duty, Grant, Limits};
 use crate::plan::model::{Access, ResourceLock, Rule};
@@ -40,7 +40,7 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
                     Some((Reason::RuleRemoved, message))
                 }
                 Shown::Absent | Shown::Failed => match draft.translating {
-                    Some(translating) => leads::open(draft, translating, grant).err(),
+                    Some(translating) => dnat::open(draft, translating, grant).err(),
                     None => open(draft, grant).err(),
                 },
             }

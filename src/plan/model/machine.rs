@@ -68,16 +68,16 @@ impl Machine {
 
     /// What the rules are written to of every firewall on the way that leads packets on, each once, in order.
     #[must_use]
-    pub fn hubs(&self) -> Vec<FirewallId> {
-        let mut hubs: Vec<FirewallId> =
+    pub fn translating_firewalls(&self) -> Vec<FirewallId> {
+        let mut firewalls: Vec<FirewallId> =
             self.hops().into_iter().filter_map(Hop::firewall).map(FirewallHop::writes_to).collect();
-        hubs.sort();
-        hubs.dedup();
-        hubs
+        firewalls.sort();
+        firewalls.dedup();
+        firewalls
     }
 
     /// Every firewall that filters traffic to any of its addresses, each once, in order: those on the way that lead packets
-    /// on are [`Machine::hubs`].
+    /// on are [`Machine::translating_firewalls`].
     #[must_use]
     pub fn firewalls(&self) -> Vec<FirewallId> {
         let mut firewalls: Vec<FirewallId> =

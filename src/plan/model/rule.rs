@@ -246,9 +246,9 @@ pub struct Observed {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Translating {
     /// What is led on, in the order in which it is judged.
-    pub translations: Vec<Onward>,
+    pub translations: Vec<DnatRule>,
     /// What is let through or kept out, in the order in which it is judged.
-    pub filters: Vec<Filter>,
+    pub filters: Vec<NetworkRule>,
     /// Why nothing can be opened there; none where something can.
     pub unfit: Option<super::Unsupported>,
     /// What of it could not be read, in a sentence: more may be led on than is known.
@@ -257,7 +257,7 @@ pub struct Translating {
 
 /// A rule that leads packets on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Onward {
+pub struct DnatRule {
     /// What it matches: destinations and ports are those where packets come in. Named as `collection/rule`.
     pub rule: Rule,
     /// Where it leads; none where that cannot be read, such as a name.
@@ -268,12 +268,12 @@ pub struct Onward {
 
 /// A rule that filters, on a firewall that translates addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Filter {
+pub struct NetworkRule {
     /// The rule, named as `collection/rule`. Its priority is that of its collection or group.
     pub rule: Rule,
     /// Whether it is judged before all rules of ours.
     pub comes_first: bool,
-    /// As [`Onward::part_of`].
+    /// As [`DnatRule::part_of`].
     pub part_of: Option<String>,
 }
 

@@ -269,7 +269,7 @@ fn lockdown(
     let read = known.iter().filter_map(|(firewall, report)| {
         report.observed.as_ref().map(|observed| ((*firewall).clone(), Arc::clone(observed)))
     });
-    let hubs = machine.hubs().into_iter().filter_map(|hub| {
+    let hubs = machine.translating_firewalls().into_iter().filter_map(|hub| {
         let observed = world.firewalls.get(&hub)?.observed.clone()?;
         Some((hub, observed))
     });

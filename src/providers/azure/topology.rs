@@ -197,27 +197,27 @@ impl Topology {
 
     /// Reads the firewalls that the routes of networks below `scope` lead to, wherever those are: what stands there may be
     /// all that is left of a grant. One that cannot be read keeps nothing else from being swept.
-    async fn hubs(&self, scope: &ArmId, known: &mut Vec<Observed>) {
+    async fn add_led_to(&self, scope: &ArmId, known: &mut Vec<Observed>) {
         let operation = format!("find firewalls on the way to {scope}");
-        let found = match self.hubs_of(&operation, scope).await {
+        let found = match self.led_to(&operation, scope).await {
             Ok(found) => found,
             Err(error) => {
                 tracing::warn!(%error, "firewalls outside the scope are not swept");
                 return;
             }
         };
-        for hub in found {
-            if known.iter().any(|observed| observed.firewall == hub) {
+        for firewall in found {
+            if known.iter().any(|observed| observed.firewall == firewall) {
                 continue;
             }
-            match self.firewalls.observe(&hub).await {
+            match self.firewalls.observe(&firewall).await {
                 Ok(observed) => known.push(observed),
-                Err(error) => tracing::debug!(firewall = %hub, %error, "not swept"),
+                Err(error) => tracing::debug!(%firewall, %error, "not swept"),
             }
         }
     }
 
-    async fn hubs_of(&self, operation: &str, scope: &ArmId) -> Result<BTreeSet<FirewallId>, CloudError> {
+    async fn led_to(&self, operation: &str, scope: &ArmId) -> Result<BTreeSet<FirewallId>, CloudError> {
         let path = format!("{scope}/providers/{}", NETWORKS.collection);
         let listed = self.arm.list_scope(operation, &path, api_version::NETWORK, Urgency::Background).await?;
         let mut world = World::default();
@@ -408,7 +408,7 @@ impl Inventory for Topology {
     async fn firewalls(&self, scope: &ArmId) -> Result<Vec<Observed>, CloudError> {
         is_scope("list network security groups", scope)?;
         let mut all = self.firewalls.all(scope).await?;
-        self.hubs(scope, &mut all).await;
+        self.add_led_to(scope, &mut all).await;
         Ok(all)
     }
 

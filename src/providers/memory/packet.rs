@@ -64,9 +64,9 @@ impl Memory {
             let led = Packet { destination: to.addr(), port, ..packet };
             (comes_in && matches(rule, Packet { source: packet.source, ..led })).then_some(led)
         });
-        let others = stored.others.translations.iter().filter(|onward| matches(&onward.rule, packet));
-        let others = others.filter_map(|onward| {
-            let (to, ports) = onward.to?;
+        let others = stored.others.translations.iter().filter(|dnat| matches(&dnat.rule, packet));
+        let others = others.filter_map(|dnat| {
+            let (to, ports) = dnat.to?;
             Some(Packet { destination: to, port: ports.first(), ..packet })
         });
         let led = own.chain(others).next()?;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::collections::mark;
 use crate::api::values::{PortRange, Protocol};
 use crate::plan::model::{
-    Access, Filter, Onward, Peer, Provisioning, Rule, RuleProtocol, Translating, Translation,
+    Access, DnatRule, NetworkRule, Peer, Provisioning, Rule, RuleProtocol, Translating, Translation,
 };
 use crate::providers::azure::nsg::{port_range, protocol};
 use crate::providers::azure::wire::{items, peer, text};
@@ -161,13 +161,13 @@ pub(super) struct Around<'a> {
 }
 
 /// Reads a rule that leads on.
-pub(super) fn onward(rule: &Value, around: Around<'_>) -> Onward {
+pub(super) fn onward(rule: &Value, around: Around<'_>) -> DnatRule {
     let to = text(rule, "/translatedAddress").and_then(|text| text.parse::<IpAddr>().ok());
     let port = rule.get("translatedPort").and_then(|port| match port {
         Value::String(text) => text.trim().parse::<u16>().ok(),
         other => other.as_u64().and_then(|port| u16::try_from(port).ok()),
     });
-    Onward {
+    DnatRule {
         to: to.zip(port.map(PortRange::single)),
         part_of: part_of(rule, around),
         rule: Rule { access: Access::Allow, ..decode(rule, around) },
@@ -175,8 +175,12 @@ pub(super) fn onward(rule: &Value, around: Around<'_>) -> Onward {
 }
 
 /// Reads a network rule.
-pub(super) fn filter(rule: &Value, around: Around<'_>) -> Filter {
-    Filter { rule: decode(rule, around), comes_first: around.comes_first, part_of: part_of(rule, around) }
+pub(super) fn filter(rule: &Value, around: Around<'_>) -> NetworkRule {
+    NetworkRule {
+        rule: decode(rule, around),
+        comes_first: around.comes_first,
+        part_of: part_of(rule, around),
+    }
 }
 
 fn part_of(rule: &Value, around: Around<'_>) -> Option<String> {
@@ -248,12 +252,12 @@ fn peers(rule: &Value, addresses: &str, groups: &str) -> Vec<Peer> {
 /// The rules of the form of ours, put together from their parts. Where the parts do not fit together, the rule matches
 /// something that cannot be read: it is not as it was written.
 pub(super) fn assemble(standing: &Translating) -> Vec<Rule> {
-    let mut names: BTreeMap<String, (String, Vec<&Onward>, Vec<&Filter>)> = BTreeMap::new();
-    for onward in &standing.translations {
-        if let Some(name) = &onward.part_of {
+    let mut names: BTreeMap<String, (String, Vec<&DnatRule>, Vec<&NetworkRule>)> = BTreeMap::new();
+    for dnat in &standing.translations {
+        if let Some(name) = &dnat.part_of {
             let entry =
                 names.entry(name.to_ascii_lowercase()).or_insert_with(|| (name.clone(), vec![], vec![]));
-            entry.1.push(onward);
+            entry.1.push(dnat);
         }
     }
     for filter in &standing.filters {
@@ -263,18 +267,18 @@ pub(super) fn assemble(standing: &Translating) -> Vec<Rule> {
             entry.2.push(filter);
         }
     }
-    names.into_values().map(|(name, onward, filters)| whole(&name, onward, &filters)).collect()
+    names.into_values().map(|(name, dnat, filters)| whole(&name, dnat, &filters)).collect()
 }
 
-fn whole(name: &str, mut onward: Vec<&Onward>, filters: &[&Filter]) -> Rule {
-    onward.sort_by_key(|part| (part.to, part.rule.name.clone()));
+fn whole(name: &str, mut dnat: Vec<&DnatRule>, filters: &[&NetworkRule]) -> Rule {
+    dnat.sort_by_key(|part| (part.to, part.rule.name.clone()));
     let broken = |rule: &Rule, why: &str| Rule {
         name: name.to_owned(),
         access: Access::Allow,
         sources: vec![Peer::Unknown(why.to_owned())],
         ..rule.clone()
     };
-    let first = onward.first().map(|part| &part.rule);
+    let first = dnat.first().map(|part| &part.rule);
     let [filter] = filters else {
         // There is a part of either kind, or there would be no name.
         let rule = filters.first().map(|filter| &filter.rule).or(first);
@@ -292,8 +296,8 @@ fn whole(name: &str, mut onward: Vec<&Onward>, filters: &[&Filter]) -> Rule {
     };
     let [start] = first.ports.as_slice() else { return broken(&rule, "packets come in at other ports") };
     let wanted: Vec<u16> = rule.ports.iter().flat_map(|range| range.first()..=range.last()).collect();
-    let fits = onward.len() == wanted.len()
-        && onward.iter().zip(&wanted).enumerate().all(|(index, (part, port))| {
+    let fits = dnat.len() == wanted.len()
+        && dnat.iter().zip(&wanted).enumerate().all(|(index, (part, port))| {
             let comes_in = u16::try_from(usize::from(start.first()) + index).map(PortRange::single);
             let alike = Rule {
                 destinations: rule.destinations.clone(),
@@ -311,9 +315,8 @@ fn whole(name: &str, mut onward: Vec<&Onward>, filters: &[&Filter]) -> Rule {
         return broken(&rule, "what leads on and what lets through differ");
     }
     // What a description says counts, wherever it stands: the earlier deadline.
-    if onward.iter().any(|part| part.rule.description != rule.description) {
-        rule.description =
-            onward.iter().map(|part| &part.rule.description).min().cloned().unwrap_or_default();
+    if dnat.iter().any(|part| part.rule.description != rule.description) {
+        rule.description = dnat.iter().map(|part| &part.rule.description).min().cloned().unwrap_or_default();
     }
     rule.translation = Some(Translation { address: from, port: start.first() });
     rule

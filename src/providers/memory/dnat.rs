@@ -1,14 +1,18 @@
-//! What stands on a firewall that leads packets on, rule by rule.
+//! What stands on a firewall with DNAT, rule by rule.
 
 use crate::api::values::PortRange;
-use crate::plan::model::{Filter, Onward, Peer, Rule, Translating};
+use crate::plan::model::{DnatRule, NetworkRule, Peer, Rule, Translating};
 
 /// The rules of ours, as parts, and those of others.
 pub(super) fn standing(rules: &[Rule], others: &Translating) -> Translating {
     let mut standing = others.clone();
     for rule in rules {
         let part_of = Some(rule.name.clone());
-        standing.filters.push(Filter { rule: rule.clone(), comes_first: false, part_of: part_of.clone() });
+        standing.filters.push(NetworkRule {
+            rule: rule.clone(),
+            comes_first: false,
+            part_of: part_of.clone(),
+        });
         let Some(from) = rule.translation else { continue };
         let to = rule.destinations.first().and_then(|peer| match peer {
             Peer::Net(net) => Some(net.addr()),
@@ -24,7 +28,7 @@ pub(super) fn standing(rules: &[Rule], others: &Translating) -> Translating {
                 ..rule.clone()
             };
             let to = to.map(|address| (address, PortRange::single(port)));
-            standing.translations.push(Onward { rule: matched, to, part_of: part_of.clone() });
+            standing.translations.push(DnatRule { rule: matched, to, part_of: part_of.clone() });
         }
     }
     standing

@@ -1,4 +1,4 @@
-//! How sources come to a machine behind a firewall that leads packets on, and by which of its ports.
+//! How sources come to a machine behind a firewall with DNAT, and by which of its ports.
 //!
 //! - What the machine answers goes by the routes of its subnet: who is answered by way of a firewall comes by way of it.
 //! - From the internet, packets come to a public address of the firewall, which leads them on: the machine sees an address
@@ -13,12 +13,12 @@ use std::sync::LazyLock;
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
-use super::{Hub, Judgement, Led, PolicyView};
+use super::{FirewallView, Judgement, PolicyView, PortMapping};
 use crate::api::values::{ArmId, PortRange, Protocol};
 use crate::api::{FirewallSource, JitAccessRequest, Reason};
-use crate::plan::leading;
+use crate::plan::dnat;
 use crate::plan::lifecycle;
-use crate::plan::model::{Address, FirewallHop, FirewallId, Hop, Onward, Translation};
+use crate::plan::model::{Address, DnatRule, FirewallHop, FirewallId, Hop, Translation};
 use crate::plan::sources::AddressSet;
 
 /// The ports that packets are led on from. Azure takes none from 64000 on.
@@ -38,17 +38,17 @@ pub(super) enum By<'a> {
     /// Past no firewall that leads packets on.
     Direct,
     /// Through one, as it is.
-    Through(&'a FirewallHop),
+    Routed(&'a FirewallHop),
     /// To a public address of one, which leads it on.
-    Led(&'a FirewallHop),
+    Translated(&'a FirewallHop),
 }
 
 /// How a source comes to an address.
 pub(super) fn by(address: &Address, source: IpNet) -> By<'_> {
     let hop = address.hops.iter().filter_map(Hop::firewall).find(|hop| hop.carries(source));
     match hop {
-        Some(hop) if PRIVATE.contains(&AddressSet::of_nets([&source])) => By::Through(hop),
-        Some(hop) => By::Led(hop),
+        Some(hop) if PRIVATE.contains(&AddressSet::of_nets([&source])) => By::Routed(hop),
+        Some(hop) => By::Translated(hop),
         None => By::Direct,
     }
 }
@@ -65,23 +65,23 @@ pub(super) fn unread(address: &Address) -> Result<(), Judgement> {
 /// What the machine sees of a source that comes so.
 pub(super) fn seen_as(by: By<'_>, source: IpNet, model: FirewallSource) -> Vec<IpNet> {
     match (by, model) {
-        (By::Led(hop), FirewallSource::Auto | FirewallSource::Translated)
-        | (By::Through(hop), FirewallSource::Translated) => hop.subnets.clone(),
-        (By::Direct | By::Through(_), _) | (By::Led(_), FirewallSource::Original) => vec![source],
+        (By::Translated(hop), FirewallSource::Auto | FirewallSource::Translated)
+        | (By::Routed(hop), FirewallSource::Translated) => hop.subnets.clone(),
+        (By::Direct | By::Routed(_), _) | (By::Translated(_), FirewallSource::Original) => vec![source],
     }
 }
 
 /// Finds ports for what is led on, for one request.
 pub(super) struct Ports<'a> {
     request: &'a JitAccessRequest,
-    hubs: &'a BTreeMap<FirewallId, Hub>,
+    firewalls: &'a BTreeMap<FirewallId, FirewallView>,
     /// What this request has taken already.
-    taken: Vec<(FirewallId, Led)>,
+    taken: Vec<(FirewallId, PortMapping)>,
 }
 
 impl<'a> Ports<'a> {
     pub(super) fn new(request: &'a JitAccessRequest, named: &'a PolicyView) -> Self {
-        Self { request, hubs: &named.hubs, taken: Vec::new() }
+        Self { request, firewalls: &named.firewalls, taken: Vec::new() }
     }
 
     /// Where packets come in that are led on to these ports of an address.
@@ -107,14 +107,14 @@ impl<'a> Ports<'a> {
         if let Some(known) = known.filter(|_| self.is_granted()) {
             return Ok(known);
         }
-        let hub = self.ready(&firewall)?;
+        let view = self.ready(&firewall)?;
         if hop.publics.is_empty() {
             return Err(unfit(format!("{} has no public IPv4 address to lead packets on from", hop.id)));
         }
         if hop.subnets.is_empty() {
             return Err(unfit(format!("the subnet of {} has no IPv4 prefix that could be read", hop.id)));
         }
-        let led = |from| Led { from, to, ports: vec![range], name: String::new(), closing: false };
+        let led = |from| PortMapping { from, to, ports: vec![range], name: String::new(), closing: false };
         let start = preferred(to, range, protocol);
         let ports = (0..COUNT).map(|step| FIRST + (start + step) % COUNT);
         let fits = |port: &u16| usize::from(*port) + count <= usize::from(FIRST) + usize::from(COUNT);
@@ -126,7 +126,7 @@ impl<'a> Ports<'a> {
         let found = known
             .into_iter()
             .chain(all)
-            .find(|from| self.is_free(hub, &firewall, &led(*from), count, protocol));
+            .find(|from| self.is_free(view, &firewall, &led(*from), count, protocol));
         match found {
             Some(from) => {
                 self.taken.push((firewall, led(from)));
@@ -141,22 +141,24 @@ impl<'a> Ports<'a> {
     }
 
     /// What is known of a firewall that something is to be opened on; a live grant stays without.
-    pub(super) fn ready(&self, firewall: &FirewallId) -> Result<&'a Hub, Judgement> {
-        static NOTHING: LazyLock<Hub> = LazyLock::new(Hub::default);
+    pub(super) fn ready(&self, firewall: &FirewallId) -> Result<&'a FirewallView, Judgement> {
+        static NOTHING: LazyLock<FirewallView> = LazyLock::new(FirewallView::default);
         if self.is_granted() {
-            return Ok(self.hubs.get(firewall).unwrap_or(&NOTHING));
+            return Ok(self.firewalls.get(firewall).unwrap_or(&NOTHING));
         }
-        let hub = self.hubs.get(firewall);
-        let unfit = hub.and_then(|hub| hub.observed.as_ref()?.translating.as_ref()?.unfit.clone());
+        let view = self.firewalls.get(firewall);
+        let unfit = view.and_then(|view| view.observed.as_ref()?.translating.as_ref()?.unfit.clone());
         if let Some(why) = unfit {
             return Err(Judgement::Impossible(why.reason, why.message));
         }
-        match hub {
-            Some(hub) if hub.observed.is_some() => Ok(hub),
-            Some(Hub { problem: Some((reason @ Reason::NotPermitted, why)), .. }) => {
+        match view {
+            Some(view) if view.observed.is_some() => Ok(view),
+            Some(FirewallView { problem: Some((reason @ Reason::NotPermitted, why)), .. }) => {
                 Err(Judgement::Impossible(*reason, why.clone()))
             }
-            Some(Hub { problem: Some((reason, why)), .. }) => Err(Judgement::Unknown(*reason, why.clone())),
+            Some(FirewallView { problem: Some((reason, why)), .. }) => {
+                Err(Judgement::Unknown(*reason, why.clone()))
+            }
             Some(_) | None => Err(Judgement::Unknown(
                 Reason::Progressing,
                 format!("{firewall} on the way has not been read yet"),
@@ -174,28 +176,28 @@ impl<'a> Ports<'a> {
         sources: &AddressSet,
     ) -> Result<(), Judgement> {
         let firewall = hop.writes_to();
-        let hub = self.ready(&firewall)?;
-        let translating = hub.observed.as_ref().and_then(|observed| observed.translating.as_ref());
+        let view = self.ready(&firewall)?;
+        let translating = view.observed.as_ref().and_then(|observed| observed.translating.as_ref());
         let leading = translating.iter().flat_map(|it| &it.translations);
-        for onward in leading.filter(|onward| leading::may_lead_to(onward, to, ports, protocol)) {
-            if leading::only_from(&onward.rule, sources) {
+        for dnat_rule in leading.filter(|dnat_rule| dnat::may_lead_to(dnat_rule, to, ports, protocol)) {
+            if dnat::only_from(&dnat_rule.rule, sources) {
                 continue;
             }
             // What is only called as ours are is somebody else's.
-            let own = onward.part_of.as_ref().filter(|name| hub.ours.contains(*name));
+            let own = dnat_rule.part_of.as_ref().filter(|name| view.ours.contains(*name));
             let Some(part_of) = own else {
                 return Err(Judgement::Impossible(
                     Reason::ForeignTranslation,
                     format!(
                         "rule {} of {} leads packets on to {to} too: the machine would see them come from the same \\
                          subnet, and a grant would let them in",
-                        onward.rule.name,
+                        dnat_rule.rule.name,
                         firewall.0.name()
                     ),
                 ));
             };
-            let is_live = |led: &Led| led.name.eq_ignore_ascii_case(part_of) && !led.closing;
-            if !self.is_granted() && !hub.led.iter().any(is_live) {
+            let is_live = |led: &PortMapping| led.name.eq_ignore_ascii_case(part_of) && !led.closing;
+            if !self.is_granted() && !view.mappings.iter().any(is_live) {
                 return Err(Judgement::Unknown(
                     Reason::Progressing,
                     format!(
@@ -233,27 +235,28 @@ impl<'a> Ports<'a> {
 
     fn is_free(
         &self,
-        hub: &Hub,
+        view: &FirewallView,
         firewall: &FirewallId,
-        wanted: &Led,
+        wanted: &PortMapping,
         count: usize,
         protocol: Protocol,
     ) -> bool {
-        let translating = hub.observed.as_ref().and_then(|observed| observed.translating.as_ref());
+        let translating = view.observed.as_ref().and_then(|observed| observed.translating.as_ref());
         let mut standing = translating.iter().flat_map(|it| &it.translations);
-        let is_ours = |onward: &Onward| {
+        let is_ours = |dnat_rule: &DnatRule| {
             // The same way to the same port, for somebody else.
-            onward.part_of.as_ref().is_some_and(|name| {
-                hub.led.iter().any(|led| led.name.eq_ignore_ascii_case(name) && led.shares(wanted))
+            dnat_rule.part_of.as_ref().is_some_and(|name| {
+                view.mappings.iter().any(|led| led.name.eq_ignore_ascii_case(name) && led.shares(wanted))
             })
         };
         let other = self.taken.iter().filter(|(id, _)| id == firewall).map(|(_, led)| led);
-        !standing.any(|onward| leading::may_take(onward, wanted.from, count, protocol) && !is_ours(onward))
-            && !other.chain(&hub.led).any(|led| led.meets(wanted) && !led.shares(wanted))
+        !standing
+            .any(|dnat_rule| dnat::may_take(dnat_rule, wanted.from, count, protocol) && !is_ours(dnat_rule))
+            && !other.chain(&view.mappings).any(|led| led.meets(wanted) && !led.shares(wanted))
     }
 }
 
-impl Led {
+impl PortMapping {
     fn range(&self) -> (u32, u32) {
         let count: u32 =
             self.ports.iter().map(|range| u32::from(range.last()) - u32::from(range.first()) + 1).sum();

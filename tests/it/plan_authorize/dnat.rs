@@ -3,10 +3,10 @@
 use portcullis::api::{
     AzureEnforcement, Enforcement, FirewallSource, JitAccessRequestStatus, RuleStatus, TranslationStatus, Via,
 };
-use portcullis::plan::authorize::{GrantPlan, Hub, Led, PlannedRule};
+use portcullis::plan::authorize::{FirewallView, GrantPlan, PlannedRule, PortMapping};
 use portcullis::plan::model::{
-    Access, FirewallHop, Hop, Observed, Onward, Peer, Provisioning, ResourceLock, Route, Rule, RuleProtocol,
-    Translating, Translation,
+    Access, DnatRule, FirewallHop, Hop, Observed, Peer, Provisioning, ResourceLock, Route, Rule,
+    RuleProtocol, Translating, Translation,
 };
 
 use super::*;
@@ -35,7 +35,14 @@ fn behind(nsgs: &[&str], routes: &[(&str, bool)]) -> Machine {
     machine
 }
 
-fn onward(name: &str, source: &str, ports: PortRange, to: &str, port: u16, part_of: Option<&str>) -> Onward {
+fn onward(
+    name: &str,
+    source: &str,
+    ports: PortRange,
+    to: &str,
+    port: u16,
+    part_of: Option<&str>,
+) -> DnatRule {
     let rule = Rule {
         name: name.into(),
         priority: 200,
@@ -50,10 +57,10 @@ fn onward(name: &str, source: &str, ports: PortRange, to: &str, port: u16, part_
         provisioning: Provisioning::Succeeded,
     };
     let to = Some((to.parse().unwrap(), PortRange::single(port)));
-    Onward { rule, to, part_of: part_of.map(str::to_owned) }
+    DnatRule { rule, to, part_of: part_of.map(str::to_owned) }
 }
 
-fn hub(translations: Vec<Onward>, led: Vec<Led>) -> Hub {
+fn hub(translations: Vec<DnatRule>, led: Vec<PortMapping>) -> FirewallView {
     let observed = Observed {
         firewall: firewall(),
         at: now(),
@@ -66,22 +73,22 @@ fn hub(translations: Vec<Onward>, led: Vec<Led>) -> Hub {
         translating: Some(Translating { translations, ..Translating::default() }),
     };
     let ours = led.iter().map(|led| led.name.clone()).chain(["x".to_owned()]).collect();
-    Hub { observed: Some(Arc::new(observed)), problem: None, led, ours }
+    FirewallView { observed: Some(Arc::new(observed)), problem: None, mappings: led, ours }
 }
 
 const ROUTES: [(&str, bool); 2] = [("0.0.0.0/0", true), ("10.0.0.0/16", false)];
 
-fn view_of(machine: Machine, hub: Hub, azure: &AzureEnforcement) -> PolicyView {
+fn view_of(machine: Machine, hub: FirewallView, azure: &AzureEnforcement) -> PolicyView {
     let mut view =
         policy("web", vec![port(22, &["0.0.0.0/0"], "3h"), port(5985, &["0.0.0.0/0"], "3h")], vec![machine]);
     if let Ok(terms) = &mut view.terms {
         (terms.via, terms.firewall_source) = (azure.via, azure.firewall_source);
     }
-    view.hubs = Arc::new([(firewall(), hub)].into());
+    view.firewalls = Arc::new([(firewall(), hub)].into());
     view
 }
 
-fn usual(hub: Hub) -> PolicyView {
+fn usual(hub: FirewallView) -> PolicyView {
     view_of(behind(&["nic"], &ROUTES), hub, &AzureEnforcement::default())
 }
 
@@ -184,21 +191,21 @@ fn the_port_is_the_same_for_every_grant_and_another_where_somebody_has_it() {
     let next = on(&next, "azureFirewalls")[0].translation.unwrap();
     assert_ne!(next, first);
     // Of another grant that leads to the same port of the same machine it is shared.
-    let led = Led {
+    let led = PortMapping {
         from: first,
         to: "10.0.0.4".parse().unwrap(),
         ports: vec![PortRange::single(22)],
         name: "portcullis-other".into(),
         closing: false,
     };
-    let own = Onward {
+    let own = DnatRule {
         to: Some(("10.0.0.4".parse().unwrap(), PortRange::single(22))),
         ..taken("10.0.0.4", Some("portcullis-other"))
     };
     let shared = plan_of(|_| {}, &usual(hub(vec![own], vec![led.clone()])));
     assert_eq!(on(&shared, "azureFirewalls")[0].translation, Some(first));
     // About to be written to another machine, it is taken, too.
-    let elsewhere = Led { to: "10.0.0.9".parse().unwrap(), ..led };
+    let elsewhere = PortMapping { to: "10.0.0.9".parse().unwrap(), ..led };
     let moved = plan_of(|_| {}, &usual(hub(vec![], vec![elsewhere])));
     assert_ne!(on(&moved, "azureFirewalls")[0].translation, Some(first));
     let all = PortRange::new(50_000, 63_999).unwrap();
@@ -282,19 +289,27 @@ fn what_a_firewall_does_not_do_is_said_by_field() {
     let (reason, why) = refused(Box::new(|spec| spec["notAfter"] = json!("2026-11-22T08:10:00Z")));
     assert!(reason == Reason::DurationTooShort && why.contains("spec.notAfter"), "{why}");
     for (hub, words) in [
-        (Hub { observed: None, ..Hub::default() }, "has not been read yet"),
-        (Hub { problem: Some((Reason::CloudUnavailable, "is away".into())), ..Hub::default() }, "is away"),
+        (FirewallView { observed: None, ..FirewallView::default() }, "has not been read yet"),
+        (
+            FirewallView {
+                problem: Some((Reason::CloudUnavailable, "is away".into())),
+                ..FirewallView::default()
+            },
+            "is away",
+        ),
     ] {
         let waits = judged(&request(|_| {}), &usual(hub));
         assert!(matches!(&waits, Judgement::Unknown(_, why) if why.contains(words)), "{waits:?}");
     }
-    let barred = Hub { problem: Some((Reason::NotPermitted, "may not".into())), ..Hub::default() };
+    let barred =
+        FirewallView { problem: Some((Reason::NotPermitted, "may not".into())), ..FirewallView::default() };
     let fails = judged(&request(|_| {}), &usual(barred));
     assert!(matches!(&fails, Judgement::Impossible(Reason::NotPermitted, _)), "{fails:?}");
     let mut away = behind(&["nic"], &ROUTES);
     away.nics[0].addresses[0].hops =
         vec![Hop::Unread { address: "10.2.1.4".parse().unwrap(), why: "it did not answer".into() }];
-    let waits = judged(&request(|_| {}), &view_of(away, Hub::default(), &AzureEnforcement::default()));
+    let waits =
+        judged(&request(|_| {}), &view_of(away, FirewallView::default(), &AzureEnforcement::default()));
     assert!(matches!(waits, Judgement::Unknown(Reason::CloudUnavailable, _)), "{waits:?}");
 }
 

@@ -1,4 +1,4 @@
-//! What firewalls that lead packets on let in: past the lock, because what is led on comes from their own subnet.
+//! What firewalls with DNAT let in: past the lock, because what they translate comes from their own subnet.
 
 use jiff::Timestamp;
 
@@ -6,9 +6,9 @@ use super::path::{Cell, Path, Trust};
 use super::{Decider, Findings, Locked, Way};
 use crate::api::values::{PortRange, Protocol};
 use crate::plan::desired::WHOLE_WRITE;
-use crate::plan::leading;
+use crate::plan::dnat;
 use crate::plan::lifecycle::plus;
-use crate::plan::model::{Access, Address, FirewallHop, Hop, Observed, Onward, Provisioning};
+use crate::plan::model::{Access, Address, DnatRule, FirewallHop, Hop, Observed, Provisioning};
 use crate::plan::packets::Transport;
 use crate::plan::sources::{AddressSet, Bounds, Family};
 
@@ -83,14 +83,14 @@ fn find_led(
         Transport::Tcp => Protocol::Tcp,
         Transport::Udp => Protocol::Udp,
     };
-    let leads = |onward: &&Onward| leading::may_lead_to(onward, address.ip, &[cell.ports], protocol);
-    for onward in translating.translations.iter().filter(leads) {
-        let allowed = granted(locked, onward.part_of.as_ref(), now).union(&exempt);
-        if !leading::only_from(&onward.rule, &allowed) {
+    let leads = |dnat_rule: &&DnatRule| dnat::may_lead_to(dnat_rule, address.ip, &[cell.ports], protocol);
+    for dnat_rule in translating.translations.iter().filter(leads) {
+        let allowed = granted(locked, dnat_rule.part_of.as_ref(), now).union(&exempt);
+        if !dnat::only_from(&dnat_rule.rule, &allowed) {
             found.open = true;
             found
                 .shadowed
-                .insert(Decider { firewall: Some(hop.writes_to()), rule: onward.rule.name.clone() });
+                .insert(Decider { firewall: Some(hop.writes_to()), rule: dnat_rule.rule.name.clone() });
         }
     }
 }

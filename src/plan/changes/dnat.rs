@@ -1,4 +1,4 @@
-//! Which allows are to be written to a firewall that leads packets on.
+//! Which allows are to be written to a firewall with DNAT.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -7,8 +7,8 @@ use super::opens::{few_enough, one_cross_product};
 use super::{Draft, grant_rule};
 use crate::api::Reason;
 use crate::plan::desired::Grant;
-use crate::plan::leading;
-use crate::plan::model::{Access, Onward, ResourceLock, Rule, Translating};
+use crate::plan::dnat;
+use crate::plan::model::{Access, DnatRule, ResourceLock, Rule, Translating};
 use crate::plan::names;
 use crate::plan::packets::{Reach, hosts};
 use crate::plan::sources::Family;
@@ -72,12 +72,12 @@ fn nobody_else_leads(draft: &Draft<'_>, translating: &Translating, grant: &Grant
             && other.ports == grant.ports
             && hosts(&other.destinations) == grant.destinations.iter().copied().collect::<BTreeSet<IpAddr>>()
     };
-    let meets = |onward: &&Onward| leading::may_take(onward, from, count, grant.protocol);
-    for onward in translating.translations.iter().filter(meets) {
-        let own = onward.part_of.as_ref().filter(|_| is_own(draft, onward.part_of.as_ref()));
+    let meets = |dnat_rule: &&DnatRule| dnat::may_take(dnat_rule, from, count, grant.protocol);
+    for dnat_rule in translating.translations.iter().filter(meets) {
+        let own = dnat_rule.part_of.as_ref().filter(|_| is_own(draft, dnat_rule.part_of.as_ref()));
         let standing = own.and_then(|name| draft.observed.rule(name));
         if !standing.is_some_and(|rule| rule.name.eq_ignore_ascii_case(&grant.name) || shares(rule)) {
-            return taken(&onward.rule.name);
+            return taken(&dnat_rule.rule.name);
         }
     }
     let range = |rule: &Rule| {
@@ -126,11 +126,11 @@ fn has_room(
     let mut led: BTreeSet<IpAddr> = translating
         .translations
         .iter()
-        .filter_map(|onward| onward.to.map(|(to, _)| to))
+        .filter_map(|dnat_rule| dnat_rule.to.map(|(to, _)| to))
         .chain(draft.changes.opens.iter().flat_map(|rule| hosts(&rule.destinations)))
         .collect();
     let mut publics: BTreeSet<IpAddr> =
-        translating.translations.iter().flat_map(|onward| hosts(&onward.rule.destinations)).collect();
+        translating.translations.iter().flat_map(|dnat_rule| hosts(&dnat_rule.rule.destinations)).collect();
     if let Some(from) = grant.translation {
         led.extend(&grant.destinations);
         publics.insert(from.address);

@@ -10,7 +10,7 @@ use portcullis::plan::changes::plan;
 use portcullis::plan::desired::{Close, Duty, Grant, Limits};
 use portcullis::plan::exposure::{Enforced, Lockdown, Locked, Way, lockdown};
 use portcullis::plan::model::{
-    Access, Filter, Onward, Peer, Rule, RuleProtocol, Translating, Translation, Unsupported,
+    Access, DnatRule, NetworkRule, Peer, Rule, RuleProtocol, Translating, Translation, Unsupported,
 };
 use portcullis::providers::Change;
 use portcullis::providers::memory::Memory;
@@ -36,13 +36,13 @@ fn peer_of(source: &str) -> Peer {
 }
 
 /// A rule of somebody else that leads a port on to a machine.
-fn theirs() -> impl Strategy<Value = Onward> {
+fn theirs() -> impl Strategy<Value = DnatRule> {
     (
         prop::sample::select(vec!["*", "203.0.113.0/24", "192.0.2.0/24"]),
         50_000..50_006u16,
         prop::sample::select(vec![Some((MACHINE, 22)), Some((MACHINE, 80)), Some(("10.0.0.5", 22)), None]),
     )
-        .prop_map(|(source, port, to)| Onward {
+        .prop_map(|(source, port, to)| DnatRule {
             rule: Rule {
                 sources: vec![peer_of(source)],
                 destinations: vec![Peer::host(PUBLIC)],
@@ -54,9 +54,9 @@ fn theirs() -> impl Strategy<Value = Onward> {
         })
 }
 
-fn filter() -> impl Strategy<Value = Filter> {
+fn filter() -> impl Strategy<Value = NetworkRule> {
     (any::<bool>(), prop::sample::select(vec!["*", "203.0.113.0/24"]), any::<bool>(), 100..3000u16).prop_map(
-        |(deny, source, comes_first, priority)| Filter {
+        |(deny, source, comes_first, priority)| NetworkRule {
             rule: Rule {
                 access: if deny { Access::Deny } else { Access::Allow },
                 sources: vec![peer_of(source)],
@@ -190,7 +190,7 @@ proptest! {
 /// What of others keeps a rule of ours from being written, and what does not.
 #[tokio::test]
 async fn what_would_not_get_through_or_is_somebody_elses_is_not_written() {
-    let leads = |port: u16| Onward {
+    let leads = |port: u16| DnatRule {
         rule: Rule {
             sources: vec![Peer::Any],
             destinations: vec![Peer::host(PUBLIC)],
@@ -200,7 +200,7 @@ async fn what_would_not_get_through_or_is_somebody_elses_is_not_written() {
         to: Some(("10.0.0.9".parse().unwrap(), PortRange::single(80))),
         part_of: None,
     };
-    let filter = |access, comes_first, priority, destination: &str| Filter {
+    let filter = |access, comes_first, priority, destination: &str| NetworkRule {
         rule: Rule {
             access,
             sources: vec![Peer::Any],
@@ -284,7 +284,7 @@ async fn what_would_not_get_through_or_is_somebody_elses_is_not_written() {
 /// Where nothing but the firewall stands before a machine, what it lets through is let in.
 #[tokio::test]
 async fn with_no_group_behind_it_an_allow_of_somebody_else_is_named() {
-    let filter = |access, source: &str, destination: &str| Filter {
+    let filter = |access, source: &str, destination: &str| NetworkRule {
         rule: Rule {
             access,
             sources: vec![peer_of(source)],
