@@ -24,6 +24,7 @@ mod cover;
 mod dnat;
 mod grant;
 mod paper;
+mod rules;
 mod targets;
 
 pub use grant::pin;
