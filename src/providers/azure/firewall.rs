@@ -8,10 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use reqwest::Method;
+use serde_json::Value;
+use tokio::time::Instant;
 
-use super::client::Arm;
+use super::api_version;
+use super::client::{Arm, WriteRequest};
+use super::limiter::Urgency;
 use super::locks::Locks;
 use super::nsg::Nsgs;
+use super::wire;
 use crate::api::values::ArmId;
 use crate::clock::Clock;
 use crate::plan::model::{FirewallId, FirewallKind, Observed};
@@ -29,6 +35,8 @@ use policy::Policies;
 
 /// What an Azure Firewall can hold. Addresses are public ones and those that they lead to.
 const LIMITS: FirewallLimits = FirewallLimits { rules: 10_000, addresses: 250, name: 80, description: 1024 };
+/// How often somebody else may be faster before the gate is told to come again.
+const ATTEMPTS: usize = 3;
 /// Longest that the first answer to a write may take. Azure Resource Manager ends every request within 60 s.
 const ANSWER: Duration = Duration::from_secs(60);
 
@@ -72,6 +80,64 @@ fn unless_forbidden(read: Result<Vec<Observed>, CloudError>) -> Result<Vec<Obser
         }
         read => read,
     }
+}
+
+/// A write of something whole: in place of what was read, and of nothing newer.
+struct Replacement<'a> {
+    operation: &'a str,
+    path: &'a str,
+    /// As it was read; none where it is new.
+    before: Option<&'a Value>,
+    body: Value,
+    /// Whether something is removed by it.
+    closes: bool,
+    until: Instant,
+}
+
+/// Sends it; what a resource lock forbids has the locks of `firewall` read anew.
+async fn replace(
+    arm: &Arm,
+    locks: &Locks,
+    firewall: &FirewallId,
+    replacement: Replacement<'_>,
+) -> Result<Written, CloudError> {
+    let Replacement { operation, path, before, body, closes, until } = replacement;
+    let request = WriteRequest {
+        operation,
+        method: Method::PUT,
+        path,
+        api_version: api_version::NETWORK,
+        if_match: before.and_then(|before| wire::text(before, "/etag")).map(str::to_owned),
+        body: Some(body),
+        urgency: if closes { Urgency::Close } else { Urgency::Open },
+        answer: ANSWER,
+        patience: until.saturating_duration_since(Instant::now()),
+    };
+    let ended = arm.write(request).await;
+    if ended.as_ref().is_err_and(|failed| failed.kind == CloudErrorKind::ScopeLocked) {
+        locks.forget(firewall);
+    }
+    ended
+}
+
+/// Whether a write was refused because what it rests on has changed.
+fn is_stale(error: &CloudError) -> bool {
+    error.code.as_deref().is_some_and(|code| code.starts_with("PreconditionFailed"))
+}
+
+/// What is being done, for messages.
+fn operation(firewall: &FirewallId, changes: &[Change]) -> String {
+    let one = |change: &Change| match change {
+        Change::Put(rule) => format!("write rule {}", rule.name),
+        Change::Remove(name) => format!("remove rule {name}"),
+        Change::CutSessions => "set flushConnection".to_owned(),
+    };
+    let what = match changes {
+        [] => "write again".to_owned(),
+        [only] => one(only),
+        [first, rest @ ..] => format!("{} and {} more", one(first), rest.len()),
+    };
+    format!("{what} of {}", firewall.0.name())
 }
 
 #[async_trait]

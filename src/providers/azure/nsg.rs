@@ -1,6 +1,7 @@
 //! Network security groups as firewalls.
 //!
-//! Rules are written one by one, as children: a write of the whole group would delete what it does not name.
+//! Rules are written one by one, as children: a write of the whole group would delete what it does not name. The only write
+//! of a whole group is that of `flushConnection`, which only the group has.
 //! A read is one request, for the group with its rules in it, and one a minute for resource locks.
 
 use std::sync::Arc;

@@ -7,20 +7,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::Method;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::ANSWER;
 use super::collections::{self, Lists, Ours};
 use super::rules::{self, Dialect};
+use super::{ATTEMPTS, Replacement, is_stale, operation};
 use crate::api::Reason;
 use crate::api::values::ArmId;
 use crate::clock::Clock;
 use crate::plan::model::{FirewallId, Observed, ResourceLock, Translating, Unsupported};
 use crate::providers::azure::answer::error;
 use crate::providers::azure::api_version;
-use crate::providers::azure::client::{Arm, WriteRequest};
+use crate::providers::azure::client::Arm;
 use crate::providers::azure::limiter::Urgency;
 use crate::providers::azure::locks::{Locks, strictest};
 use crate::providers::azure::nsg::gone_is_removed;
@@ -30,8 +29,6 @@ use crate::providers::{Change, CloudError, CloudErrorKind, Written};
 const NAT: &str = "natRuleCollections";
 const NETWORK: &str = "networkRuleCollections";
 const APPLICATION: &str = "applicationRuleCollections";
-/// How often somebody else may be faster before the gate is told to come again.
-const ATTEMPTS: usize = 3;
 
 /// Classic firewalls.
 pub(super) struct Classic {
@@ -97,7 +94,6 @@ impl Classic {
         let operation = operation(firewall, changes);
         let until = Instant::now() + patience;
         let closes = changes.iter().any(|change| matches!(change, Change::Remove(_)));
-        let urgency = if closes { Urgency::Close } else { Urgency::Open };
         let mut attempt = 1;
         loop {
             let before = self.get(&operation, firewall).await?;
@@ -106,29 +102,21 @@ impl Classic {
             }
             let body =
                 changed(&before, changes).map_err(|why| error(&operation, CloudErrorKind::Invalid, &why))?;
-            let request = WriteRequest {
+            let replacement = Replacement {
                 operation: &operation,
-                method: Method::PUT,
                 path: firewall.as_str(),
-                api_version: api_version::NETWORK,
-                if_match: text(&before, "/etag").map(str::to_owned),
-                body: Some(body),
-                urgency,
-                answer: ANSWER,
-                patience: until.saturating_duration_since(Instant::now()),
+                before: Some(&before),
+                body,
+                closes,
+                until,
             };
-            match self.arm.write(request).await {
+            match super::replace(&self.arm, &self.locks, firewall, replacement).await {
                 Ok(written) => {
                     return Ok(self.compared(&operation, firewall, &before, changes, written).await);
                 }
                 // Somebody else has written it since it was read: nothing of ours was.
                 Err(failed) if is_stale(&failed) && attempt < ATTEMPTS => attempt += 1,
-                Err(failed) => {
-                    if failed.kind == CloudErrorKind::ScopeLocked {
-                        self.locks.forget(firewall);
-                    }
-                    return Err(failed);
-                }
+                Err(failed) => return Err(failed),
             }
         }
     }
@@ -150,26 +138,6 @@ impl Classic {
             }
         }
     }
-}
-
-/// What is being done, for messages.
-pub(super) fn operation(firewall: &FirewallId, changes: &[Change]) -> String {
-    let one = |change: &Change| match change {
-        Change::Put(rule) => format!("write rule {}", rule.name),
-        Change::Remove(name) => format!("remove rule {name}"),
-        Change::CutSessions => "set flushConnection".to_owned(),
-    };
-    let what = match changes {
-        [] => "write again".to_owned(),
-        [only] => one(only),
-        [first, rest @ ..] => format!("{} and {} more", one(first), rest.len()),
-    };
-    format!("{what} of {}", firewall.0.name())
-}
-
-/// Whether a write was refused because what it rests on has changed.
-pub(super) fn is_stale(error: &CloudError) -> bool {
-    error.code.as_deref().is_some_and(|code| code.starts_with("PreconditionFailed"))
 }
 
 fn lists_of(body: &Value) -> impl Iterator<Item = &Value> {

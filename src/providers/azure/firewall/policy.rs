@@ -7,20 +7,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::ANSWER;
-use super::classic::{is_stale, operation};
 use super::collections::{self, Lists, Ours};
 use super::rules::{self, Dialect};
+use super::{ATTEMPTS, Replacement, is_stale, operation};
 use crate::api::values::ArmId;
 use crate::clock::Clock;
 use crate::plan::model::{FirewallId, Observed, Provisioning, ResourceLock, Translating};
 use crate::providers::azure::answer::error;
 use crate::providers::azure::api_version;
-use crate::providers::azure::client::{Arm, WriteRequest};
+use crate::providers::azure::client::Arm;
 use crate::providers::azure::limiter::Urgency;
 use crate::providers::azure::locks::{Locks, strictest};
 use crate::providers::azure::nsg::gone_is_removed;
@@ -29,7 +27,6 @@ use crate::providers::{Change, CloudError, CloudErrorKind, Written};
 
 /// The most parents that are followed: a parent has none of its own today.
 const MAX_PARENTS: usize = 4;
-const ATTEMPTS: usize = 3;
 
 /// Firewall policies.
 pub(super) struct Policies {
@@ -238,25 +235,17 @@ impl Policies {
             };
             let body =
                 changed(body, changes).map_err(|why| error(&operation, CloudErrorKind::Invalid, &why))?;
-            let request = WriteRequest {
+            let replacement = Replacement {
                 operation: &operation,
-                method: Method::PUT,
                 path: &path,
-                api_version: api_version::NETWORK,
-                if_match: before.as_ref().and_then(|group| text(group, "/etag")).map(str::to_owned),
-                body: Some(body),
-                urgency: if closes { Urgency::Close } else { Urgency::Open },
-                answer: ANSWER,
-                patience: until.saturating_duration_since(Instant::now()),
+                before: before.as_ref(),
+                body,
+                closes,
+                until,
             };
-            match self.arm.write(request).await {
+            match super::replace(&self.arm, &self.locks, firewall, replacement).await {
                 Err(failed) if is_stale(&failed) && attempt < ATTEMPTS => attempt += 1,
-                ended => {
-                    if ended.as_ref().is_err_and(|failed| failed.kind == CloudErrorKind::ScopeLocked) {
-                        self.locks.forget(firewall);
-                    }
-                    return ended;
-                }
+                ended => return ended,
             }
         }
     }
