@@ -30,16 +30,17 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{JitAccessRequest, JitAccessReview, JitPolicy, Tolerant};
 use crate::clock::Clock;
 use crate::plan::model::Peer;
-use crate::plan::names::{Cluster, uid12};
+use crate::plan::names::Cluster;
 use crate::plan::people::Pipelines;
 use crate::providers::Cloud;
-use crate::telemetry::{Audit, Check, DriftKind, Metrics, ReconcileResult, Telemetry};
+use crate::telemetry::{Audit, Check, Metrics, ReconcileResult, Telemetry};
 
 pub mod admission;
 pub mod connection;
 pub mod events;
 pub mod gate;
 pub mod history;
+mod news;
 pub mod policy;
 pub mod request;
 pub mod resolutions;
@@ -50,7 +51,7 @@ pub mod tenancy;
 mod watched;
 
 use events::Herald;
-use gate::{GateSettings, Gates, News};
+use gate::{GateSettings, Gates};
 use resolutions::Resolutions;
 use tenancy::Tenancy;
 pub use watched::Filled;
@@ -339,7 +340,7 @@ pub async fn run(
         () = policy_loop => Some("policies"),
         () = request_loop => Some("requests"),
         () = review_loop => Some("reviews"),
-        () = spread(Arc::clone(&context), news) => Some("news"),
+        () = news::spread(Arc::clone(&context), news) => Some("news"),
         () = sweeping => Some("sweep"),
         () = admission::run(&context) => Some("admission"),
     };
@@ -365,52 +366,6 @@ fn untold<K>(event: watcher::Event<Tolerant<K>>) -> watcher::Event<K> {
         watcher::Event::Init => watcher::Event::Init,
         watcher::Event::InitApply(object) => watcher::Event::InitApply(object.0),
         watcher::Event::InitDone => watcher::Event::InitDone,
-    }
-}
-
-/// Passes on what gates tell of: to the loops, to people, to the counts.
-async fn spread(context: Arc<Context>, mut news: mpsc::UnboundedReceiver<News>) {
-    while let Some(news) = news.recv().await {
-        match news {
-            News::Changed(owners) => {
-                context.metrics.overdue_rules(context.gates.overdue());
-                context.wake(&owners);
-            }
-            News::Drift(firewall, drift) => {
-                let (what, kind) = if drift.removed {
-                    ("removed", DriftKind::Removed)
-                } else {
-                    ("changed", DriftKind::Changed)
-                };
-                context.metrics.drift_repair(kind);
-                let owner = context.policies.state().into_iter().find(|policy| {
-                    policy.uid().is_some_and(|uid| uid == drift.policy_uid || uid12(&uid) == drift.policy_uid)
-                });
-                if let Some(policy) = owner {
-                    let note = format!(
-                        "rule {} of {firewall} was {what} by somebody else; it is being put right",
-                        drift.rule
-                    );
-                    let herald = context.herald.clone();
-                    tokio::spawn(async move { herald.warning(&*policy, "Drift", "Repair", note).await });
-                }
-            }
-            News::Differs(firewall, differs, watchers) => {
-                let mut policies = context.policies.state();
-                policies.retain(|policy| policy.uid().is_some_and(|uid| watchers.contains(&uid)));
-                let note = format!(
-                    "rules of others on {firewall} are not as they were before it was written whole; unless somebody has \
-                     just changed them, put them right: {}",
-                    differs.join("; ")
-                );
-                for policy in policies {
-                    let (herald, note) = (context.herald.clone(), note.clone());
-                    tokio::spawn(async move {
-                        herald.warning(&*policy, "ForeignRulesDiffer", "Write", note).await;
-                    });
-                }
-            }
-        }
     }
 }
 
