@@ -14,6 +14,8 @@ use portcullis::plan::model::{
 use portcullis::providers::{Cloud, CloudErrorKind};
 use serde_json::Value;
 
+use crate::provider_firewall;
+
 /// A world with one machine behind one firewall, and a door to change it as somebody else.
 #[async_trait]
 pub trait World: Send + Sync {
@@ -43,19 +45,19 @@ pub trait World: Send + Sync {
     }
     /// A name that a rule of the controller's may have there.
     fn name(&self, short: &str) -> String {
-        short.to_owned()
+        if self.is_whole() { provider_firewall::named(short) } else { short.to_owned() }
     }
     /// An allow for the machine's port 22 from one address: the `number`th that may stand there beside the others.
     fn rule(&self, short: &str, number: u16) -> Rule {
-        rule(&self.name(short), number)
+        if self.is_whole() { provider_firewall::translating(short, number) } else { rule(short, number) }
     }
     /// Rules of all sorts that it can hold.
     fn samples(&self) -> Vec<Rule> {
-        samples()
+        if self.is_whole() { provider_firewall::samples() } else { samples() }
     }
     /// Rules that it cannot hold, and why.
     fn wrong(&self) -> Vec<(Rule, &'static str)> {
-        wrong()
+        if self.is_whole() { provider_firewall::wrong() } else { wrong() }
     }
     /// Whether it is written whole, and holds nothing but allows that lead packets on; else rule by rule, in the order of
     /// their priorities.
