@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod admission;
+mod adopt;
 mod audit;
 pub mod config;
 mod config_check;
@@ -17,6 +18,8 @@ pub mod docs;
 pub mod jit;
 mod run;
 mod settings;
+mod sweep;
+mod table;
 
 /// Just-in-time network access to virtual machines, as a Kubernetes controller.
 #[derive(Debug, Parser)]
@@ -30,6 +33,19 @@ pub struct Cli {
 enum Command {
     /// Run the controller.
     Run(run::Arguments),
+    /// Close what is overdue, with cloud credentials only: the cluster may be gone.
+    ///
+    /// Allows of this cluster whose deadline is past, or cannot be read, are removed and read back as gone; nothing else is
+    /// written, and no deny is removed. Exit codes: 0 nothing overdue is left; 1 nothing could be swept; 2 wrong usage;
+    /// 3 a dry run found something overdue; 4 something overdue is left, or a scope could not be read.
+    Sweep(sweep::Arguments),
+    /// Rewrite the locks of previous cluster ids under the present one.
+    ///
+    /// For a cluster that was built anew under another id. Each rule is written under its new name, beside the old one, read
+    /// back, and only then is the old one removed: no packet fares otherwise meanwhile. Exit codes: 0 nothing of a previous
+    /// id is left; 1 nothing could be read; 2 wrong usage; 3 a dry run found something to adopt; 4 something is left, or a
+    /// scope could not be read.
+    Adopt(adopt::Arguments),
     /// Print the custom resource definitions, or write them as files.
     Crds(crds::Arguments),
     /// Print the admission policies, or write them to a file.
@@ -44,7 +60,7 @@ enum Command {
 }
 
 /// Runs the command; the exit code is 0 where it succeeded and 1 where it did not, with the reason on
-/// standard error. `audit verify` has more of them.
+/// standard error. `audit verify`, `sweep` and `adopt` have more of them.
 #[must_use]
 pub fn main(cli: Cli) -> ExitCode {
     // Before anything that may open a connection: the libraries find the provider by this global.
@@ -53,6 +69,8 @@ pub fn main(cli: Cli) -> ExitCode {
     let done = |()| ExitCode::SUCCESS;
     let result = match cli.command {
         Command::Run(arguments) => run::run(&arguments).map(done),
+        Command::Sweep(arguments) => sweep::run(&arguments, &mut std::io::stdout().lock()),
+        Command::Adopt(arguments) => adopt::run(&arguments, &mut std::io::stdout().lock()),
         Command::Crds(arguments) => crds::run(&arguments, &mut std::io::stdout().lock()).map(done),
         Command::Admission(arguments) => admission::run(&arguments, &mut std::io::stdout().lock()).map(done),
         Command::Docs(arguments) => docs::run(&arguments, &mut std::io::stdout().lock()).map(done),

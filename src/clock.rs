@@ -8,6 +8,18 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use jiff::{SignedDuration, Timestamp};
 
+impl Source {
+    fn now(&self) -> Timestamp {
+        match self {
+            Self::System => Timestamp::now(),
+            Self::Manual(millis) => {
+                Timestamp::from_millisecond(millis.load(Ordering::SeqCst)).unwrap_or(Timestamp::MAX)
+            }
+            Self::Ahead(other, by) => other.now().checked_add(*by).unwrap_or(Timestamp::MAX),
+        }
+    }
+}
+
 /// Tells the time. Cheap to clone; clones tell the same time.
 #[derive(Clone, Debug)]
 pub struct Clock(Source);
@@ -17,6 +29,8 @@ enum Source {
     System,
     /// Milliseconds since the epoch.
     Manual(Arc<AtomicI64>),
+    /// Another, and by how much this one is ahead of it.
+    Ahead(Arc<Source>, SignedDuration),
 }
 
 impl Clock {
@@ -32,15 +46,16 @@ impl Clock {
         Self(Source::Manual(Arc::new(AtomicI64::new(at.as_millisecond()))))
     }
 
+    /// A clock that is ahead of this one, or behind it.
+    #[must_use]
+    pub fn ahead_by(&self, by: SignedDuration) -> Self {
+        Self(Source::Ahead(Arc::new(self.0.clone()), by))
+    }
+
     /// The present moment.
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        match &self.0 {
-            Source::System => Timestamp::now(),
-            Source::Manual(millis) => {
-                Timestamp::from_millisecond(millis.load(Ordering::SeqCst)).unwrap_or(Timestamp::MAX)
-            }
-        }
+        self.0.now()
     }
 
     /// Moves a manual clock, backwards too; does nothing to the wall clock.

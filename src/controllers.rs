@@ -3,6 +3,7 @@
 //! May use everything below it. What is decided here is only when to look and what to write first; what to
 //! write is decided in [`crate::plan`].
 //!
+//! - [`leader`]: which of several replicas may write.
 //! - [`connection`]: calls to the API server that all end.
 //! - [`admission`]: whether the admission policies are in force.
 //! - [`tenancy`]: which namespace may reach which machines, with which credential.
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{JitAccessRequest, JitAccessReview, JitPolicy, Tolerant};
 use crate::clock::Clock;
+use crate::plan::lease::Role;
 use crate::plan::model::Peer;
 use crate::plan::names::Cluster;
 use crate::plan::people::Pipelines;
@@ -40,6 +42,7 @@ pub mod connection;
 pub mod events;
 pub mod gate;
 pub mod history;
+pub mod leader;
 mod news;
 pub mod policy;
 pub mod request;
@@ -52,6 +55,7 @@ mod watched;
 
 use events::Herald;
 use gate::{GateSettings, Gates};
+use leader::Leadership;
 use resolutions::Resolutions;
 use tenancy::Tenancy;
 pub use watched::Filled;
@@ -88,6 +92,10 @@ pub struct Settings {
     pub dry_run: bool,
     /// How it is known that admission is in force.
     pub admission: admission::Settings,
+    /// How it is known which replica writes.
+    pub leader: leader::Settings,
+    /// For how long a write that a former holder of the lease had begun may still land.
+    pub unfinished_writes: Duration,
 }
 
 /// What every loop shares.
@@ -115,6 +123,8 @@ pub struct Context {
     pub requests_filled: Filled,
     /// Whether admission is in force.
     pub admission: admission::Proof,
+    /// Whether this replica may write.
+    pub leadership: Leadership,
     /// Whether the reviews are known.
     pub reviews_filled: Filled,
     /// Who may approve, as the API server said lately.
@@ -166,6 +176,7 @@ pub async fn run(
 ) -> Result<(), Ended> {
     let Telemetry { metrics, health, audit } = telemetry;
     let (news_in, news) = mpsc::unbounded_channel();
+    let leadership = Leadership::contested(&settings.leader, clock.clone());
     let gates = Gates::new(
         GateSettings {
             cluster: settings.cluster.clone(),
@@ -177,6 +188,7 @@ pub async fn run(
         clock.clone(),
         metrics.clone(),
         audit.clone(),
+        leadership.clone(),
         news_in,
         shutdown.clone(),
     );
@@ -199,6 +211,7 @@ pub async fn run(
         policies_filled: Filled::default(),
         requests_filled: Filled::default(),
         admission: admission::Proof::default(),
+        leadership: leadership.clone(),
         reviews_filled: Filled::default(),
         rights: request::Rights::default(),
         turns: request::Turns::default(),
@@ -258,7 +271,9 @@ pub async fn run(
                     }
                     // Gone, or settled: either way nothing of it may stand.
                     Ok(watcher::Event::Delete(request)) => {
-                        request::record::gone(&context, request);
+                        if context.leadership.is_holder() {
+                            request::record::gone(&context, request);
+                        }
                         context.gates.end(&request.uid().unwrap_or_default());
                         context.opens.forget(&request.uid().unwrap_or_default());
                         context.wake_reviews_of(request);
@@ -274,7 +289,7 @@ pub async fn run(
         .reconcile_on(UnboundedReceiverStream::new(policy_triggers))
         .graceful_shutdown_on(shutdown.clone().cancelled_owned())
         .run(
-            |policy, context| timed("policy", policy::reconcile(policy, Arc::clone(&context)), context),
+            |policy, context| if_holder("policy", policy::reconcile(policy, Arc::clone(&context)), context),
             |_, error, _| retry::later("policy", error),
             Arc::clone(&context),
         )
@@ -301,7 +316,7 @@ pub async fn run(
         .reconcile_on(UnboundedReceiverStream::new(review_triggers))
         .graceful_shutdown_on(shutdown.clone().cancelled_owned())
         .run(
-            |review, context| timed("review", review::reconcile(review, Arc::clone(&context)), context),
+            |review, context| if_holder("review", review::reconcile(review, Arc::clone(&context)), context),
             |_, error, _| retry::later("review", error),
             Arc::clone(&context),
         )
@@ -320,14 +335,17 @@ pub async fn run(
         }
     };
     let sweeping = {
-        let context = Arc::clone(&context);
+        let (context, health) = (Arc::clone(&context), health.clone());
         async move {
             let filled = async {
                 context.policies_filled.wait().await;
                 context.requests_filled.wait().await;
                 context.reviews_filled.wait().await;
                 health.pass(Check::Caches);
-                history::run(&context).await;
+                loop {
+                    context.leadership.held().await;
+                    history::run(&context).await;
+                }
             };
             // The sweep waits for nothing: what is overdue by its own name is closed without the API server.
             tokio::join!(sweep::run(&context, &health), filled);
@@ -343,10 +361,16 @@ pub async fn run(
         () = news::spread(Arc::clone(&context), news) => Some("news"),
         () = sweeping => Some("sweep"),
         () = admission::run(&context) => Some("admission"),
+        () = leader::run(&context, &health) => Some("leader election"),
     };
     let asked = shutdown.is_cancelled();
     shutdown.cancel();
-    gates.stopped().await;
+    // Renewed as long as a write is under way.
+    tokio::select! {
+        () = gates.stopped() => {}
+        () = leader::run(&context, &health) => {}
+    }
+    leader::give_back(&context).await;
     match ended {
         Some(which) if !asked => Err(Ended(which)),
         _ => Ok(()),
@@ -401,6 +425,19 @@ impl Context {
         }
     }
 
+    /// The role of this replica is another one.
+    fn has_role(&self, role: Role) {
+        if role == Role::Holder {
+            self.wake_all();
+            for review in self.reviews.all() {
+                let _ = self.wake_reviews.send(ObjectRef::from_obj(&*review));
+            }
+        } else {
+            // What was known is not looked at any more.
+            self.admission.forget();
+        }
+    }
+
     /// Has everything looked at again.
     fn wake_all(&self) {
         for policy in self.policies.state() {
@@ -424,6 +461,19 @@ impl Context {
         for request in self.requests.state().into_iter().filter(|request| request.namespace() == namespace) {
             let _ = self.wake_requests.send(ObjectRef::from_obj(&*request));
         }
+    }
+}
+
+/// Reconciles where this replica holds the lease. One that gains it looks at everything.
+async fn if_holder<E: std::error::Error>(
+    controller: &'static str,
+    reconcile: impl Future<Output = Result<Action, E>>,
+    context: Arc<Context>,
+) -> Result<Action, E> {
+    if context.leadership.is_holder() {
+        timed(controller, reconcile, context).await
+    } else {
+        Ok(Action::await_change())
     }
 }
 

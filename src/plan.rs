@@ -10,6 +10,7 @@
 //! - [`reviews`]: whose review of a request counts.
 //! - [`authorize`]: whether a request is within its policies' terms, and which rules it would get.
 //! - [`lifecycle`]: the life of a request, one move at a time.
+//! - [`lease`]: which of several replicas may write what.
 //! - [`locks`]: which locks a policy wants on which firewalls.
 //! - [`report`]: what a policy's status says of what was seen.
 //!
@@ -18,16 +19,19 @@
 //! - [`names`]: how a rule says who owns it and when it dies.
 //! - [`desired`]: what is wanted of one firewall, and what to do there.
 //! - [`changes`]: from what a firewall holds and what is wanted of it, to what to do.
+//! - [`adoption`]: locks of an id that the cluster had before, under its present one.
 //! - [`exposure`]: what gets through to a machine, whatever rules say.
 //! - [`priority`]: stable places for rules of ours around those of others.
 //! - [`sources`], [`packets`]: exact sets of addresses, ports and packets.
 
 pub mod admission;
+pub mod adoption;
 pub mod authorize;
 pub mod changes;
 pub mod desired;
 pub mod dnat;
 pub mod exposure;
+pub mod lease;
 pub mod lifecycle;
 pub mod locks;
 pub mod model;

@@ -116,9 +116,12 @@ pub trait Firewall: Send + Sync {
 pub enum Change {
     /// Writes it, new or in place of the one of its name.
     Put(Rule),
-    /// Removes it by its name. One that is not there, or whose firewall is not, is removed; but where a firewall is written
+    /// Removes an allow by its name, before everything else that waits for the cloud. One that is not there, or whose firewall is not, is removed; but where a firewall is written
     /// whole, it is written all the same: what the read does not show may still be under way.
     Remove(String),
+    /// Removes a rule of a lock by its name, in its turn, and only while [`WRITE_ANSWER`](crate::plan::desired::WRITE_ANSWER)
+    /// is not over, as what is put.
+    Unlock(String),
     /// Has the firewall cut connections that its rules no longer let in, from now on. Whether that was never asked of it
     /// says [`Observed::cuts_sessions`].
     CutSessions,
@@ -130,9 +133,15 @@ impl Change {
     pub fn rule(&self) -> &str {
         match self {
             Self::Put(rule) => &rule.name,
-            Self::Remove(name) => name,
+            Self::Remove(name) | Self::Unlock(name) => name,
             Self::CutSessions => "flushConnection",
         }
+    }
+
+    /// Whether it removes a rule.
+    #[must_use]
+    pub const fn is_removal(&self) -> bool {
+        matches!(self, Self::Remove(_) | Self::Unlock(_))
     }
 }
 

@@ -55,6 +55,8 @@ pub struct Config {
     pub controller_user: String,
     /// How long the admission policies have to have been in force before what is created counts.
     pub admission_margin: Duration,
+    /// For how long a write that was begun before a restart or take-over may still land.
+    pub unfinished_writes: Duration,
     /// Where `/metrics` is served.
     pub metrics_address: SocketAddr,
     /// Where `/healthz` and `/readyz` are served.
@@ -181,6 +183,7 @@ impl Config {
             dry_run: file.dry_run,
             controller_user: file.controller_user,
             admission_margin: intervals.margin,
+            unfinished_writes: intervals.unfinished,
             metrics_address,
             health_address,
         })
@@ -195,6 +198,7 @@ struct Intervals {
     inventory: Duration,
     retention: Duration,
     margin: Duration,
+    unfinished: Duration,
 }
 
 impl Intervals {
@@ -218,6 +222,12 @@ impl Intervals {
                 &file.admission_margin,
                 Duration::from_secs(1),
                 Duration::from_secs(600),
+            ),
+            unfinished: judge.duration(
+                "unfinishedWrites",
+                &file.unfinished_writes,
+                Duration::from_secs(1),
+                Duration::from_secs(3600),
             ),
         }
     }

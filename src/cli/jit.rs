@@ -6,7 +6,7 @@
 //! - [`request`], [`approve`], [`decide`], [`list`], [`describe`], [`complete`]: the commands
 //! - [`values`], [`draft`], [`word`], [`stamp`]: from what was typed to what is sent
 //! - [`cluster`], [`follow`]: the API server, and waiting for it
-//! - [`view`], [`table`], [`output`], [`moments`], [`text`]: what is shown
+//! - [`view`], [`table`](super::table), [`output`], [`moments`], [`text`]: what is shown
 //! - [`failure`]: what went wrong, and the exit codes
 
 use std::ffi::OsString;
@@ -34,8 +34,7 @@ mod moments;
 mod output;
 mod request;
 mod stamp;
-mod table;
-mod text;
+pub(super) mod text;
 mod values;
 mod view;
 mod word;

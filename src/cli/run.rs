@@ -173,7 +173,7 @@ fn stop_on_signals(shutdown: &CancellationToken) -> anyhow::Result<()> {
 }
 
 /// A cloud for each credential.
-fn clouds(config: &Config, clock: &Clock) -> anyhow::Result<BTreeMap<String, Cloud>> {
+pub(super) fn clouds(config: &Config, clock: &Clock) -> anyhow::Result<BTreeMap<String, Cloud>> {
     config
         .credentials
         .iter()

@@ -6,7 +6,8 @@ use super::config::Config;
 use crate::api::admission::{CONTROLLER_USER, namespace_of};
 use crate::api::values::InvalidValue;
 use crate::controllers::tenancy::{Tenancy, Tenant};
-use crate::controllers::{Settings, admission};
+use crate::controllers::{Settings, admission, leader};
+use crate::plan::lease::Times;
 use crate::plan::model::Peer;
 use crate::plan::names::Cluster;
 use crate::plan::people::Pipelines;
@@ -53,7 +54,22 @@ pub fn settings(config: &Config) -> anyhow::Result<Settings> {
             namespace: own_namespace(&config.controller_user),
             margin: config.admission_margin,
         },
+        leader: leader::Settings {
+            namespace: own_namespace(&config.controller_user),
+            identity: identity(),
+            times: Times::default(),
+        },
+        unfinished_writes: config.unfinished_writes,
     })
+}
+
+/// What this replica is called in the lease. A pod runs one program at a time, so that one that starts again in the same
+/// pod need not wait until the lease of the one before lapses. Anything else is called like nothing before.
+fn identity() -> String {
+    let given = |variable: &str| std::env::var(variable).ok().filter(|value| !value.is_empty());
+    let name = given("POD_NAME").or_else(|| given("HOSTNAME")).unwrap_or_else(|| "portcullis".to_owned());
+    let unique = given("POD_NAME").and_then(|_| given("POD_UID"));
+    format!("{name}_{}", unique.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()))
 }
 
 /// Where the controller keeps what is its own: the namespace of its service account, which is also the pod's. Run as

@@ -82,12 +82,17 @@ struct Known {
     failure: Option<String>,
 }
 
-impl Default for Proof {
+impl Default for Known {
     fn default() -> Self {
         let why = "the admission policies have not been looked at yet".to_owned();
-        let known = Known { look: 0, admission: Admission::NotInForce { why }, at: None, failure: None };
+        Self { look: 0, admission: Admission::NotInForce { why }, at: None, failure: None }
+    }
+}
+
+impl Default for Proof {
+    fn default() -> Self {
         Self(Arc::new(Shared {
-            known: watch::Sender::new(known),
+            known: watch::Sender::default(),
             begun: AtomicU64::new(0),
             wanted: Notify::new(),
         }))
@@ -142,6 +147,11 @@ impl Proof {
         }
     }
 
+    /// Nothing is known any more.
+    pub(super) fn forget(&self) {
+        self.0.known.send_replace(Known::default());
+    }
+
     fn begin(&self) -> u64 {
         self.0.begun.fetch_add(1, Ordering::SeqCst) + 1
     }
@@ -181,9 +191,15 @@ pub async fn run(context: &Context) {
         }
     };
     let proof = &context.admission;
-    let mut changes = changes(&context.client);
+    let mut watched = None;
     let mut told = Told::default();
     loop {
+        // The beginning of an interval is written down by one replica alone.
+        if !context.leadership.is_holder() {
+            watched = None;
+            context.leadership.held().await;
+        }
+        let changes = watched.get_or_insert_with(|| changes(&context.client));
         let (look, at) = (proof.begin(), Instant::now());
         let result = tokio::time::timeout(PATIENCE, looker.look(&mut told))
             .await

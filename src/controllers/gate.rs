@@ -3,7 +3,8 @@
 //! A gate owns a firewall: it is told what is wanted there (locks by policies, rules by requests), reads once,
 //! plans once, writes one after the other, closes first, reads back once, and reports. It wakes on a change,
 //! on the next deadline, after a failure, each minute for an hour after a close, and at the drift interval.
-//! Closes need nobody: the deadline is in the duty, so they go on when the API server is gone.
+//! Closes need nobody: the deadline is in the duty, so they go on when the API server is gone, and on every replica
+//! ([`crate::plan::lease`]).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +15,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::leader::Leadership;
 use crate::clock::Clock;
 use crate::plan::authorize::PortMapping;
 use crate::plan::desired::{Drift, Duty, Grant, Lock, Refused};
@@ -29,6 +31,7 @@ mod pace;
 mod records;
 mod round;
 mod sight;
+pub(super) mod standby;
 mod unanswered;
 mod ways;
 mod worker;
@@ -90,6 +93,7 @@ struct Inner {
     clock: Clock,
     metrics: Metrics,
     audit: Audit,
+    leadership: Leadership,
     news: mpsc::UnboundedSender<News>,
     gates: Mutex<HashMap<FirewallId, Arc<Gate>>>,
     shutdown: CancellationToken,
@@ -112,13 +116,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Gates {
-    /// Gates that tell of what they see through `news` and stop at `shutdown`.
+    /// Gates that write as far as `leadership` lets them, tell of what they see through `news`, and stop at `shutdown`.
     #[must_use]
     pub fn new(
         settings: GateSettings,
         clock: Clock,
         metrics: Metrics,
         audit: Audit,
+        leadership: Leadership,
         news: mpsc::UnboundedSender<News>,
         shutdown: CancellationToken,
     ) -> Self {
@@ -127,6 +132,7 @@ impl Gates {
             clock,
             metrics,
             audit,
+            leadership,
             news,
             gates: Mutex::default(),
             shutdown,
@@ -186,24 +192,31 @@ impl Gates {
 
     /// The rules of a request, as its status says. Rules of it that are not named stay as they are: a cache
     /// that lags behind does not name them yet. The sweep, which lists, ends those that are nobody's.
+    ///
+    /// `unfinished` are those that may come to stand until then by a write of another replica.
     pub fn set_grants(
         &self,
         request_uid: &str,
         credential: &str,
         cloud: &Cloud,
         grants: Vec<(FirewallId, Grant)>,
+        unfinished: &[(FirewallId, String, Timestamp)],
     ) {
         let mut by_firewall: HashMap<FirewallId, Vec<Grant>> = HashMap::new();
         for (firewall, grant) in grants {
             by_firewall.entry(firewall).or_default().push(grant);
         }
         for gate in self.all().iter().filter(|gate| !by_firewall.contains_key(&gate.firewall)) {
-            gate.set_grants(request_uid, credential, Vec::new(), self.0.clock.now());
+            gate.set_grants(request_uid, credential, Vec::new(), Vec::new(), self.0.clock.now());
         }
         for (firewall, wanted) in by_firewall {
             let now = self.0.clock.now();
             self.give(&firewall, credential, cloud, |gate| {
-                gate.set_grants(request_uid, credential, wanted, now);
+                let here = unfinished.iter().filter(|(of, _, _)| *of == firewall);
+                let left = here.filter_map(|(_, name, until)| {
+                    Some((name.as_str(), Duration::try_from(until.duration_since(now)).ok()?))
+                });
+                gate.set_grants(request_uid, credential, wanted, left.collect(), now);
             });
         }
     }
@@ -239,6 +252,16 @@ impl Gates {
         let now = self.0.clock.now();
         for gate in self.all() {
             gate.change(|duties| duties.end(request_uid, now));
+        }
+    }
+
+    /// Allows that the holder of the lease has read back as gone: nothing is left to do for them here.
+    pub fn are_gone(&self, allows: Vec<(FirewallId, String)>) {
+        let now = self.0.clock.now();
+        for (firewall, name) in allows {
+            if let Some(gate) = lock(&self.0.gates).get(&firewall) {
+                gate.change(|duties| duties.is_gone(&name, now));
+            }
         }
     }
 
@@ -328,9 +351,20 @@ impl Gate {
         }
     }
 
-    fn set_grants(&self, request_uid: &str, credential: &str, wanted: Vec<Grant>, now: Timestamp) {
+    fn set_grants(
+        &self,
+        request_uid: &str,
+        credential: &str,
+        wanted: Vec<Grant>,
+        unfinished: Vec<(&str, Duration)>,
+        now: Timestamp,
+    ) {
         self.change(|duties| {
-            duties.set_grants(request_uid, credential, wanted, &lock(&self.unanswered), now)
+            let mut unanswered = lock(&self.unanswered);
+            for (name, left) in unfinished {
+                unanswered.note_others(name, left);
+            }
+            duties.set_grants(request_uid, credential, wanted, &unanswered, now)
         });
     }
 }

@@ -24,10 +24,10 @@ const LABELS: [&str; 3] =
     ["app.kubernetes.io/instance", "kustomize.toolkit.fluxcd.io/name", "helm.toolkit.fluxcd.io/name"];
 const ANNOTATION: &str = "argocd.argoproj.io/tracking-id";
 
-/// Looks through history until shutdown.
+/// Looks through history until shutdown, or until this replica no longer holds the lease.
 pub async fn run(context: &Context) {
     let interval = INTERVAL.min(context.settings.request_retention);
-    loop {
+    while context.leadership.is_holder() {
         match prune(context).await {
             Ok(Deleted { requests: 0, reviews: 0 }) => {}
             Ok(Deleted { requests, reviews }) => {

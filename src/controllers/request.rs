@@ -14,7 +14,7 @@ use super::retry::WriteError;
 use crate::api::values::ArmId;
 use crate::api::{JitAccessRequest, RuleStatus, State, Tolerant};
 use crate::plan::desired::{Duty, Grant};
-use crate::plan::lifecycle::{Finalizer, Seen, Step, duties, state};
+use crate::plan::lifecycle::{Finalizer, Seen, Step, duties, gone, state, unfinished};
 use crate::plan::model::FirewallId;
 use crate::plan::reviews::Tally;
 
@@ -67,6 +67,9 @@ pub async fn reconcile_in_turn(
     request: Arc<JitAccessRequest>,
     context: Arc<Context>,
 ) -> Result<Action, WriteError> {
+    if !context.leadership.is_holder() {
+        return Ok(Action::await_change());
+    }
     let state = state(&request);
     let waits = !state.holds_rules() && !state.is_last() && request.metadata.deletion_timestamp.is_none();
     let _place = if waits {
@@ -240,10 +243,17 @@ pub(super) fn give_duties(context: &Context, request: &JitAccessRequest) {
     let namespace = request.namespace().unwrap_or_default();
     let mut grants = duties(request);
     context.opens.withhold(&uid, &mut grants);
+    let since = context.leadership.since();
+    if since.is_none() {
+        // The holder of the lease has read them.
+        context.gates.are_gone(gone(request));
+    }
+    let unfinished =
+        since.map(|since| unfinished(request, since, context.settings.unfinished_writes)).unwrap_or_default();
     match context.settings.tenancy.tenant(&namespace) {
         Some(tenant) => {
             if let Some(cloud) = context.clouds.get(&tenant.credential) {
-                context.gates.set_grants(&uid, &tenant.credential, cloud, grants.clone());
+                context.gates.set_grants(&uid, &tenant.credential, cloud, grants.clone(), &unfinished);
             }
             call_others(context, &tenant.credential, &grants);
         }
@@ -256,7 +266,7 @@ pub(super) fn give_duties(context: &Context, request: &JitAccessRequest) {
                 }
             }
             for (credential, cloud) in context.clouds.iter() {
-                context.gates.set_grants(&uid, credential, cloud, grants.clone());
+                context.gates.set_grants(&uid, credential, cloud, grants.clone(), &unfinished);
             }
         }
     }

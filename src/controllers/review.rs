@@ -54,6 +54,13 @@ impl Reviews {
         }
     }
 
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<JitAccessReview>> {
+        let index = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        index.known.values().flat_map(HashMap::values).cloned().collect()
+    }
+
     /// The reviews of a request.
     #[must_use]
     pub fn of(&self, request: &JitAccessRequest) -> Vec<Arc<JitAccessReview>> {

@@ -21,15 +21,17 @@ use kube::{Api, ResourceExt};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::Context;
+use super::{Context, gate};
 use crate::api::values::ArmId;
 use crate::api::{JitAccessRequest, Tolerant};
+use crate::plan::lease::Role;
 use crate::plan::lifecycle::{duties, state};
 use crate::plan::model::{Access, FirewallId, Observed};
 use crate::plan::names::{Mark, parse};
 use crate::providers::{Cloud, CloudError, CloudErrorKind};
 use crate::telemetry::{Check, Health, Pulse, SweepResult};
 
+pub mod once;
 mod reads;
 
 use reads::{Read, Reads, Taken};
@@ -105,16 +107,23 @@ pub async fn run(context: &Context, health: &Health) {
                 }
                 reads.put(place, result);
                 health.beat(Pulse::SweepReads);
-                rest(begun, interval).await;
+                rest(context, begun, interval).await;
             }
         }
     });
     tokio::join!(join_all(readers), judging(context, &reads, health), strays(context, &reads));
 }
 
-/// Until `interval` after `begun`; a little while also where that is over.
-async fn rest(begun: Instant, interval: Duration) {
-    tokio::time::sleep(interval.saturating_sub(begun.elapsed()).max(interval / 4)).await;
+/// Until `interval` after `begun`; a little while also where that is over. Not longer than until this replica gets the
+/// lease: what the holder before has left is found at once.
+async fn rest(context: &Context, begun: Instant, interval: Duration) {
+    let pause = interval.saturating_sub(begun.elapsed()).max(interval / 4);
+    let mut roles = context.leadership.changes();
+    let elected = async {
+        // The sender outlives this loop.
+        while roles.changed().await.is_ok() && !context.leadership.is_holder() {}
+    };
+    let _ = tokio::time::timeout(pause, elected).await;
 }
 
 /// Every firewall of a scope, in time.
@@ -150,6 +159,13 @@ async fn judging(context: &Context, reads: &Reads, health: &Health) {
     loop {
         let begun = Instant::now();
         let _ = tokio::time::timeout(interval, reads.all_tried()).await;
+        if !context.leadership.is_holder() {
+            // What is nobody's by the requests is for the holder to close. Ready to become that one.
+            health.pass(Check::Sweep);
+            health.beat(Pulse::SweepJudgement);
+            rest(context, begun, interval).await;
+            continue;
+        }
         let Taken { read, whole, failure } = reads.take();
         let judged = match tokio::time::timeout(LIST_PATIENCE, judge(context, read, reads)).await {
             Ok(judged) => judged.map_err(Error::from),
@@ -167,7 +183,7 @@ async fn judging(context: &Context, reads: &Reads, health: &Health) {
         // Tried is enough: whether the cloud answers is no reason to restart.
         health.pass(Check::Sweep);
         health.beat(Pulse::SweepJudgement);
-        rest(begun, interval).await;
+        rest(context, begun, interval).await;
     }
 }
 
@@ -234,7 +250,7 @@ async fn strays(context: &Context, reads: &Reads) {
             close_overdue(context, std::slice::from_ref(&found));
             reads.put_stray(found.0, found.1);
         }
-        rest(begun, context.settings.sweep_interval).await;
+        rest(context, begun, context.settings.sweep_interval).await;
     }
 }
 
@@ -254,6 +270,8 @@ async fn stray(context: &Context, firewall: FirewallId) -> Option<(String, Obser
 /// Has closed what is overdue by its own word. That needs no list: the API server may be away.
 fn close_overdue(context: &Context, read: &[(String, Observed)]) {
     let now = context.clock.now();
+    // While another replica holds the lease, that one closes it first.
+    let now = if context.leadership.role() == Role::Standby { gate::standby::due_by(now) } else { now };
     close(
         context,
         read,

@@ -12,9 +12,11 @@ use super::names::Cluster;
 use crate::api::ExistingRules;
 use crate::api::values::{PortRange, Protocol};
 
-/// How long the answer to the write of an allow is waited for. Nothing is opened that has less time left than this: a
-/// write that is answered late would stand past its deadline.
-pub const OPEN_ANSWER: Duration = Duration::from_secs(10);
+/// How long it may take, from its beginning, until the cloud has answered the write of anything but a close; it is not
+/// sent later, nor waited for longer. Nothing is opened that has less time left than this: a write that is answered late
+/// would stand past its deadline. Nor is anything of it written by a replica whose lease has less time left: it could
+/// land when another one is at it.
+pub const WRITE_ANSWER: Duration = Duration::from_secs(10);
 
 /// How long the write of a whole firewall usually takes. Nothing is opened by one that has less time left than this.
 pub const WHOLE_WRITE: Duration = Duration::from_secs(300);
@@ -96,7 +98,7 @@ impl Grant {
     /// Whether its rule may still be written to a firewall of this kind, if it is not there.
     #[must_use]
     pub fn may_be_opened(&self, now: Timestamp, kind: FirewallKind) -> bool {
-        let answer = if kind.translates() { WHOLE_WRITE } else { OPEN_ANSWER };
+        let answer = if kind.translates() { WHOLE_WRITE } else { WRITE_ANSWER };
         match self.duty {
             Duty::Open { until, .. } => {
                 now <= until && now.checked_add(answer).is_ok_and(|end| end < self.deadline)

@@ -40,9 +40,9 @@ mod pending;
 mod proof;
 mod shortening;
 
-pub use duties::duties;
 pub(crate) use duties::translation;
 use duties::{closes_at, is_slow, its_own};
+pub use duties::{duties, gone, unfinished};
 
 /// How long after the grant a gate may first hear of an allow: longer than any restart or change of leader takes, and
 /// short enough that a restored backup opens nothing.

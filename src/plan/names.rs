@@ -110,6 +110,22 @@ pub fn exempt_name(cluster: &Cluster, policy_uid: &str, n: u32) -> String {
     format!("portcullis-{}-exempt-{}-{n}", cluster.mark, uid12(policy_uid))
 }
 
+/// Whether a name of ours bears the mark of an id that the cluster had before.
+#[must_use]
+pub fn is_of_previous(cluster: &Cluster, name: &str) -> bool {
+    parse_name(cluster, name).is_some()
+        && name.split('-').nth(1).is_some_and(|mark| !mark.eq_ignore_ascii_case(&cluster.mark))
+}
+
+/// A description of ours with the mark of the cluster's present id; one that is not of our form as it is.
+#[must_use]
+pub fn under_present_id(cluster: &Cluster, description: &str) -> String {
+    match description.trim().rsplit_once(" cluster=") {
+        Some((rest, mark)) if cluster.owns(mark) => format!("{rest} cluster={}", cluster.mark),
+        _ => description.to_owned(),
+    }
+}
+
 /// Description of a rule.
 #[must_use]
 pub fn description(cluster: &Cluster, owner_uid: &str, deadline: Option<Timestamp>) -> String {

@@ -94,7 +94,7 @@ pub struct Write {
 fn describe(changes: &[Change], firewall: &FirewallId) -> String {
     let one = |change: &Change| match change {
         Change::Put(rule) => format!("write rule {}", rule.name),
-        Change::Remove(name) => format!("remove rule {name}"),
+        Change::Remove(name) | Change::Unlock(name) => format!("remove rule {name}"),
         Change::CutSessions => "set flushConnection".to_owned(),
     };
     format!("{} of {}", changes.iter().map(one).collect::<Vec<_>>().join(", "), firewall.0.name())
@@ -208,13 +208,13 @@ impl State {
         changes: &[Change],
     ) -> Result<bool, (CloudErrorKind, String)> {
         let Some(stored) = self.firewalls.get_mut(firewall) else {
-            return match changes.iter().all(|change| matches!(change, Change::Remove(_))) {
+            return match changes.iter().all(|change| change.is_removal()) {
                 false => Err((CloudErrorKind::NotFound, "the firewall is not there".into())),
                 true => Ok(false),
             };
         };
         let whole = firewall.kind().translates();
-        let removes = changes.iter().any(|change| matches!(change, Change::Remove(_)));
+        let removes = changes.iter().any(|change| change.is_removal());
         let locked = || Err((CloudErrorKind::ScopeLocked, "a resource lock forbids it".to_owned()));
         match stored.lock {
             ResourceLock::ReadOnly => return locked(),
@@ -236,7 +236,7 @@ impl State {
                     differs = true;
                 }
                 Change::CutSessions => differs |= !stored.cuts_sessions,
-                Change::Remove(name) => {
+                Change::Remove(name) | Change::Unlock(name) => {
                     differs |= rules.iter().any(|rule| rule.name.eq_ignore_ascii_case(name));
                 }
             }

@@ -18,16 +18,19 @@ pub enum Check {
     Caches,
     /// The first sweep for overdue rules has ended.
     Sweep,
+    /// The lease was read or taken once: it is known which replica writes.
+    Lease,
 }
 
 impl Check {
     /// Every check.
-    pub const ALL: [Self; 2] = [Self::Caches, Self::Sweep];
+    pub const ALL: [Self; 3] = [Self::Caches, Self::Sweep, Self::Lease];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Caches => "caches",
             Self::Sweep => "sweep",
+            Self::Lease => "lease",
         }
     }
 
@@ -35,6 +38,7 @@ impl Check {
         match self {
             Self::Caches => "the policies, requests and reviews have not all been listed yet",
             Self::Sweep => "the first sweep for overdue rules has not ended yet",
+            Self::Lease => "the lease was neither read nor taken yet",
         }
     }
 }

@@ -55,6 +55,7 @@ descriptions! {
     SWEEPS: "counter" "portcullis_sweeps" ["result"] "Sweeps for overdue and orphaned rules, by result";
     SWEPT_RULES: "counter" "portcullis_swept_rules" [] "Rules that a sweep closed";
     ADMISSION_IN_FORCE: "gauge" "portcullis_admission_in_force" [] "1 where requests and reviews that are created now count, 0 where the admission policies are not provably in force and nothing is opened";
+    LEADER: "gauge" "leader_election_master_status" ["name"] "1 where this replica holds the lease and writes, else 0";
     EVENTS: "counter" "portcullis_events" ["type"] "Events written, by type (Normal, Warning)";
     AUDIT_RECORDS: "counter" "portcullis_audit_records" ["outcome"] "Audit records, by outcome: written to standard output, or dropped";
     LOG_LINES_DROPPED: "counter" "portcullis_log_lines_dropped" [] "Log lines that were dropped because nobody read standard error";
@@ -165,6 +166,7 @@ pub struct Metrics {
     sweeps: Family<Sweep, Counter>,
     swept_rules: Counter,
     admission_in_force: Gauge,
+    leader: Family<Labels<1>, Gauge>,
     events: Family<Labels<1>, Counter>,
     audit_records: Family<Labels<1>, Counter>,
     log_lines_dropped: Counter,
@@ -206,6 +208,7 @@ impl Metrics {
             sweeps: add(&mut registry, SWEEPS, Family::default()),
             swept_rules: add(&mut registry, SWEPT_RULES, Counter::default()),
             admission_in_force: add(&mut registry, ADMISSION_IN_FORCE, Gauge::default()),
+            leader: add(&mut registry, LEADER, Family::default()),
             events: add(&mut registry, EVENTS, Family::default()),
             audit_records: add(&mut registry, AUDIT_RECORDS, Family::default()),
             log_lines_dropped: add(&mut registry, LOG_LINES_DROPPED, Counter::default()),
@@ -275,6 +278,16 @@ impl Metrics {
     /// Whether what is created now counts.
     pub fn admission_in_force(&self, counts: bool) {
         self.admission_in_force.set(i64::from(counts));
+    }
+
+    /// Whether this replica holds the lease. One that does not says nothing of what only the holder knows.
+    pub fn leader(&self, holds: bool) {
+        self.leader.get_or_create(&[("name", "portcullis")]).set(i64::from(holds));
+        if !holds {
+            self.admission_in_force.set(0);
+            self.open_grants.set(0);
+            self.lockdown_effective.clear();
+        }
     }
 
     /// An Event was written; `kind` is `Normal` or `Warning`.

@@ -108,7 +108,14 @@ fn setup(plane: &ControlPlane) -> Setup {
 async fn a_cloud_that_does_not_answer_is_no_crash_and_a_stop_is_graceful() {
     let plane = ControlPlane::start(Options::default()).await.unwrap();
     let folder = portcullis_harness::checkout().join("crds").display().to_string();
-    plane.kubectl(User::Admin).unwrap().run(&["apply", "-k", &folder]).await.unwrap();
+    let kubectl = plane.kubectl(User::Admin).unwrap();
+    kubectl.run(&["apply", "-k", &folder]).await.unwrap();
+    // Without the namespace that the lease is kept in, it is not ready, and says why.
+    let mut early = Controller::start_unready(setup(&plane)).unwrap();
+    let why = early.wait_ready(Duration::from_secs(3)).await.unwrap_err();
+    assert!(format!("{why:#}").contains("portcullis-system"), "{why:#}");
+    early.kill();
+    kubectl.run(&["create", "namespace", "portcullis-system"]).await.unwrap();
     let mut controller = Controller::start(setup(&plane)).await.unwrap();
 
     let policy = json!({
@@ -116,7 +123,6 @@ async fn a_cloud_that_does_not_answer_is_no_crash_and_a_stop_is_graceful() {
         "spec": {"targets": [{"name": "web", "azureVirtualMachine": {
             "id": "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/web/providers/Microsoft.Compute/virtualMachines/web"}}]},
     });
-    let kubectl = plane.kubectl(User::Admin).unwrap();
     kubectl.apply(&policy.to_string()).await.unwrap();
     kubectl
         .run(&[

@@ -8,6 +8,7 @@ use portcullis::api::values::{ArmId, PortRange, Protocol};
 use portcullis::api::{ExistingRules, Reason};
 use portcullis::clock::Clock;
 use portcullis::controllers::gate::{GateSettings, Gates, News};
+use portcullis::controllers::leader::Leadership;
 use portcullis::plan::desired::{Duty, Grant, Lock, LockedMachine};
 use portcullis::plan::lifecycle::Seen;
 use portcullis::plan::model::{Access, FirewallId, Observed, Peer, Provisioning, ResourceLock, Rule};
@@ -25,6 +26,7 @@ mod late;
 mod order;
 mod reads;
 mod records;
+mod replicas;
 mod ways;
 mod whole;
 
@@ -52,6 +54,10 @@ impl Bench {
 
     fn recorded_by(audit: Audit) -> Self {
         let clock = Clock::manual("2026-11-22T08:00:00Z".parse().unwrap());
+        Self::led_by(Leadership::alone(clock.clone()), clock, audit)
+    }
+
+    fn led_by(leadership: Leadership, clock: Clock, audit: Audit) -> Self {
         let memory = Memory::new(clock.clone());
         memory.add_firewall(nsg());
         let (sender, news) = mpsc::unbounded_channel();
@@ -63,7 +69,8 @@ impl Bench {
             drift_interval: Duration::from_secs(300),
             dry_run: false,
         };
-        let gates = Gates::new(settings, clock.clone(), Metrics::new(), audit, sender, shutdown.clone());
+        let gates =
+            Gates::new(settings, clock.clone(), Metrics::new(), audit, leadership, sender, shutdown.clone());
         Self { memory, gates, clock, news, shutdown }
     }
 
@@ -100,7 +107,7 @@ impl Bench {
 
     fn give_by(&self, credential: &str, cloud: &Cloud, grants: &[(String, Grant)]) {
         for (uid, grant) in grants {
-            self.gates.set_grants(uid, credential, cloud, vec![(nsg(), grant.clone())]);
+            self.gates.set_grants(uid, credential, cloud, vec![(nsg(), grant.clone())], &[]);
         }
     }
 

@@ -49,7 +49,7 @@ impl Play {
     }
 
     /// Our allows on a network security group, as ARM reads them.
-    async fn our_allows(&self, group: &str, nsg: &str) -> Vec<Value> {
+    pub(crate) async fn our_allows(&self, group: &str, nsg: &str) -> Vec<Value> {
         let read = self.stage.simulator.get(&self.stage.world.nsg(group, nsg)).await.unwrap();
         let mut rules = read["properties"]["securityRules"].as_array().unwrap().clone();
         rules.retain(|rule| {

@@ -133,6 +133,12 @@ impl Bench {
                 namespace: install::CONTROLLER.0.to_owned(),
                 margin: Duration::from_secs(1),
             },
+            leader: controllers::leader::Settings {
+                namespace: install::CONTROLLER.0.to_owned(),
+                identity: namespace.to_owned(),
+                times: portcullis::plan::lease::Times::default(),
+            },
+            unfinished_writes: Duration::from_secs(5),
         };
         let memory = cloud.clone();
         let start = move |shutdown: CancellationToken| {

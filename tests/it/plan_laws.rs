@@ -33,7 +33,7 @@ const PORTS: [u16; 4] = [22, 80, 3389, 5985];
 const POLICIES: [&str; 3] = [WEB, OPS, "cccccccc-bbbc-cccc-dddd-000000000003"];
 
 /// Every packet there is.
-fn universe() -> impl Iterator<Item = Packet> {
+pub(crate) fn universe() -> impl Iterator<Item = Packet> {
     static ALL: LazyLock<Vec<Packet>> = LazyLock::new(|| {
         let mut all = Vec::new();
         for source in SOURCES {
@@ -49,7 +49,7 @@ fn universe() -> impl Iterator<Item = Packet> {
 }
 
 /// A rule of somebody else.
-fn foreign_rule() -> impl Strategy<Value = Rule> {
+pub(crate) fn foreign_rule() -> impl Strategy<Value = Rule> {
     let names = [
         "ssh",
         "DenyAll",
@@ -91,7 +91,7 @@ fn foreign_rule() -> impl Strategy<Value = Rule> {
         })
 }
 
-fn a_lock() -> impl Strategy<Value = Lock> {
+pub(crate) fn a_lock() -> impl Strategy<Value = Lock> {
     let machine = (
         subsequence(&MACHINES[..3], 1..=2),
         subsequence(&["22", "TCP/22", "3389", "UDP/3389", "TCP/5000-6000"][..], 0..=3),

@@ -65,6 +65,10 @@ pub struct File {
     /// follow a change with a delay, and their clocks differ.
     #[serde(default = "thirty_seconds")]
     pub admission_margin: String,
+    /// For how long a write that another replica, or this program before it was restarted, had begun to open a port may
+    /// still be carried out: until then such a port is closed again and again, and does not count as closed.
+    #[serde(default = "quarter_of_an_hour")]
+    pub unfinished_writes: String,
     /// Where `/metrics` is served.
     #[serde(default = "metrics_address")]
     pub metrics_address: String,
@@ -107,6 +111,10 @@ fn five_minutes() -> String {
 
 fn thirty_seconds() -> String {
     "30s".to_owned()
+}
+
+fn quarter_of_an_hour() -> String {
+    "15m".to_owned()
 }
 
 fn one_minute() -> String {

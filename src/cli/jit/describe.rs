@@ -9,12 +9,12 @@ use super::cluster::{Access, Cluster, every};
 use super::failure::Failure;
 use super::moments::age;
 use super::output::Format;
-use super::table::Table;
 use super::text::cut;
 use super::values;
 use super::view::{self, Me};
 use super::{list, word};
 use crate::api::{JitAccessRequest, JitAccessReview};
+use crate::cli::table::Table;
 
 /// Arguments of `kubectl jit describe`.
 #[derive(Debug, clap::Args)]

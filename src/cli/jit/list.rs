@@ -12,10 +12,10 @@ use super::failure::Failure;
 use super::moments::{age, relative};
 use super::note;
 use super::output::{self, Format, full_name, shown, write_json, write_yaml};
-use super::table::Table;
 use super::text::{cut, plain};
 use super::view::{self, Me};
 use crate::api::{JitAccessRequest, State};
+use crate::cli::table::Table;
 
 /// How many questions are asked at once.
 const AT_ONCE: usize = 8;

@@ -6,12 +6,12 @@ use std::io::Write;
 use jiff::Timestamp;
 
 use super::moments::absolute;
-use super::table::Table;
 use super::text::{plain, wrapped};
 use crate::api::{
     ConditionType, JitAccessRequest, JitAccessRequestStatus, RequestSummary, RequestedPolicy, State,
     UserInfo, find_condition,
 };
+use crate::cli::table::Table;
 use crate::plan::lifecycle;
 
 /// Columns of text that somebody else wrote.

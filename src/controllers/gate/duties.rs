@@ -135,6 +135,13 @@ impl Duties {
         changed
     }
 
+    /// A rule of a request was read back as gone by another replica. True: that is news.
+    pub(super) fn is_gone(&mut self, name: &str, now: Timestamp) -> bool {
+        self.closing.entry(name.to_owned()).or_insert(Removal { since: now, by_us: false });
+        self.openers.remove(name);
+        self.grants.remove(name).is_some()
+    }
+
     /// UIDs of the policies and requests that something is wanted for.
     pub(super) fn owners(&self) -> BTreeSet<String> {
         self.watchers

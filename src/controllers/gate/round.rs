@@ -8,10 +8,12 @@ use tokio::time::Instant;
 
 use super::duties::{self, Duties};
 use super::pace::Pace;
+use super::standby;
 use super::ways::Ways;
 use super::{Gate, Inner, News, lock};
 use crate::plan::changes;
-use crate::plan::desired::{Changes, Close, Duty, Grant, Limits, WHOLE_WRITE, Wanted};
+use crate::plan::desired::{Changes, Close, Duty, Grant, Limits, WHOLE_WRITE, WRITE_ANSWER, Wanted};
+use crate::plan::lease::Role;
 use crate::plan::lifecycle::Seen;
 use crate::plan::model::{Access, Observed, Provisioning, Rule};
 use crate::plan::names;
@@ -32,6 +34,8 @@ pub(super) enum Outcome {
     Again,
     /// Something that was written is not read back yet.
     NotReadBack,
+    /// What is left to do is for the replica that holds the lease.
+    Fenced,
     /// Something failed that may succeed later.
     Failed {
         /// How long the cloud asks to wait.
@@ -52,6 +56,8 @@ pub(super) struct Memory {
     pub(super) standing: Vec<Rule>,
     /// Which state of the duties the last round worked on.
     pub(super) version: u64,
+    /// What was due by then was seen to by the last round.
+    pub(super) looked_at: Timestamp,
     /// What the last round wrote: writing the same again at once would be a hot loop.
     last: Changes,
     /// Whether something was closed since the worker last asked.
@@ -97,14 +103,17 @@ pub(super) struct Round<'a> {
     pub(super) error: Option<CloudError>,
 }
 
-/// Works once through everything that is wanted.
+/// Works once through everything that is wanted; while another replica holds the lease, through what that one has not
+/// closed in time.
 pub(super) async fn round(inner: &Inner, gate: &Gate, memory: &mut Memory) -> Outcome {
     let now = inner.clock.now();
-    let Some(Snapshot { ways, lockers, openers, version, wanted }) = snapshot(inner, gate, memory, now)
+    let stands_by = inner.leadership.role() == Role::Standby;
+    let due_by = if stands_by { standby::due_by(now) } else { now };
+    let Some(Snapshot { ways, lockers, openers, version, wanted }) = snapshot(inner, gate, memory, due_by)
     else {
         return Outcome::Done;
     };
-    memory.version = version;
+    (memory.version, memory.looked_at) = (version, due_by);
     let sent = wanted
         .grants
         .iter()
@@ -113,7 +122,6 @@ pub(super) async fn round(inner: &Inner, gate: &Gate, memory: &mut Memory) -> Ou
         .collect();
     let is_wanted = |name: &str| wanted.grants.iter().any(|grant| grant.name == name);
     memory.refused.retain(|name, _| is_wanted(name));
-    lock(&gate.unanswered).keep_only(is_wanted);
     let mut round = Round {
         inner,
         gate,
@@ -137,7 +145,7 @@ pub(super) async fn round(inner: &Inner, gate: &Gate, memory: &mut Memory) -> Ou
         close_again: None,
         error: None,
     };
-    let outcome = round.run(now).await;
+    let outcome = if stands_by { round.stand_in(due_by).await } else { round.run(now).await };
     round.memory.way = round.ways.first();
     outcome
 }
@@ -162,14 +170,16 @@ fn snapshot(inner: &Inner, gate: &Gate, memory: &Memory, now: Timestamp) -> Opti
     // Names stay barred for a day after their rule's removal: longer than any cache is stale.
     let day = SignedDuration::from_hours(24);
     closing.retain(|name, removal| grants.contains_key(name) || now.duration_since(removal.since) < day);
-    forget_closed(gate, &mut duties, now);
+    let role = inner.leadership.role();
+    forget_closed(gate, &mut duties, role, now);
     // A name that is not ours by its form (of a cluster id that is no longer configured) is neither written nor
     // removed: it may be anybody's.
     let cluster = &inner.settings.cluster;
     let ours =
         |grant: &&Grant| matches!(names::parse_name(cluster, &grant.name), Some(names::Mark::Allow { .. }));
     let mut grants: Vec<Grant> = duties.grants.values().filter(ours).cloned().collect();
-    let unanswered = lock(&gate.unanswered);
+    let mut unanswered = lock(&gate.unanswered);
+    unanswered.keep_only(|name| duties.grants.contains_key(name));
     for grant in &mut grants {
         // What may yet come to stand is removed again until it no longer can.
         if grant.duty == (Duty::Close { sent: true }) && unanswered.may_land(&grant.name) {
@@ -190,11 +200,12 @@ fn snapshot(inner: &Inner, gate: &Gate, memory: &Memory, now: Timestamp) -> Opti
 }
 
 /// Rules that were closed, proved absent and watched for an hour are history.
-fn forget_closed(gate: &Gate, duties: &mut Duties, now: Timestamp) {
+fn forget_closed(gate: &Gate, duties: &mut Duties, role: Role, now: Timestamp) {
     let report = lock(&gate.report);
     let Duties { grants, closing, openers, .. } = duties;
     grants.retain(|name, grant| {
-        let absent = matches!(report.grants.get(name), Some(Seen::Absent { .. }));
+        // Where another replica holds the lease, that one reads.
+        let absent = role == Role::Standby || matches!(report.grants.get(name), Some(Seen::Absent { .. }));
         let long_ago = closing.get(name).is_some_and(|removal| now.duration_since(removal.since) > WATCHED);
         !(absent && long_ago && grant.duty == Duty::Close { sent: true })
     });
@@ -226,7 +237,7 @@ impl Round<'_> {
             self.report(&observed, &changes);
             return Outcome::Done;
         }
-        if changes.is_empty() && observed.provisioning == Provisioning::Failed {
+        if changes.is_empty() && observed.provisioning == Provisioning::Failed && !self.is_fenced() {
             return self.mend(&observed, changes).await;
         }
         if changes.is_empty() {
@@ -360,10 +371,16 @@ impl Round<'_> {
         batches
     }
 
-    /// Whether nothing else is to be written now: something is to be closed, or there is news while only what failed
+    /// Whether nothing but closes may be written: this replica does not hold the lease for as long as a write may take.
+    pub(super) fn is_fenced(&self) -> bool {
+        !self.inner.leadership.outlasts(WRITE_ANSWER)
+    }
+
+    /// Whether nothing else is to be written now: the lease forbids it, something is to be closed, or there is news while only what failed
     /// before is left. A close that failed is not tried again before something else was: it may fail for ever.
     pub(super) fn is_to_stop(&self) -> bool {
-        self.close_is_due()
+        self.is_fenced()
+            || self.close_is_due()
             || (self.tried && self.is_to_close())
             || (self.again && lock(&self.gate.duties).version != self.version)
     }
@@ -417,6 +434,9 @@ impl Round<'_> {
         }
         if observed.provisioning == Provisioning::Failed {
             return Outcome::Failed { retry_after: None };
+        }
+        if !after.is_empty() && self.is_fenced() {
+            return Outcome::Fenced;
         }
         if observed.provisioning != Provisioning::Succeeded || !after.is_empty() {
             return Outcome::NotReadBack;

@@ -36,6 +36,13 @@ impl Unanswered {
         }
     }
 
+    /// An allow may have been sent by another replica, which nobody asks any more, and more than once. Noted once.
+    pub(super) fn note_others(&mut self, name: &str, lands_within: Duration) {
+        if !self.0.contains_key(name) {
+            self.note_carried(name, lands_within);
+        }
+    }
+
     /// An allow was sent, and the cloud has ended writing it: what stands is not what was sent before.
     pub(super) fn answered(&mut self, name: &str) {
         if let Some(sent) = self.0.get_mut(name) {

@@ -7,8 +7,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::pace::Pace;
 use super::round::{self, Memory, Outcome};
-use super::{Gate, Inner, lock};
+use super::{Gate, Inner, lock, standby};
 use crate::plan::desired::Duty;
+use crate::plan::lease::Role;
 
 /// No single sleep is longer: a clock that was set, or a machine that was suspended, is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
@@ -63,6 +64,10 @@ async fn run(inner: Arc<Inner>, gate: Arc<Gate>) {
                 failures = 0;
                 Pace::of(gate.firewall.kind()).read_back
             }
+            Outcome::Fenced => {
+                failures = 0;
+                if inner.leadership.is_holder() { FIRST_RETRY } else { RECHECK }
+            }
             Outcome::Failed { retry_after } => {
                 failures = failures.saturating_add(1);
                 let backoff = FIRST_RETRY.saturating_mul(1 << failures.min(6).saturating_sub(1));
@@ -75,7 +80,7 @@ async fn run(inner: Arc<Inner>, gate: Arc<Gate>) {
         if idle(&inner, &gate, recheck_until) {
             return;
         }
-        rest(&inner, &gate, pause, memory.version).await;
+        rest(&inner, &gate, pause, &memory).await;
         if inner.shutdown.is_cancelled() {
             return;
         }
@@ -88,12 +93,16 @@ fn watches(gate: &Gate) -> bool {
         && lock(&gate.duties).grants.values().any(|grant| !matches!(grant.duty, Duty::Close { .. }))
 }
 
-/// Sleeps until the duties are no longer those of `version`, until `pause` is over, or until a deadline.
-async fn rest(inner: &Inner, gate: &Gate, pause: Duration, version: u64) {
+/// Sleeps until the duties are no longer those of the last round, until `pause` is over, until a deadline, or until this
+/// replica has another role.
+async fn rest(inner: &Inner, gate: &Gate, pause: Duration, memory: &Memory) {
     // The pause goes by the clock that is never set; deadlines by the one on the wall.
     let wake_at = tokio::time::Instant::now() + pause;
+    let mut roles = inner.leadership.changes();
+    let stands_by = inner.leadership.role() == Role::Standby;
     loop {
-        let deadline = next_deadline(gate).map(|at| at.duration_since(inner.clock.now()));
+        let next = if stands_by { standby::next_due(gate, memory.looked_at) } else { next_deadline(gate) };
+        let deadline = next.map(|at| at.duration_since(inner.clock.now()));
         let until_deadline =
             deadline.map_or(Duration::MAX, |left| Duration::try_from(left).unwrap_or(Duration::ZERO));
         let left = until_deadline.min(wake_at.saturating_duration_since(tokio::time::Instant::now()));
@@ -102,9 +111,10 @@ async fn rest(inner: &Inner, gate: &Gate, pause: Duration, version: u64) {
         }
         tokio::select! {
             () = inner.shutdown.cancelled() => return,
+            _ = roles.changed() => return,
             () = gate.wake.notified() => {
                 // The call may be for something that the last round has already taken in.
-                if lock(&gate.duties).version != version {
+                if lock(&gate.duties).version != memory.version {
                     tokio::time::sleep(COALESCE).await;
                     return;
                 }

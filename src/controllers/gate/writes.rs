@@ -14,6 +14,7 @@ use super::round::Round;
 use super::ways::{Attempts, is_refusal};
 use super::{News, lock};
 use crate::plan::desired::{Close, Duty};
+use crate::plan::lease::Role;
 use crate::plan::lifecycle::Seen;
 use crate::plan::model::{Access, Rule};
 use crate::plan::names;
@@ -65,6 +66,10 @@ impl Round<'_> {
 
     /// Removes allows by their names alone, in one write, by whichever way there is.
     pub(super) async fn remove(&mut self, names: &[String]) -> bool {
+        // Whole firewalls are written by one replica alone, as long as there is one.
+        if self.gate.firewall.kind().translates() && self.inner.leadership.role() == Role::Standby {
+            return false;
+        }
         let mut attempts = Attempts::default();
         for (place, way) in self.ways.to_remove_by() {
             match self.delete(&way, names, Operation::Close).await {
@@ -356,7 +361,11 @@ impl Round<'_> {
         };
         let intents: Vec<Intent> =
             names.iter().map(|name| self.intend(name, operation, cause(name), None)).collect();
-        let changes: Vec<Change> = names.iter().cloned().map(Change::Remove).collect();
+        let change = match operation {
+            Operation::Close => Change::Remove,
+            Operation::Lock | Operation::Open | Operation::Unlock => Change::Unlock,
+        };
+        let changes: Vec<Change> = names.iter().cloned().map(change).collect();
         let removal = way.write(&firewall, &changes, self.pace.patience);
         let result = match operation {
             Operation::Close => removal.await,

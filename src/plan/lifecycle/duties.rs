@@ -1,5 +1,7 @@
 //! What the rules in a request's status ask of gates, and when.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use super::{OPEN_BOUND, TURN_BOUND, plus, shortening, state};
@@ -68,6 +70,40 @@ pub fn duties(request: &JitAccessRequest) -> Vec<(FirewallId, Grant)> {
             ))
         })
         .collect()
+}
+
+/// Allows of a request that a former holder of the lease may have begun to write, and nobody has seen: those that were
+/// written ahead before `since` and not read back. Such a write may land until the moment that comes with each.
+#[must_use]
+pub fn unfinished(
+    request: &JitAccessRequest,
+    since: Timestamp,
+    lands_within: Duration,
+) -> Vec<(FirewallId, String, Timestamp)> {
+    let Some(status) = request.status.as_ref().filter(|_| state(request).holds_rules()) else {
+        return Vec::new();
+    };
+    let written = shortening::written_ahead_at(status);
+    if written >= since {
+        return Vec::new();
+    }
+    let until = plus(written, lands_within);
+    let unseen = status.rules.iter().filter(|rule| {
+        rule.observed_at.is_none()
+            && matches!(
+                RuleState::parse(&rule.state),
+                RuleState::Planned | RuleState::Opening | RuleState::Closing
+            )
+    });
+    unseen.filter_map(|rule| Some((its_own(rule, request)?.0, rule.name.clone(), until))).collect()
+}
+
+/// Allows of a request that its status says were read back as gone.
+#[must_use]
+pub fn gone(request: &JitAccessRequest) -> Vec<(FirewallId, String)> {
+    let rules = request.status.iter().flat_map(|status| &status.rules);
+    let gone = rules.filter(|rule| RuleState::parse(&rule.state) == RuleState::Absent);
+    gone.filter_map(|rule| Some((its_own(rule, request)?.0, rule.name.clone()))).collect()
 }
 
 /// What a status says of where packets come in; none where it cannot be read.

@@ -63,7 +63,8 @@ pub(super) struct WriteRequest<'a> {
     pub(super) if_match: Option<String>,
     pub(super) body: Option<Value>,
     pub(super) urgency: Urgency,
-    /// Bounds the first answer: what is sent and not answered by then may still arrive, but not much later.
+    /// Bounds the first answer to what is no close, from the beginning of the call: nothing is sent later, and what was
+    /// sent and not answered by then may still arrive, but not much later. Of a close it bounds each attempt.
     pub(super) answer: Duration,
     /// Bounds the whole call, with the operation that the answer begins.
     pub(super) patience: Duration,
@@ -281,6 +282,7 @@ impl Arm {
         let url = self.url(request.path, request.api_version, &[]);
         let subscription = subscription(&url);
         let own = if request.method == Method::DELETE { Class::Delete } else { Class::Write };
+        let answered_by = Instant::now() + request.answer;
         // Who waits here holds up the closes of the same firewall: better told to come again.
         let patient = match request.urgency {
             Urgency::Close => until,
@@ -295,12 +297,22 @@ impl Arm {
         let mut attempt = 0;
         let reply = loop {
             attempt += 1;
+            let left = match request.urgency {
+                Urgency::Close => request.answer,
+                Urgency::Lock | Urgency::Open | Urgency::Background => {
+                    answered_by.saturating_duration_since(Instant::now())
+                }
+            };
+            if left.is_zero() {
+                let message = format!("it could not be sent within {:?}", request.answer);
+                return Err(error(operation, CloudErrorKind::Retryable, &message));
+            }
             sent.store(true, Ordering::SeqCst);
             let (body, if_match) = (request.body.as_ref(), request.if_match.as_deref());
             let send = self.send_if(&request.method, &url, body, if_match);
-            let answer = tokio::time::timeout(request.answer, send)
+            let answer = tokio::time::timeout(left, send)
                 .await
-                .unwrap_or_else(|_| Err(Silence::Broken(format!("no answer in {:?}", request.answer))));
+                .unwrap_or_else(|_| Err(Silence::Broken(format!("no answer in {left:?}"))));
             match answer {
                 Ok(reply) => break reply,
                 Err(Silence::NotSent(why)) => {

@@ -152,7 +152,7 @@ pub(super) fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// Who we are. One of the three ways is given.
+/// Who we are. One of the four ways is given.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CredentialConfig {
@@ -167,6 +167,17 @@ pub struct CredentialConfig {
     /// The identity of the machine that this runs on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub managed_identity: Option<ManagedIdentityConfig>,
+    /// A token that something else has got, such as `az account get-access-token`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_token: Option<AccessTokenConfig>,
+}
+
+/// A token that something else gets, and renews where it is to be used for longer than it lives.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AccessTokenConfig {
+    /// File that holds it. Read anew every minute, and where the token is refused.
+    pub token_file: PathBuf,
 }
 
 /// An application with a secret.
@@ -211,6 +222,7 @@ pub(super) enum Credential {
     ClientSecret { tenant: String, client: String, secret_file: PathBuf },
     WorkloadIdentity { tenant: String, client: String, token_file: PathBuf },
     ManagedIdentity { client: Option<String>, endpoint: Url },
+    AccessToken { token_file: PathBuf },
 }
 
 /// Where a machine asks for its own tokens. A proxy of the cluster may stand in for it.
@@ -246,13 +258,14 @@ impl CredentialConfig {
                     )
                 })
         };
-        let credential = match (&self.client_secret, &self.workload_identity, &self.managed_identity) {
-            (Some(secret), None, None) => Credential::ClientSecret {
+        let ways = (&self.client_secret, &self.workload_identity, &self.managed_identity, &self.access_token);
+        let credential = match ways {
+            (Some(secret), None, None, None) => Credential::ClientSecret {
                 tenant: tenant(&field(".clientSecret.tenantId"), &secret.tenant_id)?,
                 client: client(&field(".clientSecret.clientId"), &secret.client_id)?,
                 secret_file: file(&field(".clientSecret.secretFile"), secret.secret_file.clone())?,
             },
-            (None, Some(workload), None) => {
+            (None, Some(workload), None, None) => {
                 let path = ".workloadIdentity.tenantId";
                 let tenant_id = from_environment(path, workload.tenant_id.as_deref(), "AZURE_TENANT_ID")?;
                 let tenant = tenant(&field(path), &tenant_id)?;
@@ -266,7 +279,10 @@ impl CredentialConfig {
                 };
                 Credential::WorkloadIdentity { tenant, client, token_file: file(&field(path), token_file)? }
             }
-            (None, None, Some(managed)) => {
+            (None, None, None, Some(token)) => Credential::AccessToken {
+                token_file: file(&field(".accessToken.tokenFile"), token.token_file.clone())?,
+            },
+            (None, None, Some(managed), None) => {
                 let variable = "AZURE_POD_IDENTITY_AUTHORITY_HOST";
                 let endpoint = environment(variable).unwrap_or_else(|| IDENTITY_ENDPOINT.to_owned());
                 Credential::ManagedIdentity {
@@ -285,7 +301,7 @@ impl CredentialConfig {
             _ => {
                 return Err(ConfigError::new(
                     field(""),
-                    "must have exactly one of clientSecret, workloadIdentity and managedIdentity",
+                    "must have exactly one of clientSecret, workloadIdentity, managedIdentity and accessToken",
                 ));
             }
         };

@@ -20,6 +20,7 @@ use super::nsg::Nsgs;
 use super::wire;
 use crate::api::values::ArmId;
 use crate::clock::Clock;
+use crate::plan::desired::WRITE_ANSWER;
 use crate::plan::model::{FirewallId, FirewallKind, Observed};
 use crate::providers::{Change, CloudError, CloudErrorKind, Firewall, FirewallLimits, Written};
 
@@ -37,8 +38,8 @@ use policy::Policies;
 const LIMITS: FirewallLimits = FirewallLimits { rules: 10_000, addresses: 250, name: 80, description: 1024 };
 /// How often somebody else may be faster before the gate is told to come again.
 const ATTEMPTS: usize = 3;
-/// Longest that the first answer to a write may take. Azure Resource Manager ends every request within 60 s.
-const ANSWER: Duration = Duration::from_secs(60);
+/// Longest that the first answer to a write that closes may take. Azure Resource Manager ends every request within 60 s.
+const CLOSE_ANSWER: Duration = Duration::from_secs(60);
 
 /// Firewalls of every kind.
 pub(super) struct Firewalls {
@@ -91,6 +92,8 @@ struct Replacement<'a> {
     body: Value,
     /// Whether something is removed by it.
     closes: bool,
+    /// When the change was begun, the read before it included.
+    begun: Instant,
     until: Instant,
 }
 
@@ -101,7 +104,7 @@ async fn replace(
     firewall: &FirewallId,
     replacement: Replacement<'_>,
 ) -> Result<Written, CloudError> {
-    let Replacement { operation, path, before, body, closes, until } = replacement;
+    let Replacement { operation, path, before, body, closes, begun, until } = replacement;
     let request = WriteRequest {
         operation,
         method: Method::PUT,
@@ -110,7 +113,7 @@ async fn replace(
         if_match: before.and_then(|before| wire::text(before, "/etag")).map(str::to_owned),
         body: Some(body),
         urgency: if closes { Urgency::Close } else { Urgency::Open },
-        answer: ANSWER,
+        answer: if closes { CLOSE_ANSWER } else { WRITE_ANSWER.saturating_sub(begun.elapsed()) },
         patience: until.saturating_duration_since(Instant::now()),
     };
     let ended = arm.write(request).await;
@@ -129,7 +132,7 @@ fn is_stale(error: &CloudError) -> bool {
 fn operation(firewall: &FirewallId, changes: &[Change]) -> String {
     let one = |change: &Change| match change {
         Change::Put(rule) => format!("write rule {}", rule.name),
-        Change::Remove(name) => format!("remove rule {name}"),
+        Change::Remove(name) | Change::Unlock(name) => format!("remove rule {name}"),
         Change::CutSessions => "set flushConnection".to_owned(),
     };
     let what = match changes {

@@ -20,7 +20,7 @@ use super::locks::{Locks, strictest};
 use super::wire;
 use crate::api::values::ArmId;
 use crate::clock::Clock;
-use crate::plan::desired::OPEN_ANSWER;
+use crate::plan::desired::WRITE_ANSWER;
 use crate::plan::model::{Access, FirewallId, Observed, Rule};
 use crate::providers::{Change, CloudError, CloudErrorKind, Firewall, FirewallLimits, Written};
 
@@ -77,10 +77,11 @@ impl Nsgs {
         &self,
         firewall: &FirewallId,
         rule: &str,
+        removal: Send,
         patience: Duration,
     ) -> Result<Written, CloudError> {
         let operation = format!("remove rule {rule} of {}", firewall.0.name());
-        gone_is_removed(self.send(&operation, firewall, rule, Send::Delete, patience).await)
+        gone_is_removed(self.send(&operation, firewall, rule, removal, patience).await)
     }
 
     /// The one write of a whole group: only the group has the setting. As it was read, and only if nobody has written it
@@ -99,7 +100,7 @@ impl Nsgs {
             if_match: wire::text(&before, "/etag").map(str::to_owned),
             body: Some(body),
             urgency: Urgency::Lock,
-            answer: patience,
+            answer: patience.min(WRITE_ANSWER),
             patience,
         };
         let written = self.arm.write(request).await?;
@@ -127,12 +128,11 @@ impl Nsgs {
             return Err(error(operation, CloudErrorKind::Invalid, &message));
         }
         let (method, body, urgency, answer) = match change {
-            Send::Put(body, Access::Deny) => (Method::PUT, Some(body), Urgency::Lock, patience),
             // What was answered in time may take longer to end.
-            Send::Put(body, Access::Allow) => {
-                (Method::PUT, Some(body), Urgency::Open, patience.min(OPEN_ANSWER))
-            }
-            Send::Delete => (Method::DELETE, None, Urgency::Close, patience),
+            Send::Put(body, Access::Deny) => (Method::PUT, Some(body), Urgency::Lock, WRITE_ANSWER),
+            Send::Put(body, Access::Allow) => (Method::PUT, Some(body), Urgency::Open, WRITE_ANSWER),
+            Send::Unlock => (Method::DELETE, None, Urgency::Lock, WRITE_ANSWER),
+            Send::Close => (Method::DELETE, None, Urgency::Close, patience),
         };
         let path = format!("{firewall}/securityRules/{name}");
         let request = WriteRequest {
@@ -143,7 +143,7 @@ impl Nsgs {
             if_match: None,
             body,
             urgency,
-            answer,
+            answer: answer.min(patience),
             patience,
         };
         let ended = self.arm.write(request).await;
@@ -170,7 +170,8 @@ pub(super) fn gone_is_removed(ended: Result<Written, CloudError>) -> Result<Writ
 
 enum Send {
     Put(Value, Access),
-    Delete,
+    Close,
+    Unlock,
 }
 
 /// What Azure lets a rule be called.
@@ -206,7 +207,8 @@ impl Firewall for Nsgs {
             let left = until.saturating_duration_since(Instant::now());
             written = match change {
                 Change::Put(rule) => self.put_rule(firewall, rule, left).await?,
-                Change::Remove(name) => self.remove_rule(firewall, name, left).await?,
+                Change::Remove(name) => self.remove_rule(firewall, name, Send::Close, left).await?,
+                Change::Unlock(name) => self.remove_rule(firewall, name, Send::Unlock, left).await?,
                 Change::CutSessions => self.cut_sessions(firewall, left).await?,
             };
         }

@@ -187,8 +187,31 @@ impl ControlPlane {
         self.send(request.header("Impersonate-User", username), body).await
     }
 
+    /// As [`ControlPlane::request`], by one of the users.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn request_by(
+        &self,
+        user: User,
+        method: reqwest::Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<Value> {
+        self.send_by(user, self.client.request(method, format!("{}{path}", self.server)), body).await
+    }
+
     async fn send(&self, request: reqwest::RequestBuilder, body: Option<&Value>) -> anyhow::Result<Value> {
-        let mut request = request.bearer_auth(self.token(User::Admin));
+        self.send_by(User::Admin, request, body).await
+    }
+
+    async fn send_by(
+        &self,
+        user: User,
+        request: reqwest::RequestBuilder,
+        body: Option<&Value>,
+    ) -> anyhow::Result<Value> {
+        let mut request = request.bearer_auth(self.token(user));
         if let Some(body) = body {
             request = request.json(body);
         }
@@ -304,7 +327,10 @@ fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
 }
 
 /// Writes a file that only its owner can read.
-pub(crate) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     if let Some(folder) = path.parent() {

@@ -27,7 +27,8 @@ pub struct Setup {
     pub arguments: Vec<String>,
     /// The kubeconfig that it uses.
     pub kubeconfig: PathBuf,
-    /// Where configuration, secret and log go.
+    /// Where configuration, secret and log go. Its name is that of the pod: one that is started again is the same
+    /// pod's.
     pub folder: PathBuf,
     /// Where its standard output goes; left out: into the log.
     pub stdout: Option<Arc<OwnedFd>>,
@@ -74,6 +75,7 @@ impl Setup {
             }],
             // There is one API server, with one clock.
             "admissionMargin": "1s",
+            "unfinishedWrites": "5s",
             "healthAddress": probes,
             "metricsAddress": metrics,
         });
@@ -276,7 +278,9 @@ fn spawn(setup: &Setup) -> anyhow::Result<Process> {
         .arg(&setup.kubeconfig)
         .args(&setup.arguments)
         .env_remove("KUBECONFIG")
-        .env("HOME", &setup.folder);
+        .env("HOME", &setup.folder)
+        .env("POD_NAME", setup.folder.file_name().unwrap_or_default())
+        .env("POD_UID", "the-same");
     let own = |given: &Option<Arc<OwnedFd>>| given.as_ref().map(|given| given.try_clone()).transpose();
     let outputs = Outputs { stdout: own(&setup.stdout)?, stderr: own(&setup.stderr)? };
     Process::spawn_with(

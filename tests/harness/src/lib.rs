@@ -25,7 +25,7 @@ pub mod install;
 pub mod judge;
 pub mod lending;
 pub mod plugin;
-mod ports;
+pub mod ports;
 pub mod process;
 pub mod proxy;
 pub mod scratch;

@@ -192,7 +192,7 @@ async fn a_gate_that_panics_starts_again_and_closes() {
         None
     });
     let (uid, grant) = bench.grant(1, 60, OPEN);
-    bench.gates.set_grants(&uid, "main", &cloud, vec![(nsg(), grant)]);
+    bench.gates.set_grants(&uid, "main", &cloud, vec![(nsg(), grant)], &[]);
     bench.pass(3).await;
     assert_eq!(bench.allows(), 1);
     bench.pass(65).await;

@@ -63,7 +63,7 @@ async fn a_rule_is_not_proved_gone_while_a_write_of_it_may_still_land() {
         let late = Some(Duration::from_secs(by));
         let cloud = Behind { late, ..Behind::of(&bench.memory) }.cloud();
         let (uid, grant) = bench.grant(1, 30, OPEN);
-        bench.gates.set_grants(&uid, "main", &cloud, vec![(nsg(), grant.clone())]);
+        bench.gates.set_grants(&uid, "main", &cloud, vec![(nsg(), grant.clone())], &[]);
         let mut proved = false;
         let mut open_past_deadline = 0;
         for second in 0..300 {
@@ -209,7 +209,7 @@ async fn a_late_event_takes_nothing_away_that_may_yet_land() {
     let is_proved = || matches!(bench.gates.seen(&nsg(), &grant.name), Seen::Absent { .. });
     bench.give_by("main", &cloud, &[(uid.clone(), grant.clone())]);
     bench.pass(45).await;
-    bench.gates.set_grants(&uid, "main", &cloud, Vec::new());
+    bench.gates.set_grants(&uid, "main", &cloud, Vec::new(), &[]);
     bench.pass(10).await;
     bench.give_by("main", &cloud, &[(uid, Grant { duty: Duty::Close { sent: false }, ..grant.clone() })]);
     let landed = || bench.memory.writes().iter().any(|write| write.put.is_some());

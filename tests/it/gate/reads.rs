@@ -14,7 +14,7 @@ async fn a_firewall_that_is_not_found_argues_no_close_away() {
             false => Ok(observed),
         }
     };
-    bench.gates.set_grants(&uid, "main", &bench.misread(read), vec![(nsg(), grant)]);
+    bench.gates.set_grants(&uid, "main", &bench.misread(read), vec![(nsg(), grant)], &[]);
     bench.pass(3).await;
     assert_eq!(bench.allows(), 1);
     hidden.store(true, std::sync::atomic::Ordering::SeqCst);
@@ -43,7 +43,7 @@ async fn a_read_from_before_a_close_proves_nothing_of_it() {
         }
     };
     bench.memory.set_lock(&nsg(), ResourceLock::CannotDelete);
-    bench.gates.set_grants(&uid, "main", &bench.misread(read), vec![(nsg(), grant.clone())]);
+    bench.gates.set_grants(&uid, "main", &bench.misread(read), vec![(nsg(), grant.clone())], &[]);
     bench.pass(53).await;
     assert_eq!(bench.allows(), 1);
     reads.store(0, std::sync::atomic::Ordering::SeqCst);

@@ -14,7 +14,7 @@ async fn what_one_credential_may_not_close_another_closes() {
     let forbidden = bench.behind(|_| Some(CloudErrorKind::NotPermitted));
     let closing = Grant { duty: Duty::Close { sent: false }, ..grant };
     // In the order of the names, the one that may not comes first.
-    bench.gates.set_grants(&uid, "another", &forbidden, vec![(nsg(), closing)]);
+    bench.gates.set_grants(&uid, "another", &forbidden, vec![(nsg(), closing)], &[]);
     bench.pass(2).await;
     assert_eq!(bench.allows(), 0);
 }
@@ -53,7 +53,7 @@ async fn nothing_opens_locks_or_unlocks_by_the_credential_of_somebody_else() {
     // A grant and a lock of a namespace whose own credential may read and nothing else.
     let reader = || bench.behind(|call| (call != Call::Read).then_some(CloudErrorKind::NotPermitted));
     let (uid, theirs) = bench.grant(1, 600, OPEN);
-    bench.gates.set_grants(&uid, "another", &reader(), vec![(nsg(), theirs.clone())]);
+    bench.gates.set_grants(&uid, "another", &reader(), vec![(nsg(), theirs.clone())], &[]);
     bench.lock_by("another", &reader());
     // Of one that may write.
     let (owner, own) = bench.grant(2, 600, OPEN);

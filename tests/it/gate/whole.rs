@@ -35,7 +35,7 @@ impl Hub {
     fn give(&self, grants: &[(String, Grant)]) {
         for (uid, grant) in grants {
             let rules = vec![(memory_firewall(), grant.clone())];
-            self.0.gates.set_grants(uid, "main", &self.0.memory.cloud(), rules);
+            self.0.gates.set_grants(uid, "main", &self.0.memory.cloud(), rules, &[]);
         }
     }
 
@@ -139,7 +139,7 @@ async fn an_open_that_lands_late_is_closed() {
     let late = Duration::from_secs(1500);
     let cloud = Behind { late: Some(late), ..Behind::of(&hub.0.memory) }.cloud();
     let (uid, grant) = hub.grant(1, 3000, SLOW);
-    hub.0.gates.set_grants(&uid, "main", &cloud, vec![(memory_firewall(), grant.clone())]);
+    hub.0.gates.set_grants(&uid, "main", &cloud, vec![(memory_firewall(), grant.clone())], &[]);
     hub.0.pass(905).await;
     hub.0.gates.end(&uid);
     hub.0.pass(500).await;
@@ -217,7 +217,7 @@ async fn what_went_along_with_a_write_that_was_not_answered_may_come_back() {
     hub.0.pass(WRITE + 10).await;
     let never = Behind { late: Some(Duration::from_secs(100_000)), ..Behind::of(&hub.0.memory) }.cloud();
     let (other, second) = hub.grant(2, 6000, SLOW);
-    hub.0.gates.set_grants(&other, "other", &never, vec![(memory_firewall(), second)]);
+    hub.0.gates.set_grants(&other, "other", &never, vec![(memory_firewall(), second)], &[]);
     hub.0.pass(910).await;
     hub.0.gates.end(&uid);
     hub.0.pass(WRITE + 100).await;
@@ -253,7 +253,7 @@ async fn what_of_others_differs_is_told_once_for_each_write() {
         Behind { differs: vec!["collection theirs is gone".into()], ..Behind::of(&hub.0.memory) }.cloud();
     hub.0.gates.set_locks("watcher", "main", &lossy, [(memory_firewall(), None)].into());
     for (uid, grant) in [hub.grant(1, 3000, SLOW), hub.grant(2, 3000, SLOW)] {
-        hub.0.gates.set_grants(&uid, "main", &lossy, vec![(memory_firewall(), grant)]);
+        hub.0.gates.set_grants(&uid, "main", &lossy, vec![(memory_firewall(), grant)], &[]);
     }
     hub.0.pass(5).await;
     let mut told = Vec::new();

@@ -80,7 +80,7 @@ impl Classic {
         changes: &[Change],
         patience: Duration,
     ) -> Result<Written, CloudError> {
-        let removes_only = changes.iter().all(|change| matches!(change, Change::Remove(_)));
+        let removes_only = changes.iter().all(|change| change.is_removal());
         let written = self.write_whole(firewall, changes, patience).await;
         if removes_only { gone_is_removed(written) } else { written }
     }
@@ -92,8 +92,8 @@ impl Classic {
         patience: Duration,
     ) -> Result<Written, CloudError> {
         let operation = operation(firewall, changes);
-        let until = Instant::now() + patience;
-        let closes = changes.iter().any(|change| matches!(change, Change::Remove(_)));
+        let begun = Instant::now();
+        let closes = changes.iter().any(|change| change.is_removal());
         let mut attempt = 1;
         loop {
             let before = self.get(&operation, firewall).await?;
@@ -108,7 +108,8 @@ impl Classic {
                 before: Some(&before),
                 body,
                 closes,
-                until,
+                begun,
+                until: begun + patience,
             };
             match super::replace(&self.arm, &self.locks, firewall, replacement).await {
                 Ok(written) => {

@@ -200,7 +200,7 @@ impl Policies {
         // One, but where rules of a previous cluster id are left.
         let mut written = Written::default();
         for (mark, changes) in by_group {
-            let removes_only = changes.iter().all(|change| matches!(change, Change::Remove(_)));
+            let removes_only = changes.iter().all(|change| change.is_removal());
             let ended = self.write_group(firewall, &mark, &changes, until).await;
             written = if removes_only { gone_is_removed(ended)? } else { ended? };
         }
@@ -216,13 +216,14 @@ impl Policies {
     ) -> Result<Written, CloudError> {
         let operation = operation(firewall, changes);
         let path = format!("{firewall}/ruleCollectionGroups/portcullis-{mark}");
-        let closes = changes.iter().any(|change| matches!(change, Change::Remove(_)));
+        let begun = Instant::now();
+        let closes = changes.iter().any(|change| change.is_removal());
         let mut attempt = 1;
         loop {
             let before = match self.arm.get(&operation, &path, api_version::NETWORK, Urgency::Lock).await {
                 Ok(group) => Some(group),
                 Err(failed) if failed.kind == CloudErrorKind::NotFound => {
-                    if changes.iter().all(|change| matches!(change, Change::Remove(_))) {
+                    if changes.iter().all(|change| change.is_removal()) {
                         return Ok(Written { request_id: failed.request_id, ..Written::default() });
                     }
                     None
@@ -241,6 +242,7 @@ impl Policies {
                 before: before.as_ref(),
                 body,
                 closes,
+                begun,
                 until,
             };
             match super::replace(&self.arm, &self.locks, firewall, replacement).await {

@@ -1,4 +1,4 @@
-//! The three ways to a token.
+//! The ways to a token.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -45,6 +45,25 @@ pub(in crate::providers::azure) fn source(
                 client: metadata,
                 clock,
             })
+        }
+        Credential::AccessToken { token_file } => Box::new(Given(token_file)),
+    }
+}
+
+/// How long a token is used that does not say how long it lives, before its file is read anew.
+const GIVEN_FOR: Duration = Duration::from_secs(60);
+
+/// A file in which something else leaves a token.
+struct Given(PathBuf);
+
+#[async_trait]
+impl TokenSource for Given {
+    async fn fetch(&self) -> Result<Fetched, TokenError> {
+        let secret = read_secret(&self.0).await?;
+        if usable(secret.expose_secret()) {
+            Ok(Fetched { secret, lifetime: GIVEN_FOR })
+        } else {
+            Err(TokenError::Refused(format!("{} does not hold a token", self.0.display())))
         }
     }
 }
@@ -249,6 +268,23 @@ mod tests {
         assert!(matches!(&error, TokenError::Refused(why) if why.contains("is empty")), "{error}");
         drop(file);
         assert!(matches!(source.fetch().await, Err(TokenError::Refused(_))));
+    }
+
+    #[tokio::test]
+    async fn a_token_that_is_given_is_read_as_it_is_now() {
+        let server = MockServer::start().await;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let source = of(&server, Credential::AccessToken { token_file: file.path().into() });
+        for token in ["first", "renewed"] {
+            std::fs::write(file.path(), format!("{token}\n")).unwrap();
+            assert_eq!(source.fetch().await.unwrap().secret.expose_secret(), token);
+        }
+        std::fs::write(file.path(), "{\"accessToken\": \"t\"}").unwrap();
+        let error = source.fetch().await.unwrap_err();
+        assert!(
+            matches!(&error, TokenError::Refused(why) if why.contains("does not hold a token")),
+            "{error}"
+        );
     }
 
     #[tokio::test]

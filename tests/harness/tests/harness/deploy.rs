@@ -95,7 +95,7 @@ async fn every_sample_is_accepted_from_the_user_it_is_for() -> anyhow::Result<()
             .replace("2031-01-31T01:00:00Z", &soon(1))
             .replace("2031-01-31T03:00:00Z", &soon(3));
         let (kubectl, verb) = match name.as_str() {
-            "rbac.yaml" => (plane.kubectl(User::Admin)?, "apply"),
+            "rbac.yaml" | "sweep.yaml" => (plane.kubectl(User::Admin)?, "apply"),
             "request-by-pipeline.yaml" => (argocd.clone(), "apply"),
             "review-approve.yaml" => (plane.kubectl(User::Approver)?, "create"),
             "review-end.yaml" => (plane.kubectl(User::Developer)?, "create"),

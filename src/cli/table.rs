@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::text::plain;
+use super::jit::text::plain;
 
 /// Rows under a header. Cells are shown on one line, whatever is in them.
 #[derive(Debug, Default)]
