@@ -17,7 +17,7 @@ APART := $(PYTHON) -c 'import os, sys; os.setsid(); os.execvp(sys.argv[1], sys.a
 # More than cores: the longest tests wait for deadlines most of the time.
 TEST_THREADS ?= 12
 
-.PHONY: help demo demo-firewall up down test build controlplane crds docs lint fmt prerequisites
+.PHONY: help demo demo-firewall up down test faults build controlplane crds docs lint fmt prerequisites
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ test: prerequisites ## Run every test (8 to 10 minutes on 2 cores once all is bu
 	wait $$playground || status=$$?; wait $$clients || status=$$?; cat "$$beside"/*; \
 	$(PYTHON) tests/mirror.py --back $(CURDIR) $(SOURCES) || status=$$?; \
 	if [ $$status -eq 0 ]; then echo "every test passed in $$((SECONDS - begun)) s"; else exit $$status; fi
+
+faults: build ## Play every scenario with every fault, and write the table into docs/reliability.md (30 minutes)
+	@$(PLAYGROUND) assets; $(CARGO_TARGET_DIR)/debug/faults --write docs/reliability.md
 
 build: prerequisites ## Build the controller, kubectl jit, the simulator and the playground (3 to 6 minutes the first time)
 	@begun=$$SECONDS; \

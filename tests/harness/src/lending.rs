@@ -70,6 +70,11 @@ pub struct Lent {
     _place: Option<SemaphorePermit<'static>>,
 }
 
+/// From now on so many more may be lent at once, where most of what they are lent for waits.
+pub fn lend_more(places: usize) {
+    FREE.add_permits(places);
+}
+
 /// Lends a control plane that another test has given back, or a new one.
 ///
 /// # Errors

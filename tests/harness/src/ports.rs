@@ -2,7 +2,10 @@
 
 /// `N` different ports of 127.0.0.1 that are free now, below the range that outgoing connections are given. Somebody
 /// else may still take one before it is used.
-pub(crate) fn free<const N: usize>() -> anyhow::Result<[u16; N]> {
+///
+/// # Errors
+/// When there are not as many.
+pub fn free<const N: usize>() -> anyhow::Result<[u16; N]> {
     let mut held = Vec::new();
     for _ in 0..1000 {
         if held.len() == N {

@@ -307,6 +307,16 @@ fn started(pid: i32) -> Option<String> {
     (!state.starts_with('Z')).then(|| since.trim().to_owned())
 }
 
+/// Sends a signal, such as `STOP`, to a process of ours.
+///
+/// # Errors
+/// When it is gone.
+pub fn signal(pid: u32, signal: &str) -> anyhow::Result<()> {
+    let sent = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status()?;
+    anyhow::ensure!(sent.success(), "{signal} did not reach {pid}");
+    Ok(())
+}
+
 /// The last 4 KiB of a file, headed by its path.
 #[must_use]
 pub fn tail(path: &Path) -> String {

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use reqwest::Method;
@@ -61,12 +62,17 @@ pub struct Verdict {
     pub decided_by: Vec<Value>,
 }
 
+/// How long a token is used. It lives for an hour by the simulator's clock, which tests set forward.
+const YOUNG: Duration = Duration::from_secs(120);
+
 /// A running simulator. Dropping it ends it.
 #[derive(Debug)]
 pub struct Simulator {
     process: Process,
     announcement: Announcement,
     client: reqwest::Client,
+    /// A token, and when it was given: it is used while it is young.
+    token: Mutex<Option<(Instant, String)>>,
     _scratch: Scratch,
 }
 
@@ -91,7 +97,7 @@ impl Simulator {
         let announcement = read_announcement(&mut process, &announced).await?;
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build()?;
-        Ok(Self { process, announcement, client, _scratch: scratch })
+        Ok(Self { process, announcement, client, token: Mutex::default(), _scratch: scratch })
     }
 
     /// Addresses and credentials.
@@ -144,6 +150,12 @@ impl Simulator {
     /// # Errors
     /// When the simulator refuses the credentials it announced.
     pub async fn token(&self) -> anyhow::Result<String> {
+        let young = |known: &Option<(Instant, String)>| {
+            known.as_ref().filter(|(since, _)| since.elapsed() < YOUNG).map(|(_, token)| token.clone())
+        };
+        if let Some(token) = young(&self.token.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return Ok(token);
+        }
         let known = &self.announcement;
         let scope = format!("{}/.default", known.url);
         let form = [
@@ -156,7 +168,10 @@ impl Simulator {
         let answer = self.client.post(&url).form(&form).send().await?;
         let status = answer.status();
         let body: Value = answer.json().await?;
-        body["access_token"].as_str().map(str::to_owned).with_context(|| format!("{url}: {status}: {body}"))
+        let token = body["access_token"].as_str().with_context(|| format!("{url}: {status}: {body}"))?;
+        let known = Some((Instant::now(), token.to_owned()));
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        Ok(token.to_owned())
     }
 
     /// One request to Azure Resource Manager for a resource id: status and body, whatever they are.
@@ -171,11 +186,19 @@ impl Simulator {
     ) -> anyhow::Result<(reqwest::StatusCode, Value)> {
         let version = api_version(id);
         let url = format!("{}{id}?api-version={version}", self.announcement.url);
-        let mut request = self.client.request(method, &url).bearer_auth(self.token().await?);
-        if let Some(body) = body {
-            request = request.json(body);
+        let send = async || {
+            let mut request = self.client.request(method.clone(), &url).bearer_auth(self.token().await?);
+            if let Some(body) = body {
+                request = request.json(body);
+            }
+            Ok::<_, anyhow::Error>(request.send().await?)
+        };
+        let mut answer = send().await?;
+        if answer.status() == reqwest::StatusCode::UNAUTHORIZED {
+            // The simulator's clock may have been set forward.
+            *self.token.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            answer = send().await?;
         }
-        let answer = request.send().await?;
         let status = answer.status();
         let text = answer.text().await?;
         Ok((status, serde_json::from_str(&text).unwrap_or(Value::Null)))

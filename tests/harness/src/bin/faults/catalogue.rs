@@ -1,0 +1,194 @@
+//! What can go wrong, when, and how long.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::gateway::Trouble;
+use crate::story::CLIENT;
+
+/// One column of the table.
+#[derive(Debug, Clone)]
+pub struct Fault {
+    pub name: String,
+    pub what: What,
+    /// From when on, and until when, in seconds after the requests were made.
+    pub from: u64,
+    pub until: u64,
+    /// How many replicas run.
+    pub replicas: usize,
+    /// How much longer than it should, or than the fault lasts, a packet may pass.
+    pub bound: Duration,
+    /// Whether others take locks and rules away, so that strangers get in until that is mended.
+    pub gaps: bool,
+}
+
+/// What is done to whom.
+#[derive(Debug, Clone)]
+pub enum What {
+    Nothing,
+    /// The controller is killed when the API server has done its write of this number, before it hears of that.
+    CrashAtApi(u64),
+    /// The same of the cloud.
+    CrashAtCloud(u64),
+    KillHolder,
+    PauseHolder,
+    /// The Lease is deleted, again and again: everybody may have it.
+    LoseLease,
+    Api(Trouble),
+    /// Faults of the simulator.
+    Cloud(Vec<Value>),
+    /// What the cloud says what time it is.
+    CloudClock(&'static str),
+    ResourceLock,
+    /// Reads the group early, and writes it as it was when all is closed.
+    BringBack,
+    /// Reads the group and writes it again at once, over and over.
+    Rewrite,
+    /// Writes the group as it was before us, over and over.
+    Erase,
+    /// Copies and edits rules of ours.
+    Meddle,
+    Revoke,
+}
+
+/// A write that is answered by whoever runs: the time of a start, of a round and of a write.
+const BOUND: Duration = Duration::from_secs(20);
+
+fn fault(name: &str, what: What, from: u64, until: u64) -> Fault {
+    Fault { name: name.to_owned(), what, from, until, replicas: 1, bound: BOUND, gaps: false }
+}
+
+/// Strikes every third of these calls.
+fn third(method: &str, path: &str, effect: &Value) -> Vec<Value> {
+    let one = |n: u64| {
+        let mut rule =
+            json!({"path": path, "caller": CLIENT, "nth": 1 + 3 * n, "count": 1, "effect": effect});
+        if !method.is_empty() {
+            rule["method"] = json!(method);
+        }
+        rule
+    };
+    (0..60).map(one).collect()
+}
+
+const RULES: &str = "/securityRules/portcullis|/ruleCollectionGroups/portcullis";
+const ARM: &str = "^/subscriptions/";
+
+/// Every fault but for the crashes after each write.
+pub fn all() -> Vec<Fault> {
+    let every = |path: &str, effect: Value| vec![json!({"path": path, "caller": CLIENT, "effect": effect})];
+    let tokens = vec![json!({"path": "oauth2", "effect": {"status": {"status": 503}}})];
+    let mut all = vec![
+        fault("none", What::Nothing, 0, 0),
+        fault("api: writes refused with 409", What::Api(Trouble::Refused(409)), 0, 45),
+        fault("api: writes refused with 429", What::Api(Trouble::Refused(429)), 0, 45),
+        fault("api: writes refused with 500", What::Api(Trouble::Refused(500)), 0, 45),
+        fault("api: writes refused by a quota (403)", What::Api(Trouble::Refused(403)), 0, 45),
+        fault("api: answers of writes lost", What::Api(Trouble::AnswerLost), 0, 45),
+        fault("api: slow (1 s a call)", What::Api(Trouble::Slow(Duration::from_secs(1))), 0, 45),
+        fault("api: away over deadlines", What::Api(Trouble::Away), 6, 40),
+        fault("api: watches frozen", What::Api(Trouble::Frozen), 0, 40),
+        fault("api: watches dropped every 2 s", What::Api(Trouble::Dropped(Duration::from_secs(2))), 0, 45),
+        fault("api: watches answered with 410", What::Api(Trouble::Gone), 0, 40),
+        fault("api: lists rewound", What::Api(Trouble::Rewound), 6, 40),
+        fault("api: the lease deleted every 3 s", What::LoseLease, 0, 40),
+        fault(
+            "cloud: throttled, Retry-After 20 s",
+            What::Cloud(every(
+                ARM,
+                json!({"status": {"status": 429, "code": "TooManyRequests", "retryAfter": 20}}),
+            )),
+            6,
+            26,
+        ),
+        fault(
+            "cloud: every third write 503",
+            What::Cloud(third("", RULES, &json!({"status": {"status": 503}}))),
+            0,
+            45,
+        ),
+        fault(
+            "cloud: every third read 500",
+            What::Cloud(third("GET", ARM, &json!({"status": {"status": 500}}))),
+            0,
+            45,
+        ),
+        fault(
+            "cloud: time-out after commit",
+            What::Cloud(third("", RULES, &json!({"timeoutAfterCommit": "2s"}))),
+            0,
+            45,
+        ),
+        fault("cloud: reset after commit", What::Cloud(third("", RULES, &json!("resetAfterCommit"))), 0, 45),
+        fault(
+            "cloud: dropped before commit",
+            What::Cloud(third("", RULES, &json!("dropBeforeCommit"))),
+            0,
+            45,
+        ),
+        fault(
+            "cloud: writes that land 15 s late",
+            What::Cloud(third(
+                "PUT",
+                "/securityRules/portcullis-[0-9a-f]+-allow",
+                &json!({"lateWrite": {"after": "15s"}}),
+            )),
+            0,
+            45,
+        ),
+        fault(
+            "cloud: away over deadlines",
+            What::Cloud(every(ARM, json!({"status": {"status": 503}}))),
+            6,
+            40,
+        ),
+        fault("cloud: silent over deadlines", What::Cloud(every(ARM, json!({"delay": "20s"}))), 6, 30),
+        fault(
+            "cloud: operations that fail",
+            What::Cloud(third("", RULES, &json!({"operation": {"fails": "InternalServerError"}}))),
+            0,
+            45,
+        ),
+        fault(
+            "cloud: polls that never end",
+            What::Cloud(third("", RULES, &json!({"operation": {"never": true}}))),
+            0,
+            45,
+        ),
+        fault(
+            "cloud: stale reads (10 s)",
+            What::Cloud(every("/networkSecurityGroups/net$", json!({"staleRead": {"age": "10s"}}))),
+            0,
+            45,
+        ),
+        fault("cloud: no tokens", What::Cloud(tokens), 0, 45),
+        fault("cloud: rights revoked and restored", What::Revoke, 6, 40),
+        fault("cloud: clock 90 s ahead", What::CloudClock("90s"), 4, 45),
+        fault("cloud: clock 90 s behind", What::CloudClock("-90s"), 4, 45),
+        fault("others: a resource lock against deletion", What::ResourceLock, 6, 40),
+        fault("others: a closed rule brought back", What::BringBack, 5, 50),
+        fault("others: the group rewritten every second", What::Rewrite, 0, 45),
+        Fault { gaps: true, ..fault("others: an eraser every 10 s", What::Erase, 0, 40) },
+        Fault { gaps: true, ..fault("others: rules copied and edited", What::Meddle, 4, 40) },
+    ];
+    for (name, what) in
+        [("the holder killed", What::KillHolder), ("the holder paused for 25 s", What::PauseHolder)]
+    {
+        // Where the holder is gone, or asleep, the other one takes 17 s until it has the lease, and 10 s for what is due.
+        all.push(Fault {
+            replicas: 2,
+            bound: Duration::from_secs(30),
+            ..fault(&format!("two replicas: {name}"), what, 6, 31)
+        });
+    }
+    all
+}
+
+/// A crash after each write of the story, as many as one without faults has.
+pub fn crashes(api: u64, cloud: u64) -> Vec<Fault> {
+    let at_api = (1..=api).map(|k| fault(&format!("crash after API write {k}"), What::CrashAtApi(k), 0, 50));
+    let at_cloud =
+        (1..=cloud).map(|k| fault(&format!("crash after cloud write {k}"), What::CrashAtCloud(k), 0, 50));
+    at_api.chain(at_cloud).collect()
+}

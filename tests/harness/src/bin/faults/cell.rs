@@ -1,0 +1,309 @@
+//! One cell of the matrix: a story, and what goes wrong in it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::catalogue::{Fault, What};
+use crate::gateway::Gateway;
+use crate::story::{CLIENT, Findings, Story, may_all};
+use portcullis_harness::control_plane::User;
+use portcullis_harness::controller::Controller;
+use portcullis_harness::process::signal;
+use portcullis_harness::simulator::Simulator;
+
+/// What came of a cell.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    pub fault: String,
+    pub findings: Findings,
+    /// Writes to the API server, and to the cloud.
+    pub writes: (u64, u64),
+    /// Calls to the API server and to the cloud, a minute.
+    pub calls_a_minute: (f64, f64),
+    /// Whether it went wrong as it was to; a crash after a write that never comes does not.
+    pub struck: bool,
+    pub took: Duration,
+    /// What the replicas logged.
+    pub logs: Vec<String>,
+}
+
+/// Plays the story with the fault; `expected`: what stands at the end where nothing goes wrong.
+pub async fn play(fault: &Fault, expected: Option<&BTreeSet<String>>) -> anyhow::Result<Outcome> {
+    let begun = Instant::now();
+    let mut story = Story::prepare().await?;
+    let (simulator, gateway) = (Arc::clone(&story.simulator), Arc::clone(&story.gateway));
+    let group = story.shared_group();
+    let before = simulator.get(&group).await?;
+    // A crash is waited for from the first write on, everything else begins with the requests.
+    if let What::CrashAtApi(number) = fault.what {
+        gateway.hold(number);
+    }
+    if let What::CrashAtCloud(number) = fault.what {
+        let held = json!({"name": "held", "path": RULES, "nth": number, "count": 1, "effect": {"timeoutAfterCommit": "90s"}});
+        simulator.control(Method::POST, "faults", Some(&held)).await?;
+    }
+    let mut replicas = Vec::new();
+    for _ in 0..fault.replicas {
+        let mut replica = story.replica()?;
+        // The first of several is to hold the lease.
+        if fault.replicas > 1 {
+            replica.wait_ready(Duration::from_secs(60)).await?;
+        }
+        replicas.push(replica);
+    }
+    let admin = Admin::of(&story)?;
+    let fault_of = fault.clone();
+    let mut trouble =
+        Driver { fault: fault_of, simulator, gateway, replicas, group, before, admin, struck: false };
+    let (ready, locked) = tokio::sync::oneshot::channel();
+    let driving = tokio::spawn(async move {
+        let over = trouble.drive(locked).await;
+        (trouble, over)
+    });
+    let calls = story.gateway.calls();
+    let playing = Instant::now();
+    let locked = story.lock().await;
+    let _ = ready.send(());
+    locked?;
+    let mut driven = None;
+    let lived = story
+        .live(Duration::from_secs(6), async {
+            driven = driving.await.ok();
+        })
+        .await;
+    let (trouble, over) = driven.ok_or_else(|| anyhow::anyhow!("what was to go wrong has panicked"))?;
+    lived?;
+    let over = over?;
+    // What lands late, and what is looked at each few seconds, has its time.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    story.settle(expected).await?;
+    let findings = story.judge(over, fault.bound, fault.gaps).await?;
+    let minutes = playing.elapsed().as_secs_f64() / 60.0;
+    let (cloud_calls, cloud_writes) = story.cloud_calls().await?;
+    let api_calls = story.gateway.calls() - calls;
+    Ok(Outcome {
+        fault: fault.name.clone(),
+        findings,
+        writes: (story.gateway.writes(), u64::try_from(cloud_writes)?),
+        calls_a_minute: (api_calls as f64 / minutes, cloud_calls as f64 / minutes),
+        struck: trouble.struck,
+        took: begun.elapsed(),
+        logs: trouble.replicas.iter().filter_map(|replica| replica.log_text().ok()).collect(),
+    })
+}
+
+const RULES: &str = "/securityRules/portcullis|/ruleCollectionGroups/portcullis";
+
+/// Has it go wrong.
+struct Driver {
+    fault: Fault,
+    simulator: Arc<Simulator>,
+    gateway: Arc<Gateway>,
+    replicas: Vec<Controller>,
+    group: String,
+    before: Value,
+    admin: Admin,
+    struck: bool,
+}
+
+/// Whoever may do everything to the API server.
+struct Admin {
+    server: String,
+    token: String,
+    client: reqwest::Client,
+}
+
+impl Admin {
+    fn of(story: &Story) -> anyhow::Result<Self> {
+        let client = reqwest::Client::builder().no_proxy().danger_accept_invalid_certs(true).build()?;
+        let token = story.plane.token(User::Admin).to_owned();
+        Ok(Self { server: story.plane.server().to_owned(), token, client })
+    }
+}
+
+impl Driver {
+    /// Until nothing goes wrong any more; when that was.
+    async fn drive(&mut self, locked: tokio::sync::oneshot::Receiver<()>) -> anyhow::Result<Timestamp> {
+        let crashes = matches!(self.fault.what, What::CrashAtApi(_) | What::CrashAtCloud(_));
+        if crashes {
+            return self.crash(locked).await;
+        }
+        locked.await?;
+        tokio::time::sleep(Duration::from_secs(self.fault.from)).await;
+        let left = Duration::from_secs(self.fault.until - self.fault.from);
+        let until = Instant::now() + left;
+        self.struck = true;
+        match self.fault.what.clone() {
+            What::Nothing | What::CrashAtApi(_) | What::CrashAtCloud(_) => {}
+            What::Api(trouble) => {
+                self.gateway.set(Some(trouble));
+                tokio::time::sleep_until(until).await;
+                self.gateway.set(None);
+            }
+            What::Cloud(rules) => {
+                self.simulator.control(Method::POST, "faults", Some(&json!(rules))).await?;
+                tokio::time::sleep_until(until).await;
+                self.simulator.control(Method::DELETE, "faults", None).await?;
+            }
+            What::CloudClock(skew) => {
+                self.simulator.control(Method::POST, "clock", Some(&json!({"dateSkew": skew}))).await?;
+                tokio::time::sleep_until(until).await;
+                self.simulator.control(Method::POST, "clock", Some(&json!({"dateSkew": "0s"}))).await?;
+            }
+            What::KillHolder => {
+                self.replicas[0].kill();
+            }
+            What::PauseHolder => {
+                signal(self.replicas[0].id(), "STOP")?;
+                tokio::time::sleep_until(until).await;
+                signal(self.replicas[0].id(), "CONT")?;
+            }
+            What::LoseLease => {
+                while Instant::now() < until {
+                    self.lose_lease().await;
+                    tokio::time::sleep(Duration::from_secs(3)).await;
+                }
+            }
+            What::ResourceLock => {
+                let lock = format!("{}/providers/Microsoft.Authorization/locks/keep", self.group);
+                let body = json!({"properties": {"level": "CanNotDelete"}});
+                self.simulator.put(&lock, &body).await?;
+                tokio::time::sleep_until(until).await;
+                self.simulator.delete(&lock).await?;
+            }
+            What::BringBack => {
+                let early = self.simulator.get(&self.group).await?;
+                tokio::time::sleep_until(until).await;
+                self.write_group(&early).await;
+            }
+            What::Rewrite => {
+                while Instant::now() < until {
+                    if let Ok(now) = self.simulator.get(&self.group).await {
+                        self.write_group(&now).await;
+                    }
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+            What::Erase => {
+                while Instant::now() < until {
+                    self.write_group(&self.before.clone()).await;
+                    tokio::time::sleep(Duration::from_secs(10)).await;
+                }
+            }
+            What::Meddle => {
+                self.meddle().await?;
+                tokio::time::sleep_until(until).await;
+            }
+            What::Revoke => {
+                let principal = |permissions: Value| json!({"clientId": CLIENT, "secrets": ["controller"], "permissions": permissions});
+                let none =
+                    json!([{"actions": ["*"], "notActions": ["*/write", "*/delete"], "scopes": ["/"]}]);
+                self.simulator.control(Method::POST, "principals", Some(&principal(none))).await?;
+                tokio::time::sleep_until(until).await;
+                self.simulator.control(Method::POST, "principals", Some(&principal(may_all()))).await?;
+            }
+        }
+        Ok(Timestamp::now())
+    }
+
+    /// Kills the controller when its write was done, and starts it again.
+    async fn crash(&mut self, locked: tokio::sync::oneshot::Receiver<()>) -> anyhow::Result<Timestamp> {
+        let mut locked = std::pin::pin!(locked);
+        let mut until = None;
+        loop {
+            let held = match self.fault.what {
+                What::CrashAtApi(_) => self.gateway.is_holding(),
+                _ => {
+                    let faults = self.simulator.control(Method::GET, "faults", None).await?;
+                    faults
+                        .as_array()
+                        .is_some_and(|all| all.iter().any(|one| one["name"] == "held" && one["struck"] == 1))
+                }
+            };
+            if held {
+                self.replicas[0].kill();
+                self.replicas[0].restart_unready()?;
+                self.struck = true;
+                return Ok(Timestamp::now());
+            }
+            if until.is_none() && futures::FutureExt::now_or_never(&mut locked).is_some() {
+                until = Some(Instant::now() + Duration::from_secs(self.fault.until));
+            }
+            if until.is_some_and(|until| Instant::now() >= until) {
+                return Ok(Timestamp::now());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn lose_lease(&self) {
+        let path = "/apis/coordination.k8s.io/v1/namespaces/portcullis-system/leases/portcullis";
+        let Admin { server, token, client } = &self.admin;
+        // It may not be there.
+        let _ = client.delete(format!("{server}{path}")).bearer_auth(token).send().await;
+    }
+
+    /// As Terraform or a portal would; a group that is busy refuses it.
+    async fn write_group(&self, body: &Value) {
+        let mut body = body.clone();
+        for rule in body["properties"]["securityRules"].as_array_mut().into_iter().flatten() {
+            if let Some(fields) = rule.as_object_mut() {
+                fields.remove("etag");
+            }
+        }
+        for _ in 0..20 {
+            if self.simulator.put(&self.group, &body).await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Copies an allow under another name, makes another live longer by its description, and widens a third.
+    async fn meddle(&self) -> anyhow::Result<()> {
+        let group = self.simulator.get(&self.group).await?;
+        let ours: Vec<Value> = group["properties"]["securityRules"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|rule| {
+                rule["name"]
+                    .as_str()
+                    .is_some_and(|name| name.contains("-allow-") && name.starts_with("portcullis-"))
+            })
+            .cloned()
+            .collect();
+        for (place, rule) in ours.iter().enumerate() {
+            let name = rule["name"].as_str().unwrap_or_default();
+            let mut properties = rule["properties"].clone();
+            let id = match place % 3 {
+                0 => {
+                    properties["priority"] = json!(3000 + place);
+                    format!("{}/securityRules/copied-{place}", self.group)
+                }
+                1 => {
+                    let said = properties["description"]
+                        .as_str()
+                        .unwrap_or_default()
+                        .replace("expires=20", "expires=21");
+                    properties["description"] = json!(said);
+                    format!("{}/securityRules/{name}", self.group)
+                }
+                _ => {
+                    properties["sourceAddressPrefix"] = json!("*");
+                    properties["sourceAddressPrefixes"] = json!([]);
+                    format!("{}/securityRules/{name}", self.group)
+                }
+            };
+            // It may be busy, or closed by now.
+            let _ = self.simulator.put(&id, &json!({"properties": properties})).await;
+        }
+        Ok(())
+    }
+}

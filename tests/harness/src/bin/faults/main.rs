@@ -1,0 +1,212 @@
+//! `faults`: the matrix of faults. Every scenario, with everything that can go wrong, on a real API server and the
+//! simulator, judged by the packets that got through. Prints a table; ends with 1 where anything is wrong.
+//!
+//! - [`story`]: the scenarios, all at once, and what is found when they are over
+//! - [`catalogue`]: what can go wrong
+//! - [`gateway`]: the way to the API server, on which it goes wrong; the simulator has faults of its own
+//! - [`cell`]: one story with one fault
+#![allow(clippy::print_stdout)]
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use catalogue::{Fault, all, crashes};
+use cell::{Outcome, play};
+use clap::Parser;
+use portcullis_harness::lending::lend_more;
+use story::Scenario;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+mod catalogue;
+mod cell;
+mod gateway;
+mod story;
+
+/// Calls a minute that a cell may make at most, to the API server and to the cloud: more would be a hot loop.
+const CALLS: (f64, f64) = (1500.0, 3000.0);
+
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Only faults whose name holds this; may be given again.
+    #[arg(long)]
+    only: Vec<String>,
+    /// One in so many of the faults, beginning with this one: `3/10`.
+    #[arg(long)]
+    part: Option<String>,
+    /// How many cells run at once.
+    #[arg(long, default_value_t = 10)]
+    at_once: usize,
+    /// Leave out the crashes after each write.
+    #[arg(long)]
+    no_crashes: bool,
+    /// Keep what the replicas log in this folder, where something is wrong.
+    #[arg(long)]
+    logs: Option<std::path::PathBuf>,
+    /// Write the table into this file, between the lines that mark it.
+    #[arg(long)]
+    write: Option<std::path::PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            println!("failed to start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(arguments)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            println!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<bool> {
+    let begun = Instant::now();
+    // As many control planes as tests have at most, and more.
+    lend_more(arguments.at_once.saturating_sub(7));
+    let mut faults = all();
+    let none = faults.remove(0);
+    // How many writes there are, and what stands at the end, is known from a run in which nothing goes wrong.
+    let calm = play(&none, None).await?;
+    report(&calm, &calm);
+    if !arguments.no_crashes {
+        faults.extend(crashes(calm.writes.0, calm.writes.1));
+    }
+    if !arguments.only.is_empty() {
+        faults.retain(|fault| arguments.only.iter().any(|part| fault.name.contains(part.as_str())));
+    }
+    if let Some((first, of)) = arguments.part.as_deref().and_then(|part| part.split_once('/')) {
+        let (first, of): (usize, usize) = (first.parse()?, of.parse()?);
+        faults = faults
+            .into_iter()
+            .enumerate()
+            .filter(|(n, _)| n % of == first % of)
+            .map(|(_, fault)| fault)
+            .collect();
+    }
+    let places = Arc::new(Semaphore::new(arguments.at_once));
+    let mut cells: JoinSet<(Fault, anyhow::Result<Outcome>)> = JoinSet::new();
+    for fault in faults {
+        let places = Arc::clone(&places);
+        let expected = calm.findings.end.clone();
+        cells.spawn(async move {
+            let _place = places.acquire_owned().await;
+            let outcome = play(&fault, Some(&expected)).await;
+            (fault, outcome)
+        });
+    }
+    let mut outcomes = vec![calm.clone()];
+    let mut broken = Vec::new();
+    while let Some(ended) = cells.join_next().await {
+        match ended? {
+            (_, Ok(outcome)) => {
+                report(&calm, &outcome);
+                if let Some(folder) = arguments.logs.as_ref().filter(|_| !wrong(&calm, &outcome).is_empty()) {
+                    std::fs::create_dir_all(folder)?;
+                    let name = outcome.fault.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+                    std::fs::write(folder.join(format!("{name}.log")), outcome.logs.join("\n"))?;
+                }
+                outcomes.push(outcome);
+            }
+            (fault, Err(error)) => {
+                println!("BROKEN  {}: {error:#}", fault.name);
+                broken.push(fault.name);
+            }
+        }
+    }
+    let table = table(&calm, &outcomes, &broken, begun.elapsed());
+    println!("{table}");
+    if let Some(path) = arguments.write {
+        let text = std::fs::read_to_string(&path)?;
+        let (begin, end) = ("<!-- begin faults -->\n", "<!-- end faults -->");
+        let (head, rest) = text.split_once(begin).ok_or_else(|| anyhow::anyhow!("{begin} is missing"))?;
+        let (_, tail) = rest.split_once(end).ok_or_else(|| anyhow::anyhow!("{end} is missing"))?;
+        std::fs::write(&path, format!("{head}{begin}{table}{end}{tail}"))?;
+    }
+    Ok(broken.is_empty() && outcomes.iter().all(|outcome| wrong(&calm, outcome).is_empty()))
+}
+
+/// Everything that is wrong with a cell.
+fn wrong(calm: &Outcome, outcome: &Outcome) -> Vec<(Scenario, String)> {
+    let mut wrong = outcome.findings.wrong.clone();
+    for rule in calm.findings.end.symmetric_difference(&outcome.findings.end) {
+        wrong.push((Scenario::Lock, format!("the end is another: {rule}")));
+    }
+    let (api, cloud) = outcome.calls_a_minute;
+    if api > CALLS.0 || cloud > CALLS.1 {
+        wrong.push((Scenario::Lock, format!("a hot loop: {api:.0} and {cloud:.0} calls a minute")));
+    }
+    wrong
+}
+
+fn report(calm: &Outcome, outcome: &Outcome) {
+    let wrong = wrong(calm, outcome);
+    let verdict = match (wrong.is_empty(), outcome.struck) {
+        (false, _) => "WRONG",
+        (true, true) => "ok",
+        (true, false) => "ok, not struck",
+    };
+    println!(
+        "{verdict:7} {}: {} opened, {:.1} s late at most, {} and {} writes, {:.0} and {:.0} calls a minute, {:.0} s",
+        outcome.fault,
+        outcome.findings.opened,
+        outcome.findings.late.max(0.0),
+        outcome.writes.0,
+        outcome.writes.1,
+        outcome.calls_a_minute.0,
+        outcome.calls_a_minute.1,
+        outcome.took.as_secs_f64()
+    );
+    for (scenario, what) in wrong {
+        println!("        {}: {what}", scenario.name());
+    }
+}
+
+/// A row a fault; the crashes after each write in two.
+fn table(calm: &Outcome, outcomes: &[Outcome], broken: &[String], took: Duration) -> String {
+    let mut rows: BTreeMap<String, Vec<&Outcome>> = BTreeMap::new();
+    for outcome in outcomes {
+        let name = ["crash after API write", "crash after cloud write"]
+            .into_iter()
+            .find(|series| outcome.fault.starts_with(series))
+            .map_or_else(|| outcome.fault.clone(), |series| series.replace("after", "after each"));
+        rows.entry(name).or_default().push(outcome);
+    }
+    let mut table = String::from("| fault | cells | violations | latest close | ");
+    let _ = writeln!(table, "{} |", Scenario::ALL.map(Scenario::name).join(" | "));
+    let _ = writeln!(table, "|---|---|---|---|{}", "---|".repeat(Scenario::ALL.len()));
+    let (mut cells, mut violations) = (0, 0);
+    for (name, outcomes) in rows {
+        let all: Vec<(Scenario, String)> = outcomes.iter().flat_map(|outcome| wrong(calm, outcome)).collect();
+        let late = outcomes.iter().map(|outcome| outcome.findings.late).fold(0.0, f64::max);
+        let by = Scenario::ALL.map(|scenario| {
+            let wrong = all.iter().filter(|(one, _)| *one == scenario).count();
+            if wrong == 0 { "ok".to_owned() } else { format!("**{wrong}**") }
+        });
+        (cells, violations) = (cells + outcomes.len() * Scenario::ALL.len(), violations + all.len());
+        let _ = writeln!(
+            table,
+            "| {name} | {} | {} | {late:.1} s | {} |",
+            outcomes.len() * Scenario::ALL.len(),
+            all.len(),
+            by.join(" | ")
+        );
+    }
+    let _ = writeln!(
+        table,
+        "\n{cells} cells, {violations} violations, {} that could not be played, in {:.0} minutes.",
+        broken.len(),
+        took.as_secs_f64() / 60.0
+    );
+    table
+}
