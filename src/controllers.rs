@@ -184,6 +184,7 @@ pub async fn run(
             max_allows: settings.max_allows_per_firewall,
             drift_interval: settings.drift_interval,
             dry_run: settings.dry_run,
+            closes_only: false,
         },
         clock.clone(),
         metrics.clone(),
@@ -427,14 +428,13 @@ impl Context {
 
     /// The role of this replica is another one.
     fn has_role(&self, role: Role) {
+        // What was known is of another term.
+        self.admission.forget();
         if role == Role::Holder {
             self.wake_all();
             for review in self.reviews.all() {
                 let _ = self.wake_reviews.send(ObjectRef::from_obj(&*review));
             }
-        } else {
-            // What was known is not looked at any more.
-            self.admission.forget();
         }
     }
 
@@ -464,6 +464,9 @@ impl Context {
     }
 }
 
+/// How soon what was not reconciled for want of the lease comes again: the lease may have been there again at once.
+const STOOD_BY: Duration = Duration::from_secs(30);
+
 /// Reconciles where this replica holds the lease. One that gains it looks at everything.
 async fn if_holder<E: std::error::Error>(
     controller: &'static str,
@@ -473,7 +476,7 @@ async fn if_holder<E: std::error::Error>(
     if context.leadership.is_holder() {
         timed(controller, reconcile, context).await
     } else {
-        Ok(Action::await_change())
+        Ok(Action::requeue(STOOD_BY))
     }
 }
 

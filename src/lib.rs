@@ -10,11 +10,14 @@
 //! - [`controllers`]: the loops that observe, plan, act and report.
 //! - [`telemetry`]: logs, metrics, health and the audit trail, for the controllers and the command line.
 //! - [`cli`]: the commands, wiring the rooms together.
+//! - [`fuzzing`]: ways in for fuzzers, to what reads what strangers send.
 
 pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod controllers;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod plan;
 pub mod providers;
 pub mod telemetry;

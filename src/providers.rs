@@ -53,6 +53,11 @@ pub trait Inventory: Send + Sync {
     fn clock_ahead(&self) -> Option<SignedDuration> {
         None
     }
+
+    /// For how long the cloud has asked to wait, at most; zero where it does not throttle. Closes do not wait for it.
+    fn throttled_for(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// Reads and changes firewalls. Calls for one firewall must be made one after the other; the gate sees to it.

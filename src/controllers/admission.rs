@@ -67,6 +67,8 @@ struct Shared {
     known: watch::Sender<Known>,
     /// How many looks have begun.
     begun: AtomicU64,
+    /// Looks up to this one say nothing any more.
+    forgotten: AtomicU64,
     wanted: Notify,
 }
 
@@ -94,6 +96,7 @@ impl Default for Proof {
         Self(Arc::new(Shared {
             known: watch::Sender::default(),
             begun: AtomicU64::new(0),
+            forgotten: AtomicU64::new(0),
             wanted: Notify::new(),
         }))
     }
@@ -149,6 +152,8 @@ impl Proof {
 
     /// Nothing is known any more.
     pub(super) fn forget(&self) {
+        // Nor what a look that is under way will say.
+        self.0.forgotten.store(self.0.begun.load(Ordering::SeqCst), Ordering::SeqCst);
         self.0.known.send_replace(Known::default());
     }
 
@@ -158,6 +163,9 @@ impl Proof {
 
     /// Takes note of how a look ended; whether that is news.
     fn end(&self, look: u64, at: Instant, result: Result<Admission, String>) -> bool {
+        if look <= self.0.forgotten.load(Ordering::SeqCst) {
+            return false;
+        }
         let before = self.now();
         let failed = self.0.known.borrow().failure.is_some();
         self.0.known.send_modify(|known| {

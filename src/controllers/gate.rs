@@ -53,6 +53,8 @@ pub struct GateSettings {
     pub drift_interval: Duration,
     /// Plan and report, write nothing.
     pub dry_run: bool,
+    /// Close, and write nothing else.
+    pub closes_only: bool,
 }
 
 /// What a gate tells of.
@@ -150,7 +152,11 @@ impl Gates {
     #[must_use]
     pub fn report(&self, firewall: &FirewallId) -> Option<Report> {
         let gate = lock(&self.0.gates).get(firewall).cloned()?;
-        let report = lock(&gate.report).clone();
+        let is_of_term = lock(&gate.duties).term == self.0.leadership.since();
+        let mut report = lock(&gate.report).clone();
+        if !is_of_term {
+            report.locked.clear();
+        }
         Some(report)
     }
 
@@ -176,9 +182,13 @@ impl Gates {
         for gate in self.all().iter().filter(|gate| !locks.contains_key(&gate.firewall)) {
             gate.change(|duties| duties.forget(policy_uid));
         }
+        let term = self.0.leadership.since();
         for (firewall, wanted) in locks {
             self.give(&firewall, credential, cloud, |gate| {
-                gate.change(|duties| duties.set_lock(policy_uid, credential, wanted));
+                gate.change(|duties| {
+                    let other_term = duties.in_term(term);
+                    duties.set_lock(policy_uid, credential, wanted) || other_term
+                });
             });
         }
     }
@@ -361,10 +371,16 @@ impl Gate {
     ) {
         self.change(|duties| {
             let mut unanswered = lock(&self.unanswered);
+            let mut noted = false;
             for (name, left) in unfinished {
-                unanswered.note_others(name, left);
+                // What was opened from here is known, whatever the clocks say of when it was.
+                if !duties.openers.contains_key(name) && unanswered.note_others(name, left) {
+                    // That it was read back as gone proves nothing any more.
+                    lock(&self.report).grants.remove(name);
+                    noted = true;
+                }
             }
-            duties.set_grants(request_uid, credential, wanted, &unanswered, now)
+            duties.set_grants(request_uid, credential, wanted, &unanswered, now) || noted
         });
     }
 }

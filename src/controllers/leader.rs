@@ -194,7 +194,7 @@ pub async fn run(context: &Context, health: &Health) {
     let keeper = Keeper::new(context);
     let times = keeper.settings.times;
     let mut known = None;
-    let mut before = Role::Standby;
+    let mut roles = leadership.changes();
     let mut ready = false;
     loop {
         let begun = Instant::now();
@@ -223,13 +223,12 @@ pub async fn run(context: &Context, health: &Health) {
         }
         let role = leadership.role();
         context.metrics.leader(role == Role::Holder);
-        if role != before {
-            tracing::info!(
-                ?role,
-                identity = keeper.settings.identity,
-                "the role of this replica has changed"
-            );
-            before = role;
+        context.metrics.overdue_rules(context.gates.overdue());
+        // Also one that is as it was, and was another in between.
+        if roles.has_changed().unwrap_or_default() {
+            roles.mark_unchanged();
+            let identity = &keeper.settings.identity;
+            tracing::info!(?role, identity, "the role of this replica has changed");
             context.has_role(role);
         }
         // Those who wait for it do not all come at once.
@@ -291,10 +290,12 @@ impl<'a> Keeper<'a> {
                 Ok(())
             }
             // Somebody was faster: what he wrote is read next.
-            Err(kube::Error::Api(status)) if status.code == 409 => {
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) && known.is_some() => {
                 *known = None;
+                self.leadership.saw(self.api.get_opt(LEASE).await?.as_ref().map(record));
                 Ok(())
             }
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
             Err(error) => Err(error),
         }
     }

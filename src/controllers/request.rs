@@ -68,7 +68,7 @@ pub async fn reconcile_in_turn(
     context: Arc<Context>,
 ) -> Result<Action, WriteError> {
     if !context.leadership.is_holder() {
-        return Ok(Action::await_change());
+        return Ok(Action::requeue(super::STOOD_BY));
     }
     let state = state(&request);
     let waits = !state.holds_rules() && !state.is_last() && request.metadata.deletion_timestamp.is_none();
@@ -158,6 +158,10 @@ async fn advance(
         }
         let refused = fresh && !next.grants;
         fresh = false;
+        // It may have been lost meanwhile: then this is for another one to write.
+        if !context.leadership.is_holder() {
+            return Ok(Action::requeue(super::STOOD_BY));
+        }
         let now = look.now;
         let rest = rest(&next, now);
         let acted = match act(&api, &request, &next).await {

@@ -18,7 +18,7 @@ use futures::StreamExt;
 use futures::future::join_all;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use super::{Context, gate};
@@ -97,17 +97,19 @@ pub async fn run(context: &Context, health: &Health) {
             loop {
                 let turn = turns.get(credential).map(Semaphore::acquire);
                 let turn = futures::future::OptionFuture::from(turn).await;
-                let begun = Instant::now();
+                let (begun, roles) = (Instant::now(), context.leadership.changes());
                 let result = read(cloud, scope).await.map(|firewalls| -> Read {
                     firewalls.into_iter().map(|observed| ((*credential).to_owned(), observed)).collect()
                 });
                 drop(turn);
+                let ahead = cloud.inventory.clock_ahead().map(|ahead| ahead.as_secs());
+                context.metrics.cloud(credential, ahead, cloud.inventory.throttled_for());
                 if let Ok(read) = &result {
                     close_overdue(context, read);
                 }
                 reads.put(place, result);
                 health.beat(Pulse::SweepReads);
-                rest(context, begun, interval).await;
+                rest(context, roles, begun, interval).await;
             }
         }
     });
@@ -116,9 +118,8 @@ pub async fn run(context: &Context, health: &Health) {
 
 /// Until `interval` after `begun`; a little while also where that is over. Not longer than until this replica gets the
 /// lease: what the holder before has left is found at once.
-async fn rest(context: &Context, begun: Instant, interval: Duration) {
+async fn rest(context: &Context, mut roles: watch::Receiver<Role>, begun: Instant, interval: Duration) {
     let pause = interval.saturating_sub(begun.elapsed()).max(interval / 4);
-    let mut roles = context.leadership.changes();
     let elected = async {
         // The sender outlives this loop.
         while roles.changed().await.is_ok() && !context.leadership.is_holder() {}
@@ -157,13 +158,14 @@ async fn firewalls(cloud: &Cloud, scope: &ArmId) -> Result<Vec<Observed>, CloudE
 async fn judging(context: &Context, reads: &Reads, health: &Health) {
     let interval = context.settings.sweep_interval;
     loop {
-        let begun = Instant::now();
+        let (begun, roles) = (Instant::now(), context.leadership.changes());
         let _ = tokio::time::timeout(interval, reads.all_tried()).await;
         if !context.leadership.is_holder() {
             // What is nobody's by the requests is for the holder to close. Ready to become that one.
             health.pass(Check::Sweep);
             health.beat(Pulse::SweepJudgement);
-            rest(context, begun, interval).await;
+            drop(reads.take());
+            rest(context, roles, begun, interval).await;
             continue;
         }
         let Taken { read, whole, failure } = reads.take();
@@ -183,7 +185,7 @@ async fn judging(context: &Context, reads: &Reads, health: &Health) {
         // Tried is enough: whether the cloud answers is no reason to restart.
         health.pass(Check::Sweep);
         health.beat(Pulse::SweepJudgement);
-        rest(context, begun, interval).await;
+        rest(context, roles, begun, interval).await;
     }
 }
 
@@ -250,7 +252,7 @@ async fn strays(context: &Context, reads: &Reads) {
             close_overdue(context, std::slice::from_ref(&found));
             reads.put_stray(found.0, found.1);
         }
-        rest(context, begun, context.settings.sweep_interval).await;
+        rest(context, context.leadership.changes(), begun, context.settings.sweep_interval).await;
     }
 }
 

@@ -5,7 +5,7 @@
 //! opposite access that any packet of theirs may meet. So whichever of the steps are made, in order, every packet fares as
 //! before.
 
-use super::model::{Access, MAX_PRIORITY, Observed, ResourceLock, Rule};
+use super::model::{Access, MAX_PRIORITY, Observed, Provisioning, ResourceLock, Rule};
 use super::names::{self, Cluster, Mark};
 use super::packets::Reach;
 use super::priority::Slots;
@@ -85,7 +85,11 @@ fn adopt(
     if let Some(twin) = twins(draft, cluster, &mark)
         .find(|twin| twin.same_effect(original) && decides_alike(draft, original, twin.priority))
     {
-        return Ok((twin.name.clone(), vec![remove]));
+        let is_in_force =
+            twin.provisioning == Provisioning::Succeeded && draft.provisioning == Provisioning::Succeeded;
+        // Else it is written once more, and read back, before the other one goes.
+        let steps = if is_in_force { vec![remove] } else { vec![Step::Put(twin.clone()), remove] };
+        return Ok((twin.name.clone(), steps));
     }
     if draft.rule_count() >= most {
         return Err("there is no room for one more rule");
@@ -140,7 +144,10 @@ fn free_name(draft: &Observed, cluster: &Cluster, mark: &Mark) -> Option<String>
 
 fn apply(draft: &mut Observed, step: &Step) {
     match step {
-        Step::Put(rule) => draft.rules.push(rule.clone()),
+        Step::Put(rule) => {
+            draft.rules.retain(|other| !other.name.eq_ignore_ascii_case(&rule.name));
+            draft.rules.push(rule.clone());
+        }
         Step::Remove(name) => draft.rules.retain(|rule| !rule.name.eq_ignore_ascii_case(name)),
     }
 }

@@ -23,7 +23,7 @@ pub const GRACE: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// How a lease is kept. The defaults are those of Kubernetes' own controllers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Times {
     /// How long it is held after a renewal.
     pub duration: Duration,
@@ -47,7 +47,7 @@ impl Default for Times {
 pub type Moment = Duration;
 
 /// The lease as it was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Record {
     /// Who holds it; none where it was given back.
     pub holder: Option<String>,
@@ -58,7 +58,7 @@ pub struct Record {
 }
 
 /// What a replica may write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// It holds the lease.
     Holder,
@@ -69,7 +69,7 @@ pub enum Role {
 }
 
 /// What to do about the lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Next {
     /// Write oneself into it.
     Take,
@@ -80,7 +80,7 @@ pub enum Next {
 }
 
 /// What one replica knows of the lease.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Knowledge {
     me: String,
     times: Times,
@@ -104,7 +104,9 @@ impl Knowledge {
         if record.as_ref().and_then(|record| record.holder.as_ref()) != Some(&self.me) {
             self.sent = None;
         }
-        if self.seen.as_ref() != Some(&record) {
+        // One that was deleted is respected as if it were there: who held it may not know of it yet.
+        let vanished = record.is_none() && matches!(&self.seen, Some(Some(last)) if !self.is_free(last, at));
+        if !vanished && self.seen.as_ref() != Some(&record) {
             (self.seen, self.since) = (Some(record), at);
         }
     }

@@ -14,6 +14,8 @@ mod client;
 pub mod config;
 mod errors;
 mod firewall;
+#[doc(hidden)]
+pub mod fuzzing;
 mod http;
 mod limiter;
 mod locks;

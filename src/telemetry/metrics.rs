@@ -54,7 +54,9 @@ descriptions! {
     REFUSALS: "counter" "portcullis_refusals" ["reason"] "Requests and rules that were refused, by reason";
     SWEEPS: "counter" "portcullis_sweeps" ["result"] "Sweeps for overdue and orphaned rules, by result";
     SWEPT_RULES: "counter" "portcullis_swept_rules" [] "Rules that a sweep closed";
-    ADMISSION_IN_FORCE: "gauge" "portcullis_admission_in_force" [] "1 where requests and reviews that are created now count, 0 where the admission policies are not provably in force and nothing is opened";
+    ADMISSION_IN_FORCE: "gauge" "portcullis_admission_in_force" [] "1 where requests and reviews that are created now count, 0 where the admission policies are not provably in force and nothing is opened, or another replica holds the lease";
+    CLOCK_AHEAD: "gauge" "portcullis_cloud_clock_ahead_seconds" ["credential"] "By how much the cloud's clock was ahead of ours when it last answered; more than 30 s apart, nothing is opened";
+    THROTTLED: "gauge" "portcullis_cloud_throttled_seconds" ["credential"] "For how long the cloud has asked to wait, as of the last sweep; closes do not wait";
     LEADER: "gauge" "leader_election_master_status" ["name"] "1 where this replica holds the lease and writes, else 0";
     EVENTS: "counter" "portcullis_events" ["type"] "Events written, by type (Normal, Warning)";
     AUDIT_RECORDS: "counter" "portcullis_audit_records" ["outcome"] "Audit records, by outcome: written to standard output, or dropped";
@@ -166,6 +168,8 @@ pub struct Metrics {
     sweeps: Family<Sweep, Counter>,
     swept_rules: Counter,
     admission_in_force: Gauge,
+    clock_ahead: Family<[(&'static str, String); 1], Gauge>,
+    throttled: Family<[(&'static str, String); 1], Gauge>,
     leader: Family<Labels<1>, Gauge>,
     events: Family<Labels<1>, Counter>,
     audit_records: Family<Labels<1>, Counter>,
@@ -208,6 +212,8 @@ impl Metrics {
             sweeps: add(&mut registry, SWEEPS, Family::default()),
             swept_rules: add(&mut registry, SWEPT_RULES, Counter::default()),
             admission_in_force: add(&mut registry, ADMISSION_IN_FORCE, Gauge::default()),
+            clock_ahead: add(&mut registry, CLOCK_AHEAD, Family::default()),
+            throttled: add(&mut registry, THROTTLED, Family::default()),
             leader: add(&mut registry, LEADER, Family::default()),
             events: add(&mut registry, EVENTS, Family::default()),
             audit_records: add(&mut registry, AUDIT_RECORDS, Family::default()),
@@ -278,6 +284,16 @@ impl Metrics {
     /// Whether what is created now counts.
     pub fn admission_in_force(&self, counts: bool) {
         self.admission_in_force.set(i64::from(counts));
+    }
+
+    /// What a cloud says of the time, where it does, and for how long it has asked to wait.
+    pub fn cloud(&self, credential: &str, ahead: Option<i64>, throttled: Duration) {
+        let label = [("credential", credential.to_owned())];
+        if let Some(ahead) = ahead {
+            self.clock_ahead.get_or_create(&label).set(ahead);
+        }
+        let throttled = i64::try_from(throttled.as_secs_f64().ceil() as u64).unwrap_or(i64::MAX);
+        self.throttled.get_or_create(&label).set(throttled);
     }
 
     /// Whether this replica holds the lease. One that does not says nothing of what only the holder knows.

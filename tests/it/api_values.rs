@@ -185,3 +185,13 @@ fn moments() {
     };
     compare(&texts, 1, object, |text| Moment::from(text).timestamp().is_ok());
 }
+
+/// Found by the fuzzer: a prefix of an id, as it stands before the first part.
+#[test]
+fn a_prefix_is_no_id() {
+    for text in
+        ["", "/", "/subscriptions", "/subscriptions/", "/subscriptions//", "/subscriptions//resourceGroups/x"]
+    {
+        assert!(portcullis::api::values::ArmId::parse(text).is_err(), "{text}");
+    }
+}

@@ -68,6 +68,7 @@ impl Bench {
             max_allows: 200,
             drift_interval: Duration::from_secs(300),
             dry_run: false,
+            closes_only: false,
         };
         let gates =
             Gates::new(settings, clock.clone(), Metrics::new(), audit, leadership, sender, shutdown.clone());

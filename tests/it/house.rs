@@ -13,9 +13,10 @@ fn allowed() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
         ("providers", vec!["api", "plan", "clock"]),
         ("controllers", vec!["api", "plan", "providers", "clock", "telemetry"]),
         ("cli", vec!["api", "plan", "providers", "controllers", "clock", "telemetry"]),
+        ("fuzzing", vec!["api", "plan", "providers"]),
         ("main", vec!["cli"]),
         ("bin", vec!["cli"]),
-        ("lib", vec!["api", "plan", "providers", "controllers", "clock", "telemetry", "cli"]),
+        ("lib", vec!["api", "plan", "providers", "controllers", "clock", "telemetry", "cli", "fuzzing"]),
     ]
     .into_iter()
     .map(|(room, others)| (room, others.into_iter().collect()))

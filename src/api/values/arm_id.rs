@@ -38,7 +38,7 @@ impl ArmId {
         if parts.iter().any(misshapen) {
             return Err(wrong("a part is empty, ends with a dot or has a character that ids do not have"));
         }
-        if uuid::Uuid::try_parse(parts[0]).is_err() || parts[0].len() != 36 {
+        if !parts.first().is_some_and(|part| part.len() == 36 && uuid::Uuid::try_parse(part).is_ok()) {
             return Err(wrong("the subscription must be a UUID"));
         }
         match parts.get(1..) {

@@ -25,6 +25,8 @@ pub(super) struct Duties {
     pub(super) orphans: BTreeSet<String>,
     /// Counts changes, so that a report can say what it is about.
     pub(super) version: u64,
+    /// Since when the lease was held when the locks were given. In another term, others may have changed them.
+    pub(super) term: Option<Timestamp>,
 }
 
 /// A removal of a rule of ours.
@@ -38,6 +40,17 @@ pub(super) struct Removal {
 }
 
 impl Duties {
+    /// The lease is held since then, or not: locks of another term are nobody's word any more. True: there were some.
+    pub(super) fn in_term(&mut self, term: Option<Timestamp>) -> bool {
+        if self.term == term {
+            return false;
+        }
+        self.term = term;
+        self.locks.clear();
+        self.watchers.clear();
+        true
+    }
+
     /// The lock of a policy, and the credential to see to it by. True: something has changed.
     pub(super) fn set_lock(&mut self, policy_uid: &str, credential: &str, wanted: Option<Lock>) -> bool {
         let before = self.watchers.insert(policy_uid.to_owned(), credential.to_owned());

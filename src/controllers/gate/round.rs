@@ -56,6 +56,8 @@ pub(super) struct Memory {
     pub(super) standing: Vec<Rule>,
     /// Which state of the duties the last round worked on.
     pub(super) version: u64,
+    /// In which term of the lease that was.
+    term: Option<Timestamp>,
     /// What was due by then was seen to by the last round.
     pub(super) looked_at: Timestamp,
     /// What the last round wrote: writing the same again at once would be a hot loop.
@@ -160,8 +162,16 @@ struct Snapshot {
 }
 
 /// The duties as they are now, with those whose time is up turned into removals.
-fn snapshot(inner: &Inner, gate: &Gate, memory: &Memory, now: Timestamp) -> Option<Snapshot> {
+fn snapshot(inner: &Inner, gate: &Gate, memory: &mut Memory, now: Timestamp) -> Option<Snapshot> {
     let mut duties = lock(&gate.duties);
+    let term = inner.leadership.since();
+    if duties.in_term(term) || memory.term != term {
+        // What was known of locks is of another term: others may have changed them since.
+        memory.term = term;
+        memory.standing.clear();
+        memory.last = Changes::default();
+        lock(&gate.report).locked.clear();
+    }
     let ways = Ways::new(&duties.clouds, memory.way)?;
     let Duties { grants, closing, .. } = &mut *duties;
     for grant in grants.values_mut().filter(|grant| grant.deadline <= now) {
@@ -226,7 +236,7 @@ impl Round<'_> {
         self.unread.clear();
         let limits = self.ways.current().limits(&id);
         let limits = Limits { rules: limits.rules, addresses: limits.addresses };
-        let changes = changes::plan(&observed, &self.wanted, &limits, now);
+        let changes = self.plan(&observed, &self.wanted, &limits, now);
         self.lost.extend(changes.lost.iter().cloned());
         for drift in &changes.drift {
             tracing::warn!(firewall = %id, rule = %drift.rule, removed = drift.removed, "a rule of a lock was changed by somebody else; putting it right");
@@ -237,7 +247,8 @@ impl Round<'_> {
             self.report(&observed, &changes);
             return Outcome::Done;
         }
-        if changes.is_empty() && observed.provisioning == Provisioning::Failed && !self.is_fenced() {
+        let mends = !self.inner.settings.closes_only && !self.is_fenced();
+        if changes.is_empty() && observed.provisioning == Provisioning::Failed && mends {
             return self.mend(&observed, changes).await;
         }
         if changes.is_empty() {
@@ -262,7 +273,7 @@ impl Round<'_> {
                 return self.outcome(&observed, &written);
             }
         };
-        let after = changes::plan(&read_back, &self.wanted_after(), &limits, self.inner.clock.now());
+        let after = self.plan(&read_back, &self.wanted_after(), &limits, self.inner.clock.now());
         self.report(&read_back, &after);
         // What depends on a write is planned once that write was read back.
         let goes_on = !after.is_empty()
@@ -274,6 +285,15 @@ impl Round<'_> {
         let news = || self.close_is_due() || lock(&self.gate.duties).version != self.version;
         let interrupted = interrupted && (self.written || news());
         if interrupted || goes_on { Outcome::Again } else { self.outcome(&read_back, &after) }
+    }
+
+    /// What is to be done; of it, where nothing else is to be, what closes.
+    fn plan(&self, observed: &Observed, wanted: &Wanted, limits: &Limits, now: Timestamp) -> Changes {
+        let changes = changes::plan(observed, wanted, limits, now);
+        if self.inner.settings.closes_only {
+            return Changes { closes: changes.closes, ..Changes::default() };
+        }
+        changes
     }
 
     /// Writes one after the other. True: stopped early, because a close became due or what was opened is to be read

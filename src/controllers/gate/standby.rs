@@ -39,6 +39,8 @@ impl Round<'_> {
     /// Removes what was due by `due_by`, and what a sweep found.
     pub(super) async fn stand_in(&mut self, due_by: Timestamp) -> Outcome {
         if self.inner.settings.dry_run || self.gate.firewall.kind().translates() {
+            // For the holder to find again.
+            lock(&self.gate.duties).orphans.retain(|name| !self.wanted.orphans.contains(name));
             return Outcome::Done;
         }
         let mut late = self.late(due_by);
@@ -50,7 +52,8 @@ impl Round<'_> {
             self.remove(std::slice::from_ref(name)).await;
         }
         // What is not called as ours is read, and judged, by the holder.
-        lock(&self.gate.duties).orphans.clear();
+        let seen_to = |name: &String| self.wanted.orphans.contains(name) && !self.failed.contains_key(name);
+        lock(&self.gate.duties).orphans.retain(|name| !seen_to(name));
         if late.is_empty() || self.error.is_none() {
             return Outcome::Done;
         }

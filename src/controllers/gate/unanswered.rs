@@ -36,11 +36,14 @@ impl Unanswered {
         }
     }
 
-    /// An allow may have been sent by another replica, which nobody asks any more, and more than once. Noted once.
-    pub(super) fn note_others(&mut self, name: &str, lands_within: Duration) {
-        if !self.0.contains_key(name) {
+    /// An allow may have been sent by another replica, which nobody asks any more, and more than once. Noted once; whether
+    /// that was now.
+    pub(super) fn note_others(&mut self, name: &str, lands_within: Duration) -> bool {
+        let is_new = !self.0.contains_key(name);
+        if is_new {
             self.note_carried(name, lands_within);
         }
+        is_new
     }
 
     /// An allow was sent, and the cloud has ended writing it: what stands is not what was sent before.

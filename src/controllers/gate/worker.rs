@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
 
 use super::pace::Pace;
 use super::round::{self, Memory, Outcome};
@@ -41,6 +42,8 @@ async fn run(inner: Arc<Inner>, gate: Arc<Gate>) {
     // A firewall that was just taken over counts as just closed.
     let mut recheck_until = inner.clock.now().checked_add(RECHECK_FOR).unwrap_or(Timestamp::MAX);
     loop {
+        // From before the round: a role that changes in it is not missed.
+        let roles = inner.leadership.changes();
         let outcome = round::round(&inner, &gate, &mut memory).await;
         let now = inner.clock.now();
         // However the round ended: the read-back that ends it well is often of a later one.
@@ -80,7 +83,7 @@ async fn run(inner: Arc<Inner>, gate: Arc<Gate>) {
         if idle(&inner, &gate, recheck_until) {
             return;
         }
-        rest(&inner, &gate, pause, &memory).await;
+        rest(&inner, &gate, roles, pause, &memory).await;
         if inner.shutdown.is_cancelled() {
             return;
         }
@@ -95,10 +98,15 @@ fn watches(gate: &Gate) -> bool {
 
 /// Sleeps until the duties are no longer those of the last round, until `pause` is over, until a deadline, or until this
 /// replica has another role.
-async fn rest(inner: &Inner, gate: &Gate, pause: Duration, memory: &Memory) {
+async fn rest(
+    inner: &Inner,
+    gate: &Gate,
+    mut roles: watch::Receiver<Role>,
+    pause: Duration,
+    memory: &Memory,
+) {
     // The pause goes by the clock that is never set; deadlines by the one on the wall.
     let wake_at = tokio::time::Instant::now() + pause;
-    let mut roles = inner.leadership.changes();
     let stands_by = inner.leadership.role() == Role::Standby;
     loop {
         let next = if stands_by { standby::next_due(gate, memory.looked_at) } else { next_deadline(gate) };

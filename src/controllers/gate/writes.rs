@@ -121,6 +121,10 @@ impl Round<'_> {
     pub(super) async fn lock(&mut self, rule: &Rule, cause: Cause) {
         let firewall = self.gate.firewall.clone();
         for (place, way) in self.ways_of_lock(&rule.name) {
+            // The way before may have taken long.
+            if self.is_fenced() {
+                return;
+            }
             let begun = Instant::now();
             self.tried = true;
             let intent = self.intend(&rule.name, Operation::Lock, cause, Some(rule));
@@ -164,6 +168,9 @@ impl Round<'_> {
     /// Removes a deny or an exemption, or an allow that was closed by being rewritten as a deny.
     pub(super) async fn unlock(&mut self, name: &str) {
         for (place, way) in self.ways_of_lock(name) {
+            if self.is_fenced() {
+                return;
+            }
             let begun = Instant::now();
             self.tried = true;
             match self.delete(&way, &[name.to_owned()], Operation::Unlock).await {
@@ -205,6 +212,13 @@ impl Round<'_> {
             self.unrecorded.insert(rule.name.clone());
             tracing::warn!(firewall = %self.gate.firewall, rule = %rule.name, "not opened: its audit record cannot be written to standard output");
             self.record_end(&intent, Ended::NotSent, None, None);
+        }
+        // Records may have been waited for, each for a while.
+        if self.is_fenced() {
+            for (intent, _) in &recorded {
+                self.record_end(intent, Ended::NotSent, None, None);
+            }
+            return;
         }
         if recorded.is_empty() {
             return;

@@ -167,6 +167,7 @@ impl Sweep<'_> {
             max_allows: 0,
             drift_interval: patience,
             dry_run: false,
+            closes_only: true,
         };
         let leadership = Leadership::alone(clock.clone());
         let audit = Audit::off();

@@ -21,7 +21,7 @@ use super::wire;
 use crate::api::values::ArmId;
 use crate::clock::Clock;
 use crate::plan::desired::WRITE_ANSWER;
-use crate::plan::model::{FirewallId, FirewallKind, Observed};
+use crate::plan::model::{FirewallId, FirewallKind, Observed, ResourceLock, Translating};
 use crate::providers::{Change, CloudError, CloudErrorKind, Firewall, FirewallLimits, Written};
 
 mod classic;
@@ -121,6 +121,23 @@ async fn replace(
         locks.forget(firewall);
     }
     ended
+}
+
+/// Reads a classic firewall, and removes a rule of ours from it.
+pub(super) fn understand_classic(body: &Value) {
+    let Ok(id) = wire::id("read", body) else { return };
+    let observed = classic::observed(FirewallId(id), body, jiff::Timestamp::UNIX_EPOCH, ResourceLock::None);
+    let name = observed.rules.first().map_or("portcullis-00000000-allow-000000000000-x-0", |rule| &rule.name);
+    let _ = classic::changed(body, &[Change::Remove(name.to_owned())]);
+}
+
+/// Reads a group of a policy's rules.
+pub(super) fn understand_group(group: &Value) {
+    let list: Vec<&Value> = wire::items(group, "/properties/ruleCollections").iter().collect();
+    let mut standing = Translating::default();
+    let how = (collections::Ours::Any, None, collections::priority(group));
+    collections::read(&mut standing, &list, rules::Dialect::Policy, how, wire::provisioning(group));
+    let _ = rules::assemble(&standing);
 }
 
 /// Whether a write was refused because what it rests on has changed.

@@ -77,6 +77,13 @@ pub(super) struct Limiter {
 }
 
 impl Limiter {
+    /// For how long the cloud has asked to wait, of all that it was asked.
+    pub(super) fn blocked_for(&self) -> Duration {
+        let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = buckets.values().map(|bucket| bucket.blocked).max();
+        until.map(|until| until.saturating_duration_since(Instant::now())).unwrap_or_default()
+    }
+
     /// Waits for a token of every class. The error is how long it would take, where that is past `until`.
     pub(super) async fn acquire(
         &self,

@@ -21,7 +21,7 @@ use super::wire;
 use crate::api::values::ArmId;
 use crate::clock::Clock;
 use crate::plan::desired::WRITE_ANSWER;
-use crate::plan::model::{Access, FirewallId, Observed, Rule};
+use crate::plan::model::{Access, FirewallId, Observed, ResourceLock, Rule};
 use crate::providers::{Change, CloudError, CloudErrorKind, Firewall, FirewallLimits, Written};
 
 mod rules;
@@ -89,6 +89,7 @@ impl Nsgs {
     async fn cut_sessions(&self, firewall: &FirewallId, patience: Duration) -> Result<Written, CloudError> {
         let operation = format!("set flushConnection of {}", firewall.0.name());
         let read = || self.arm.get(&operation, firewall.as_str(), api_version::NETWORK, Urgency::Lock);
+        let begun = Instant::now();
         let before = read().await?;
         let mut body = before.clone();
         body["properties"]["flushConnection"] = true.into();
@@ -100,7 +101,7 @@ impl Nsgs {
             if_match: wire::text(&before, "/etag").map(str::to_owned),
             body: Some(body),
             urgency: Urgency::Lock,
-            answer: patience.min(WRITE_ANSWER),
+            answer: patience.min(WRITE_ANSWER).saturating_sub(begun.elapsed()),
             patience,
         };
         let written = self.arm.write(request).await?;
@@ -165,6 +166,16 @@ pub(super) fn gone_is_removed(ended: Result<Written, CloudError>) -> Result<Writ
             Ok(Written { request_id: error.request_id, ..Written::default() })
         }
         ended => ended,
+    }
+}
+
+/// Reads a group, and writes what was read of its rules.
+pub(super) fn understand(group: &Value) {
+    let Ok(id) = wire::id("read", group) else { return };
+    let read =
+        rules::observed("read", FirewallId(id), group, jiff::Timestamp::UNIX_EPOCH, ResourceLock::None);
+    for rule in read.iter().flat_map(|observed| &observed.rules) {
+        let _ = rules::encode(rule);
     }
 }
 

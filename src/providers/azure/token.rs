@@ -14,6 +14,11 @@ use tokio::time::Instant;
 
 pub(super) mod sources;
 
+/// Reads what a token endpoint answers.
+pub(super) fn understand(answer: &serde_json::Value) {
+    let _ = sources::lifetime(answer, jiff::Timestamp::UNIX_EPOCH);
+}
+
 /// A token as a source gives it.
 #[derive(Debug)]
 pub struct Fetched {

@@ -415,6 +415,10 @@ impl Inventory for Topology {
     fn clock_ahead(&self) -> Option<jiff::SignedDuration> {
         self.arm.ahead()
     }
+
+    fn throttled_for(&self) -> std::time::Duration {
+        self.arm.limiter.blocked_for()
+    }
 }
 
 fn is_scope(operation: &str, scope: &ArmId) -> Result<(), CloudError> {

@@ -81,6 +81,9 @@ async fn one_that_does_not_hold_the_lease_opens_and_locks_nothing_until_it_does(
     replica.lapse(25).await;
     assert_eq!(replica.leadership.role(), Role::Nobody);
     assert_eq!((bench.denies(), bench.allows(), replica.writes()), (0, 0, 0));
+    replica.hold(1).await;
+    // Policies are looked at again by whoever holds it.
+    bench.lock();
     replica.hold(2).await;
     assert_eq!((bench.denies(), bench.allows()), (1, 1));
 }
@@ -89,6 +92,7 @@ async fn one_that_does_not_hold_the_lease_opens_and_locks_nothing_until_it_does(
 async fn nothing_is_begun_that_the_lease_may_not_outlast() {
     let replica = Replica::new();
     let bench = &replica.bench;
+    replica.hold(1).await;
     bench.lock();
     replica.hold(3).await;
     assert_eq!(bench.denies(), 1);
@@ -231,4 +235,50 @@ async fn one_that_was_asleep_does_not_take_an_old_lease_for_its_own() {
     assert_eq!(bench.allows(), 0);
     replica.hold(2).await;
     assert_eq!(bench.allows(), 1);
+}
+
+/// Another replica had the lease, and policies may have changed meanwhile: what was wanted before it is nobody's word.
+#[tokio::test(start_paused = true)]
+async fn locks_of_a_former_term_are_not_written_again() {
+    let replica = Replica::new();
+    let bench = &replica.bench;
+    replica.hold(1).await;
+    bench.lock();
+    replica.hold(3).await;
+    assert_eq!(bench.denies(), 1);
+    replica.stand_by(20).await;
+    // The other one unlocks it, and locks another port.
+    bench.memory.edit_rules(&nsg(), |rules| {
+        for rule in rules.iter_mut().filter(|rule| rule.access == Access::Deny && rule.priority < 4096) {
+            rule.ports = vec![PortRange::single(3389)];
+        }
+    });
+    let (before, rules) = (replica.writes(), bench.memory.rules(&nsg()));
+    replica.hold(90).await;
+    assert_eq!((replica.writes(), bench.memory.rules(&nsg())), (before, rules));
+    assert!(bench.gates.report(&nsg()).unwrap().locked.is_empty());
+    bench.lock();
+    replica.hold(5).await;
+    assert!(replica.writes() > before, "told again, it locks");
+    assert!(!bench.gates.report(&nsg()).unwrap().locked.is_empty());
+}
+
+/// It was read back as gone while nobody held the lease; then it turns out that a write of it may still be under way.
+#[tokio::test(start_paused = true)]
+async fn what_was_read_back_as_gone_before_the_lease_was_held_proves_nothing_of_a_write_of_the_holder_before()
+{
+    let replica = Replica::new();
+    let bench = &replica.bench;
+    let (uid, grant) = bench.grant(1, 3600, |_| Duty::Close { sent: false });
+    bench.give(&[(uid.clone(), grant.clone())]);
+    replica.stand_by(15).await;
+    replica.lapse(20).await;
+    assert!(matches!(bench.gates.seen(&nsg(), &grant.name), Seen::Absent { .. }));
+    replica.hold(1).await;
+    let until = bench.clock.now() + SignedDuration::from_secs(300);
+    let lands = [(nsg(), grant.name.clone(), until)];
+    bench.gates.set_grants(&uid, "main", &bench.memory.cloud(), vec![(nsg(), grant.clone())], &lands);
+    assert!(!matches!(bench.gates.seen(&nsg(), &grant.name), Seen::Absent { .. }));
+    replica.hold(10).await;
+    assert!(matches!(bench.gates.seen(&nsg(), &grant.name), Seen::Trying { .. }));
 }

@@ -159,7 +159,12 @@ fn unfit(body: &Value) -> Option<Unsupported> {
     None
 }
 
-fn observed(firewall: FirewallId, body: &Value, at: jiff::Timestamp, lock: ResourceLock) -> Observed {
+pub(super) fn observed(
+    firewall: FirewallId,
+    body: &Value,
+    at: jiff::Timestamp,
+    lock: ResourceLock,
+) -> Observed {
     let provisioning = provisioning(body);
     let mut standing = Translating { unfit: unfit(body), ..Translating::default() };
     for list in [NAT, NETWORK] {
@@ -180,7 +185,7 @@ fn observed(firewall: FirewallId, body: &Value, at: jiff::Timestamp, lock: Resou
 }
 
 /// The firewall with changes made to rules of ours.
-fn changed(before: &Value, changes: &[Change]) -> Result<Value, String> {
+pub(super) fn changed(before: &Value, changes: &[Change]) -> Result<Value, String> {
     let mut body = before.clone();
     let properties = body
         .get_mut("properties")

@@ -187,7 +187,7 @@ fn usable(token: &str) -> bool {
 }
 
 /// How long a token lives: numbers come as numbers or as text.
-fn lifetime(value: &Value, now: Timestamp) -> Option<Duration> {
+pub(super) fn lifetime(value: &Value, now: Timestamp) -> Option<Duration> {
     let number = |name: &str| match value.get(name)? {
         Value::Number(number) => number.as_i64(),
         Value::String(text) => text.trim().parse().ok(),

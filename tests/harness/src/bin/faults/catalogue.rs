@@ -143,19 +143,25 @@ pub fn all() -> Vec<Fault> {
             6,
             40,
         ),
-        fault("cloud: silent over deadlines", What::Cloud(every(ARM, json!({"delay": "20s"}))), 6, 30),
+        Fault {
+            bound: Duration::from_secs(40),
+            ..fault("cloud: silent over deadlines", What::Cloud(every(ARM, json!({"delay": "20s"}))), 6, 30)
+        },
         fault(
             "cloud: operations that fail",
             What::Cloud(third("", RULES, &json!({"operation": {"fails": "InternalServerError"}}))),
             0,
             45,
         ),
-        fault(
-            "cloud: polls that never end",
-            What::Cloud(third("", RULES, &json!({"operation": {"never": true}}))),
-            0,
-            45,
-        ),
+        Fault {
+            bound: Duration::from_secs(40),
+            ..fault(
+                "cloud: polls that never end",
+                What::Cloud(third("", "/securityRules/portcullis", &json!({"operation": {"never": true}}))),
+                0,
+                45,
+            )
+        },
         fault(
             "cloud: stale reads (10 s)",
             What::Cloud(every("/networkSecurityGroups/net$", json!({"staleRead": {"age": "10s"}}))),

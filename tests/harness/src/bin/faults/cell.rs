@@ -57,13 +57,11 @@ pub async fn play(fault: &Fault, expected: Option<&BTreeSet<String>>) -> anyhow:
         }
         replicas.push(replica);
     }
-    let admin = Admin::of(&story)?;
-    let fault_of = fault.clone();
-    let mut trouble =
-        Driver { fault: fault_of, simulator, gateway, replicas, group, before, admin, struck: false };
+    let mut trouble = Driver::new(&story, simulator, gateway, replicas, group, before)?;
     let (ready, locked) = tokio::sync::oneshot::channel();
+    let fault_of = fault.clone();
     let driving = tokio::spawn(async move {
-        let over = trouble.drive(locked).await;
+        let over = trouble.drive(&fault_of, locked).await;
         (trouble, over)
     });
     let calls = story.gateway.calls();
@@ -101,8 +99,7 @@ pub async fn play(fault: &Fault, expected: Option<&BTreeSet<String>>) -> anyhow:
 const RULES: &str = "/securityRules/portcullis|/ruleCollectionGroups/portcullis";
 
 /// Has it go wrong.
-struct Driver {
-    fault: Fault,
+pub struct Driver {
     simulator: Arc<Simulator>,
     gateway: Arc<Gateway>,
     replicas: Vec<Controller>,
@@ -128,18 +125,38 @@ impl Admin {
 }
 
 impl Driver {
+    /// Of the replicas of a story. `before`: the group that most scenarios share, before anything of ours was there.
+    pub fn new(
+        story: &Story,
+        simulator: Arc<Simulator>,
+        gateway: Arc<Gateway>,
+        replicas: Vec<Controller>,
+        group: String,
+        before: Value,
+    ) -> anyhow::Result<Self> {
+        Ok(Self { simulator, gateway, replicas, group, before, admin: Admin::of(story)?, struck: false })
+    }
+
     /// Until nothing goes wrong any more; when that was.
-    async fn drive(&mut self, locked: tokio::sync::oneshot::Receiver<()>) -> anyhow::Result<Timestamp> {
-        let crashes = matches!(self.fault.what, What::CrashAtApi(_) | What::CrashAtCloud(_));
-        if crashes {
-            return self.crash(locked).await;
+    async fn drive(
+        &mut self,
+        fault: &Fault,
+        locked: tokio::sync::oneshot::Receiver<()>,
+    ) -> anyhow::Result<Timestamp> {
+        if matches!(fault.what, What::CrashAtApi(_) | What::CrashAtCloud(_)) {
+            return self.crash(fault, locked).await;
         }
         locked.await?;
-        tokio::time::sleep(Duration::from_secs(self.fault.from)).await;
-        let left = Duration::from_secs(self.fault.until - self.fault.from);
-        let until = Instant::now() + left;
+        tokio::time::sleep(Duration::from_secs(fault.from)).await;
+        self.go_wrong(fault).await?;
+        Ok(Timestamp::now())
+    }
+
+    /// Has it go wrong, as long as it is to.
+    pub async fn go_wrong(&mut self, fault: &Fault) -> anyhow::Result<()> {
+        let until = Instant::now() + Duration::from_secs(fault.until - fault.from);
         self.struck = true;
-        match self.fault.what.clone() {
+        match fault.what.clone() {
             What::Nothing | What::CrashAtApi(_) | What::CrashAtCloud(_) => {}
             What::Api(trouble) => {
                 self.gateway.set(Some(trouble));
@@ -209,15 +226,19 @@ impl Driver {
                 self.simulator.control(Method::POST, "principals", Some(&principal(may_all()))).await?;
             }
         }
-        Ok(Timestamp::now())
+        Ok(())
     }
 
     /// Kills the controller when its write was done, and starts it again.
-    async fn crash(&mut self, locked: tokio::sync::oneshot::Receiver<()>) -> anyhow::Result<Timestamp> {
+    async fn crash(
+        &mut self,
+        fault: &Fault,
+        locked: tokio::sync::oneshot::Receiver<()>,
+    ) -> anyhow::Result<Timestamp> {
         let mut locked = std::pin::pin!(locked);
         let mut until = None;
         loop {
-            let held = match self.fault.what {
+            let held = match fault.what {
                 What::CrashAtApi(_) => self.gateway.is_holding(),
                 _ => {
                     let faults = self.simulator.control(Method::GET, "faults", None).await?;
@@ -233,7 +254,7 @@ impl Driver {
                 return Ok(Timestamp::now());
             }
             if until.is_none() && futures::FutureExt::now_or_never(&mut locked).is_some() {
-                until = Some(Instant::now() + Duration::from_secs(self.fault.until));
+                until = Some(Instant::now() + Duration::from_secs(fault.until));
             }
             if until.is_some_and(|until| Instant::now() >= until) {
                 return Ok(Timestamp::now());

@@ -5,6 +5,7 @@
 //! - [`catalogue`]: what can go wrong
 //! - [`gateway`]: the way to the API server, on which it goes wrong; the simulator has faults of its own
 //! - [`cell`]: one story with one fault
+//! - [`soak`]: one story for hours, with one fault after another
 #![allow(clippy::print_stdout)]
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use tokio::task::JoinSet;
 mod catalogue;
 mod cell;
 mod gateway;
+mod soak;
 mod story;
 
 /// Calls a minute that a cell may make at most, to the API server and to the cloud: more would be a hot loop.
@@ -46,6 +48,9 @@ struct Arguments {
     /// Keep what the replicas log in this folder, where something is wrong.
     #[arg(long)]
     logs: Option<std::path::PathBuf>,
+    /// In place of the matrix: grants all the time, and one fault after another, for so many minutes.
+    #[arg(long, value_name = "MINUTES")]
+    soak: Option<u64>,
     /// Write the table into this file, between the lines that mark it.
     #[arg(long)]
     write: Option<std::path::PathBuf>,
@@ -60,7 +65,11 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(arguments)) {
+    let done = match arguments.soak {
+        Some(minutes) => runtime.block_on(soak::soak(Duration::from_secs(minutes * 60))),
+        None => runtime.block_on(run(arguments)),
+    };
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -379,8 +379,8 @@ impl Story {
         Ok(())
     }
 
-    /// Waits until what is created counts, and makes the requests.
-    async fn ask(&self) -> anyhow::Result<()> {
+    /// Waits until what is created counts.
+    pub async fn counts(&self) -> anyhow::Result<()> {
         let client = reqwest::Client::builder().no_proxy().build()?;
         let counts = || async {
             for address in &self.metrics {
@@ -391,21 +391,96 @@ impl Story {
             }
             anyhow::bail!("no replica says so")
         };
-        eventually("requests count", PATIENCE, counts).await?;
+        eventually("requests count", PATIENCE, counts).await
+    }
+
+    /// One more request, of a source of its own.
+    pub async fn ask_once(&mut self, number: u32) -> anyhow::Result<()> {
+        let scenario = [Lock, Expire, Overlap, Ended][number as usize % 4];
+        let source = format!("198.18.{}.{}", number / 250 % 250, number % 250 + 1);
+        let duration = format!("{}s", 30 + number % 7 * 5);
+        self.request(scenario, &format!("soak-{number}"), &duration, &source).await
+    }
+
+    /// Requests of [`Story::ask_once`] that are over, each once, with their sources.
+    pub async fn over(&mut self) -> anyhow::Result<Vec<(String, Value)>> {
+        let path = Self::path(Lock, "jitaccessrequests");
+        let list = self
+            .plane
+            .request(Method::GET, &format!("{path}?fieldSelector=status.settled%3Dtrue"), None)
+            .await?;
+        let mut over = Vec::new();
+        for request in list["items"].as_array().into_iter().flatten() {
+            let name = request["metadata"]["name"].as_str().unwrap_or_default();
+            let cidr = request["spec"]["ports"][0]["sources"][0]["cidr"].as_str().unwrap_or_default();
+            self.plane.request(Method::DELETE, &format!("{path}/{name}"), None).await?;
+            over.push((cidr.trim_end_matches("/32").to_owned(), request.clone()));
+        }
+        Ok(over)
+    }
+
+    /// When a source got in to the machine that its request was of.
+    pub async fn open(
+        &self,
+        request: &Value,
+        source: &str,
+        since: Timestamp,
+    ) -> anyhow::Result<Vec<(Timestamp, Option<Timestamp>)>> {
+        let policy = request["spec"]["policyRef"]["name"].as_str().unwrap_or_default();
+        let scenario = Scenario::ALL.into_iter().find(|one| one.name() == policy).context("whose is it?")?;
+        self.exposure(scenario, source, None, since).await
+    }
+
+    /// What is not as it should be when nobody has asked for a while.
+    pub async fn left(&self) -> anyhow::Result<Vec<String>> {
+        let mut left = Vec::new();
+        let list = self.plane.request(Method::GET, &Self::path(Lock, "jitaccessrequests"), None).await?;
+        for request in list["items"].as_array().into_iter().flatten() {
+            left.push(format!("{} is still {}", request["metadata"]["name"], request["status"]["state"]));
+        }
+        for (group, rule) in self.rules().await? {
+            if rule["name"]
+                .as_str()
+                .is_some_and(|name| name.contains("-allow-") && name.starts_with("portcullis-"))
+            {
+                left.push(format!("{} stands in {group}", rule["name"]));
+            }
+        }
+        for scenario in Scenario::ALL {
+            let open = self.exposure(scenario, STRANGER, None, self.locked[&scenario]).await?;
+            if !open.is_empty() {
+                left.push(format!("{}: a stranger got in: {open:?}", scenario.name()));
+            }
+        }
+        if self.foreign != self.foreign_rules().await? {
+            left.push("rules of others were changed".to_owned());
+        }
+        Ok(left)
+    }
+
+    async fn request(
+        &self,
+        scenario: Scenario,
+        name: &str,
+        duration: &str,
+        source: &str,
+    ) -> anyhow::Result<()> {
+        let request = json!({
+            "apiVersion": "jit.portcullis.io/v1alpha1", "kind": "JitAccessRequest", "metadata": {"name": name},
+            "spec": {"policyRef": {"name": scenario.name()}, "targets": [{"name": "it"}], "duration": duration,
+                "ports": [{"port": 22, "sources": [{"cidr": format!("{source}/32")}]}]},
+        });
+        self.send(User::Developer, Method::POST, &Self::path(scenario, "jitaccessrequests"), &request)
+            .await?;
+        Ok(())
+    }
+
+    /// Makes the requests, once they count.
+    async fn ask(&self) -> anyhow::Result<()> {
+        self.counts().await?;
         for scenario in Scenario::ALL {
             for (name, duration, source) in scenario.requests() {
-                let request = json!({
-                    "apiVersion": "jit.portcullis.io/v1alpha1", "kind": "JitAccessRequest", "metadata": {"name": name},
-                    "spec": {"policyRef": {"name": scenario.name()}, "targets": [{"name": "it"}], "duration": duration,
-                        "ports": [{"port": 22, "sources": [{"cidr": format!("{source}/32")}]}]},
-                });
-                self.send(
-                    User::Developer,
-                    Method::POST,
-                    &Self::path(scenario, "jitaccessrequests"),
-                    &request,
-                )
-                .await?;
+                self.request(scenario, &name, duration, source).await?;
             }
         }
         Ok(())
@@ -424,6 +499,7 @@ impl Story {
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
         tokio::time::sleep(pause).await;
+        self.look().await?;
         self.end().await?;
         until.await;
         let begun = Instant::now();

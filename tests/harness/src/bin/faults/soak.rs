@@ -1,0 +1,198 @@
+//! Hours of it: grants come and go all the time, one thing after another goes wrong, and every grant is judged when it is
+//! over. What the program takes of memory and handles must not grow.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use jiff::{SignedDuration, Timestamp};
+use rand::seq::IndexedRandom;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::catalogue::{Fault, What, all};
+use crate::cell::Driver;
+use crate::story::Story;
+
+/// How often somebody asks.
+const EACH: Duration = Duration::from_millis(2500);
+/// How long one thing goes wrong, and how long nothing does between two.
+const TROUBLE: Duration = Duration::from_secs(15);
+const CALM: Duration = Duration::from_secs(15);
+/// How much later than it should, or than what went wrong, a packet may pass.
+const BOUND: SignedDuration = SignedDuration::from_secs(30);
+/// What the program may take more at the end than after its first minutes.
+const GROWTH: f64 = 1.5;
+
+/// What the controller takes.
+#[derive(Debug, Clone, Copy)]
+struct Size {
+    kib: u64,
+    handles: usize,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Soaked {
+    grants: usize,
+    late: Vec<f64>,
+    wrong: Vec<String>,
+    faults: BTreeMap<String, usize>,
+}
+
+/// Soaks for so long; whether nothing was wrong.
+#[allow(clippy::print_stdout)]
+pub async fn soak(length: Duration) -> anyhow::Result<bool> {
+    let mut story = Story::prepare().await?;
+    let replica = story.replica()?;
+    let pid = replica.id();
+    story.lock().await?;
+    story.counts().await?;
+    let group = story.shared_group();
+    let before = story.simulator.get(&group).await?;
+    let (simulator, gateway) = (Arc::clone(&story.simulator), Arc::clone(&story.gateway));
+    let driver = Driver::new(&story, simulator, gateway, vec![replica], group, before)?;
+    let begun = Instant::now();
+    let (ended, mut windows_in) = (begun + length, tokio::sync::mpsc::unbounded_channel());
+    let sender = windows_in.0.clone();
+    let troubles = tokio::spawn(trouble(driver, ended, sender));
+    let mut soaked = Soaked::default();
+    let mut windows: Vec<(Timestamp, Timestamp)> = Vec::new();
+    let (mut number, mut next) = (0_u32, Instant::now());
+    let mut start = None;
+    let mut judged = Instant::now();
+    while Instant::now() < ended {
+        tokio::time::sleep_until(next).await;
+        next += EACH;
+        number += 1;
+        // Its controller may not hear of it just now; the API server does.
+        story.ask_once(number).await?;
+        while let Ok((name, from, until)) = windows_in.1.try_recv() {
+            *soaked.faults.entry(name).or_default() += 1;
+            windows.push((from, until));
+        }
+        if start.is_none() && begun.elapsed() > (length / 5).min(Duration::from_secs(300)) {
+            start = Some(size(pid)?);
+        }
+        if judged.elapsed() > Duration::from_secs(10) {
+            judged = Instant::now();
+            judge(&mut story, &windows, &mut soaked).await?;
+        }
+    }
+    let driver = troubles.await??;
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    judge(&mut story, &windows, &mut soaked).await?;
+    let (start, end) = (start.context("it was too short to be measured")?, size(pid)?);
+    soaked.wrong.extend(story.left().await?);
+    drop::<Driver>(driver);
+    soaked.late.sort_by(f64::total_cmp);
+    let quantile = |part: f64| {
+        // In range: a part of the length.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+        let place = (part * soaked.late.len().saturating_sub(1) as f64) as usize;
+        soaked.late.get(place).copied().unwrap_or_default().max(0.0)
+    };
+    println!(
+        "{} grants in {:.0} minutes, {} violations",
+        soaked.grants,
+        begun.elapsed().as_secs_f64() / 60.0,
+        soaked.wrong.len()
+    );
+    println!(
+        "closed after the deadline, or what went wrong: p50 {:.1} s, p95 {:.1} s, p99 {:.1} s, latest {:.1} s",
+        quantile(0.5),
+        quantile(0.95),
+        quantile(0.99),
+        quantile(1.0)
+    );
+    println!(
+        "memory {} MiB at the start, {} MiB at the end; handles {} and {}",
+        start.kib / 1024,
+        end.kib / 1024,
+        start.handles,
+        end.handles
+    );
+    for (name, times) in &soaked.faults {
+        println!("  {times} times {name}");
+    }
+    soaked.wrong.iter().for_each(|wrong| println!("WRONG {wrong}"));
+    #[allow(clippy::cast_precision_loss)]
+    let grown = end.kib as f64 > start.kib as f64 * GROWTH || end.handles > start.handles + 50;
+    if grown {
+        println!("WRONG it has grown");
+    }
+    Ok(soaked.wrong.is_empty() && !grown && soaked.grants > 0)
+}
+
+/// One thing after another goes wrong.
+async fn trouble(
+    mut driver: Driver,
+    ended: Instant,
+    windows: tokio::sync::mpsc::UnboundedSender<(String, Timestamp, Timestamp)>,
+) -> anyhow::Result<Driver> {
+    // What changes who holds the rules, or needs a second replica, is for the matrix.
+    let fits = |fault: &&Fault| {
+        !fault.gaps
+            && fault.replicas == 1
+            && !matches!(fault.what, What::Nothing | What::BringBack | What::ResourceLock | What::LoseLease)
+    };
+    let faults: Vec<Fault> = all().iter().filter(fits).cloned().collect();
+    while Instant::now() + TROUBLE + CALM < ended {
+        tokio::time::sleep(CALM).await;
+        let mut fault = faults.choose(&mut rand::rng()).context("no faults")?.clone();
+        (fault.from, fault.until) = (0, TROUBLE.as_secs());
+        let from = Timestamp::now();
+        driver.go_wrong(&fault).await?;
+        // Nobody reads it any more: the end is near.
+        let _ = windows.send((fault.name, from, Timestamp::now()));
+    }
+    Ok(driver)
+}
+
+/// Judges what is over, and forgets it.
+async fn judge(
+    story: &mut Story,
+    windows: &[(Timestamp, Timestamp)],
+    soaked: &mut Soaked,
+) -> anyhow::Result<()> {
+    for (source, request) in story.over().await? {
+        let moment =
+            |pointer: &str| request.pointer(pointer).and_then(Value::as_str)?.parse::<Timestamp>().ok();
+        let (name, granted) = (request["metadata"]["name"].to_string(), moment("/status/grantedAt"));
+        let open = story
+            .open(&request, &source, moment("/metadata/creationTimestamp").unwrap_or(Timestamp::MIN))
+            .await?;
+        let (Some(granted), Some(due)) = (granted, moment("/status/expiresAt")) else {
+            if !open.is_empty() {
+                soaked.wrong.push(format!("{name} was open and never granted"));
+            }
+            continue;
+        };
+        soaked.grants += usize::from(!open.is_empty());
+        let soon = due + SignedDuration::from_secs(10);
+        let over = windows
+            .iter()
+            .filter(|(from, until)| *from <= soon && *until >= due)
+            .map(|(_, until)| *until)
+            .max();
+        for (from, to) in open {
+            let late = to.unwrap_or_else(Timestamp::now).duration_since(over.unwrap_or(due).max(due));
+            soaked.late.push(late.as_secs_f64());
+            if from < granted || to.is_none() || late > BOUND {
+                soaked
+                    .wrong
+                    .push(format!("{name} was open from {from} to {to:?}; granted {granted}, due {due}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a process takes, as the kernel says.
+fn size(pid: u32) -> anyhow::Result<Size> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the controller is gone")?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
+    let kib = line.split_whitespace().nth(1).context("no VmRSS")?.parse()?;
+    Ok(Size { kib, handles: std::fs::read_dir(format!("/proc/{pid}/fd"))?.count() })
+}
