@@ -276,7 +276,7 @@ pub async fn run(
                             request::record::gone(&context, request);
                         }
                         context.gates.end(&request.uid().unwrap_or_default());
-                        context.opens.forget(&request.uid().unwrap_or_default());
+                        context.opens.gone(&request.uid().unwrap_or_default());
                         context.wake_reviews_of(request);
                     }
                     Ok(watcher::Event::Init | watcher::Event::InitDone) | Err(_) => {}

@@ -373,8 +373,7 @@ impl Gate {
             let mut unanswered = lock(&self.unanswered);
             let mut noted = false;
             for (name, left) in unfinished {
-                // What was opened from here is known, whatever the clocks say of when it was.
-                if !duties.openers.contains_key(name) && unanswered.note_others(name, left) {
+                if unanswered.note_others(name, left) {
                     // That it was read back as gone proves nothing any more.
                     lock(&self.report).grants.remove(name);
                     noted = true;

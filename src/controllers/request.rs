@@ -164,6 +164,9 @@ async fn advance(
         }
         let now = look.now;
         let rest = rest(&next, now);
+        if next.grants && !state(&request).holds_rules() {
+            context.opens.grant(request.uid().unwrap_or_default());
+        }
         let acted = match act(&api, &request, &next).await {
             Err(error) if next.grants && error.may_have_been_done() => {
                 look.keep_turn();
@@ -252,8 +255,11 @@ pub(super) fn give_duties(context: &Context, request: &JitAccessRequest) {
         // The holder of the lease has read them.
         context.gates.are_gone(gone(request));
     }
-    let unfinished =
-        since.map(|since| unfinished(request, since, context.settings.unfinished_writes)).unwrap_or_default();
+    // What this process has granted, it has opened itself.
+    let unfinished = since
+        .filter(|_| !context.opens.has_granted(&uid))
+        .map(|since| unfinished(request, since, context.settings.unfinished_writes))
+        .unwrap_or_default();
     match context.settings.tenancy.tenant(&namespace) {
         Some(tenant) => {
             if let Some(cloud) = context.clouds.get(&tenant.credential) {

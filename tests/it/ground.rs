@@ -18,7 +18,7 @@ use crate::walk::Play;
 pub(crate) const REQUESTER: &str = "203.0.113.7";
 pub(crate) const STRANGER: &str = "198.51.100.23";
 /// How long anything may take: the stage is shared, and so is the machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Sites that the configuration maps.
 const SITES: u8 = 96;
 

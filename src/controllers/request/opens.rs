@@ -2,7 +2,7 @@
 //!
 //! A status alone opens nothing ([`Ground`]): the watch brings it here, whoever wrote it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kube::ResourceExt;
@@ -16,11 +16,35 @@ type Rules = Vec<(FirewallId, Grant)>;
 
 /// Allows that gates may open, by the UID of the request. Cheap to clone; clones are the same.
 #[derive(Clone, Debug, Default)]
-pub struct Opens(Arc<Mutex<HashMap<String, Rules>>>);
+pub struct Opens {
+    known: Arc<Mutex<HashMap<String, Rules>>>,
+    /// Requests that this process has granted, or is about to: nobody else has begun to open anything of them.
+    granted: Arc<Mutex<HashSet<String>>>,
+}
 
 impl Opens {
     fn known(&self) -> MutexGuard<'_, HashMap<String, Rules>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn granted(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.granted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A grant is about to be written ahead, by this process and for the first time.
+    pub(super) fn grant(&self, request_uid: String) {
+        self.granted().insert(request_uid);
+    }
+
+    /// Whether this process has granted it.
+    pub(super) fn has_granted(&self, request_uid: &str) -> bool {
+        self.granted().contains(request_uid)
+    }
+
+    /// A request is gone, or settled.
+    pub(in crate::controllers) fn gone(&self, request_uid: &str) {
+        self.forget(request_uid);
+        self.granted().remove(request_uid);
     }
 
     /// The allows that this status says are being written may be opened, to the letter and in place of all before.
@@ -56,7 +80,7 @@ impl Opens {
     }
 
     /// Forgets a request that is over.
-    pub(in crate::controllers) fn forget(&self, request_uid: &str) {
+    pub(super) fn forget(&self, request_uid: &str) {
         self.known().remove(request_uid);
     }
 }
@@ -137,7 +161,7 @@ mod tests {
         for state in ["Present", "Closing"] {
             assert_eq!(given(&opens, &opening(|rule, _| rule.state = state.into())).len(), 1);
         }
-        opens.forget(UID);
+        opens.gone(UID);
         assert_eq!(given(&opens, &own), vec![]);
     }
 }
