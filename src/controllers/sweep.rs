@@ -23,10 +23,10 @@ use tokio::time::Instant;
 
 use super::{Context, gate};
 use crate::api::values::ArmId;
-use crate::api::{JitAccessRequest, Tolerant};
+use crate::api::{JitAccessRequest, Reason, Tolerant};
 use crate::plan::lease::Role;
 use crate::plan::lifecycle::{duties, state};
-use crate::plan::model::{Access, FirewallId, Observed};
+use crate::plan::model::{Access, FirewallId, Observed, Unsupported};
 use crate::plan::names::{Mark, parse};
 use crate::providers::{Cloud, CloudError, CloudErrorKind};
 use crate::telemetry::{Check, Health, Pulse, SweepResult};
@@ -140,8 +140,22 @@ async fn firewalls(cloud: &Cloud, scope: &ArmId) -> Result<Vec<Observed>, CloudE
     if !scope.is_virtual_machine() {
         return cloud.inventory.firewalls(scope).await;
     }
-    // A machine that is gone or cannot be locked has no way to it that could be known.
-    let Ok(machine) = cloud.inventory.machine(scope).await? else { return Ok(Vec::new()) };
+    let machine = match cloud.inventory.machine(scope).await? {
+        Ok(machine) => machine,
+        // What may not be read may well have something overdue on its way.
+        Err(Unsupported { reason: Reason::NotPermitted, message }) => {
+            return Err(CloudError {
+                kind: CloudErrorKind::NotPermitted,
+                operation: format!("find the way to {scope}"),
+                message,
+                code: None,
+                retry_after: None,
+                request_id: None,
+            });
+        }
+        // A machine that is gone or cannot be locked has no way to it that could be known.
+        Err(_) => return Ok(Vec::new()),
+    };
     let mut read = Vec::new();
     for firewall in machine.firewalls().into_iter().chain(machine.translating_firewalls()) {
         match cloud.firewall.observe(&firewall).await {
