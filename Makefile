@@ -17,7 +17,7 @@ APART := $(PYTHON) -c 'import os, sys; os.setsid(); os.execvp(sys.argv[1], sys.a
 # More than cores: the longest tests wait for deadlines most of the time.
 TEST_THREADS ?= 12
 
-.PHONY: help demo demo-firewall up down test faults soak fuzz build controlplane crds docs lint fmt prerequisites
+.PHONY: help demo demo-firewall up down test faults soak build controlplane crds docs lint fmt prerequisites
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -59,12 +59,6 @@ faults: build ## Play every scenario with every fault, and write the table into 
 
 soak: build ## Have grants come and go, and one thing after another go wrong, for MINUTES=60
 	@$(PLAYGROUND) assets; $(CARGO_TARGET_DIR)/debug/faults --soak $(or $(MINUTES),60)
-
-fuzz: prerequisites ## Give what reads strangers' bytes made-up ones, SECONDS_EACH=60 for each target
-	@command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz; \
-	for target in $$(sed -n 's/^name = "\(.*\)"/\1/p' fuzz/Cargo.toml | grep -v portcullis-fuzz); do \
-		CARGO_TARGET_DIR=$(PORTCULLIS_CACHE)/fuzz cargo fuzz run --sanitizer none $$target -- -max_total_time=$(or $(SECONDS_EACH),60); \
-	done
 
 build: prerequisites ## Build the controller, kubectl jit, the simulator and the playground (3 to 6 minutes the first time)
 	@begun=$$SECONDS; \

@@ -210,6 +210,7 @@ mod tests {
     fn ready_takes_every_check_and_says_which_is_missing() {
         let health = Health::new();
         health.pass(Check::Sweep);
+        health.pass(Check::Lease);
         let report = health.report();
         assert!(!report.ready);
         let reasons: Vec<_> = report.checks.iter().filter_map(|check| check.reason.as_deref()).collect();

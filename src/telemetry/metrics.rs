@@ -369,6 +369,8 @@ mod tests {
         metrics.refusal(Reason::PortNotAllowed);
         metrics.sweep(SweepResult::Complete, 4);
         metrics.admission_in_force(true);
+        metrics.cloud("default", Some(2), Duration::from_millis(6500));
+        metrics.leader(true);
         metrics.event("Warning");
         metrics.audit_record(false);
         metrics.log_lines_dropped().inc();
@@ -392,6 +394,9 @@ mod tests {
             r#"portcullis_sweeps_total{result="complete"} 1"#,
             "portcullis_swept_rules_total 4",
             "portcullis_admission_in_force 1",
+            r#"portcullis_cloud_clock_ahead_seconds{credential="default"} 2"#,
+            r#"portcullis_cloud_throttled_seconds{credential="default"} 7"#,
+            r#"leader_election_master_status{name="portcullis"} 1"#,
             r#"portcullis_events_total{type="Warning"} 1"#,
             r#"portcullis_audit_records_total{outcome="dropped"} 1"#,
             "portcullis_log_lines_dropped_total 1",
@@ -405,6 +410,23 @@ mod tests {
             for label in what.labels {
                 assert!(sample.contains(&format!("{label}=\"")), "{what:?}: {sample}");
             }
+        }
+    }
+
+    #[test]
+    fn one_that_does_not_hold_the_lease_says_nothing_of_what_only_the_holder_knows() {
+        let metrics = all_touched();
+        metrics.leader(false);
+        let text = metrics.render();
+        assert!(!text.contains("team-web"));
+        for line in [
+            r#"leader_election_master_status{name="portcullis"} 0"#,
+            "portcullis_admission_in_force 0",
+            "portcullis_open_grants 0",
+            // What is overdue is for everybody.
+            "portcullis_overdue_rules 2",
+        ] {
+            assert!(text.lines().any(|found| found == line), "no line {line:?} in\n{text}");
         }
     }
 

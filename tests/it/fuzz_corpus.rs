@@ -1,5 +1,5 @@
-//! The fuzz targets, over what is kept in `fuzz/corpus`, and over thousands of inputs made of it: what is found by hours of
-//! `make fuzz` stays found.
+//! The fuzz targets, over what is kept in `fuzz/corpus`, and over thousands of inputs made of it: what was
+//! found once stays found.
 
 use std::path::PathBuf;
 

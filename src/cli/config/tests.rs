@@ -37,10 +37,11 @@ fn the_least_configuration_has_the_defaults_of_the_documentation() {
 #[test]
 fn the_example_of_the_documentation_is_read_as_written() {
     let config = Config::parse(FULL).unwrap();
-    assert_eq!(config.credentials.len(), 3);
+    assert_eq!(config.credentials.len(), 4);
     assert!(config.credentials[0].workload_identity.is_some());
     assert!(config.credentials[1].client_secret.is_some());
     assert!(config.credentials[2].managed_identity.is_some());
+    assert!(config.credentials[3].access_token.is_some());
     assert_eq!(config.namespaces.len(), 2);
     assert_eq!(config.namespaces[0].scopes.len(), 2);
 }
