@@ -15,7 +15,7 @@ PYTHON ?= python3
 # Runs a command as a group of processes that can be ended together.
 APART := $(PYTHON) -c 'import os, sys; os.setsid(); os.execvp(sys.argv[1], sys.argv[1:])'
 # More than cores: the longest tests wait for deadlines most of the time.
-TEST_THREADS ?= 12
+TEST_THREADS ?= 8
 
 .PHONY: help demo demo-firewall up down test faults soak build controlplane crds docs lint fmt prerequisites
 

@@ -325,7 +325,7 @@ impl Site {
     pub(crate) async fn kubectl_delete(&self, object: &str) {
         let (kind, name) = object.split_once('/').unwrap();
         let name = self.name(name);
-        self.admin().run(&["-n", self.namespace, "delete", kind, &name, "--timeout=45s"]).await.unwrap();
+        self.admin().run(&["-n", self.namespace, "delete", kind, &name, "--timeout=120s"]).await.unwrap();
     }
 
     pub(crate) async fn get(&self, object: &str) -> anyhow::Result<Value> {

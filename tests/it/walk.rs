@@ -79,7 +79,7 @@ impl Play {
     /// Waits until a field has a value, and shows the whole object where it never does.
     pub(crate) async fn reaches(&self, object: &str, pointer: &str, wanted: &str) -> Value {
         let result =
-            eventually(&format!("{object}{pointer} is {wanted}"), Duration::from_secs(45), || async {
+            eventually(&format!("{object}{pointer} is {wanted}"), Duration::from_secs(90), || async {
                 let found = self.get(object).await?;
                 let value = match found.pointer(pointer) {
                     Some(Value::String(text)) => text.clone(),
@@ -95,7 +95,7 @@ impl Play {
     /// Waits until a condition has a status, and gives its reason.
     pub(crate) async fn condition(&self, object: &str, kind: &str, status: &str) -> String {
         let what = format!("{object} has {kind}={status}");
-        let result = eventually(&what, Duration::from_secs(45), || async {
+        let result = eventually(&what, Duration::from_secs(90), || async {
             let found = self.get(object).await?;
             let conditions =
                 found.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
