@@ -17,6 +17,7 @@ mod crds;
 pub mod docs;
 pub mod jit;
 mod run;
+mod scopes;
 mod settings;
 mod sweep;
 mod table;

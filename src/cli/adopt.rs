@@ -2,16 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::Serialize;
 
-use super::config::Config;
 use super::run::clouds;
-use super::sweep::{Output, scopes};
+use super::scopes::Scopes;
 use super::table::Table;
 use crate::clock::Clock;
 use crate::controllers::sweep::once::Sweep;
@@ -29,23 +27,11 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Arguments of `portcullis adopt`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// The configuration file (docs/configuration.md). Its `previousClusterIds` say whose locks are adopted.
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-    /// A subscription, resource group or virtual machine, by its id; may be given again. Left out: every scope of the
-    /// configuration.
-    #[arg(long, value_name = "ID")]
-    scope: Vec<String>,
-    /// The credential of the configuration to do it with. Left out: that of the namespace that has the scope, or the only
-    /// one.
-    #[arg(long, value_name = "NAME")]
-    credential: Option<String>,
+    #[command(flatten)]
+    scopes: Scopes,
     /// Only say what would be adopted.
     #[arg(long)]
     dry_run: bool,
-    /// How to show what was done.
-    #[arg(long, short, value_name = "FORMAT", default_value = "table")]
-    output: Output,
 }
 
 const TO_DO: u8 = 3;
@@ -56,11 +42,11 @@ const INCOMPLETE: u8 = 4;
 /// # Errors
 /// When the configuration is wrong or no scope could be read.
 pub fn run(arguments: &Arguments, out: &mut impl Write) -> anyhow::Result<ExitCode> {
-    let config = Config::load(&arguments.config)?;
+    let config = arguments.scopes.config()?;
     if config.previous_cluster_ids.is_empty() {
         bail!("previousClusterIds of the configuration is empty: name the ids whose locks are to be adopted");
     }
-    let scopes = scopes(&config, &arguments.scope, arguments.credential.as_deref())?;
+    let scopes = arguments.scopes.of(&config)?;
     let runtime = tokio::runtime::Runtime::new().context("failed to start the runtime")?;
     let report = runtime.block_on(async {
         let clock = Clock::system();
@@ -70,10 +56,7 @@ pub fn run(arguments: &Arguments, out: &mut impl Write) -> anyhow::Result<ExitCo
         adopt(&sweep, &clouds, arguments.dry_run).await
     })?;
     runtime.shutdown_background();
-    match arguments.output {
-        Output::Table => report.table(out)?,
-        Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?,
-    }
+    arguments.scopes.show(&report, Report::table, out)?;
     let any = |state: &str| report.rules.iter().any(|rule| rule.state == state);
     Ok(match (!report.errors.is_empty() || any("Left"), any("ToAdopt")) {
         (true, _) => ExitCode::from(INCOMPLETE),
@@ -173,7 +156,7 @@ struct RuleReport {
 }
 
 impl Report {
-    fn table(&self, out: &mut impl Write) -> std::io::Result<()> {
+    fn table(&self, out: &mut dyn Write) -> std::io::Result<()> {
         if !self.rules.is_empty() {
             let mut table = Table::new(vec!["STATE", "RULE", "NOW", "FIREWALL", "WHY"]);
             for rule in &self.rules {

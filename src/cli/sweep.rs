@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use serde::Serialize;
 
 use super::config::Config;
 use super::run::clouds;
+use super::scopes::Scopes;
 use super::table::Table;
 use crate::api::values::ArmId;
 use crate::clock::Clock;
@@ -22,16 +22,8 @@ use crate::providers::Cloud;
 /// Arguments of `portcullis sweep`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// The configuration file (docs/configuration.md): whose rules are ours, which cloud, and who we are.
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-    /// A subscription, resource group or virtual machine to sweep, by its id; may be given again. Left out: every scope of
-    /// the configuration.
-    #[arg(long, value_name = "ID")]
-    scope: Vec<String>,
-    /// The credential of the configuration to sweep with. Left out: that of the namespace that has the scope, or the only one.
-    #[arg(long, value_name = "NAME")]
-    credential: Option<String>,
+    #[command(flatten)]
+    scopes: Scopes,
     /// Only say what is overdue.
     #[arg(long)]
     dry_run: bool,
@@ -42,16 +34,6 @@ pub struct Arguments {
     /// How long to wait until everything is read back as gone. Writes of firewalls take minutes.
     #[arg(long, value_name = "SECONDS", default_value_t = 1200)]
     timeout: u64,
-    /// How to show what was found.
-    #[arg(long, short, value_name = "FORMAT", default_value = "table")]
-    output: Output,
-}
-
-/// How the outcome is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Output {
-    Table,
-    Json,
 }
 
 /// Exit codes, besides 1 and 2.
@@ -63,8 +45,8 @@ const INCOMPLETE: u8 = 4;
 /// # Errors
 /// When nothing could be swept: the configuration is wrong, no scope could be read, or the clocks are apart.
 pub fn run(arguments: &Arguments, out: &mut impl Write) -> anyhow::Result<ExitCode> {
-    let config = Config::load(&arguments.config)?;
-    let scopes = scopes(&config, &arguments.scope, arguments.credential.as_deref())?;
+    let config = arguments.scopes.config()?;
+    let scopes = arguments.scopes.of(&config)?;
     let runtime = tokio::runtime::Runtime::new().context("failed to start the runtime")?;
     let (found, left) = runtime.block_on(async {
         let clock = Clock::system();
@@ -73,10 +55,7 @@ pub fn run(arguments: &Arguments, out: &mut impl Write) -> anyhow::Result<ExitCo
     })?;
     runtime.shutdown_background();
     let report = Report::new(&found, &left, arguments.dry_run);
-    match arguments.output {
-        Output::Table => report.table(out)?,
-        Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?,
-    }
+    arguments.scopes.show(&report, Report::table, out)?;
     let unread = found.scopes.iter().any(|(_, read)| read.is_err());
     Ok(match (unread || !left.is_empty(), arguments.dry_run && found.overdue().next().is_some()) {
         (true, _) => ExitCode::from(INCOMPLETE),
@@ -116,54 +95,6 @@ async fn sweep(
 fn apart(ahead: SignedDuration) -> String {
     let seconds = ahead.abs().as_secs();
     if ahead.is_negative() { format!("{seconds} s behind") } else { format!("{seconds} s ahead of") }
-}
-
-/// What to sweep, each with the credential to do it with.
-pub(super) fn scopes(
-    config: &Config,
-    given: &[String],
-    credential: Option<&str>,
-) -> anyhow::Result<Vec<(ArmId, String)>> {
-    let names: Vec<&str> = config.credentials.iter().map(|credential| credential.name.as_str()).collect();
-    if let Some(name) = credential
-        && !names.contains(&name)
-    {
-        bail!("--credential {name}: the configuration has no such credential; it has {}", names.join(", "));
-    }
-    let own = |scope: &ArmId| {
-        let of =
-            |namespace: &&super::config::Namespace| namespace.scopes.iter().any(|own| own.contains(scope));
-        config.namespaces.iter().find(of).map(|namespace| namespace.credential.clone())
-    };
-    let mut scopes = Vec::new();
-    for text in given {
-        let scope = ArmId::parse(text).map_err(|error| anyhow::anyhow!("--scope {text}: {error}"))?;
-        if scope.resource_type().is_some() && !scope.is_virtual_machine() {
-            bail!("--scope {text}: give the id of a subscription, a resource group or a virtual machine");
-        }
-        let only = match names.as_slice() {
-            [only] => Some((*only).to_owned()),
-            _ => None,
-        };
-        let Some(credential) = credential.map(str::to_owned).or_else(|| own(&scope)).or(only) else {
-            bail!(
-                "--scope {text}: no namespace of the configuration has it; say with --credential who is to sweep it"
-            );
-        };
-        scopes.push((scope, credential));
-    }
-    if given.is_empty() {
-        for namespace in &config.namespaces {
-            for scope in &namespace.scopes {
-                let credential = credential.unwrap_or(&namespace.credential);
-                scopes.push((scope.clone(), credential.to_owned()));
-            }
-        }
-    }
-    if scopes.is_empty() {
-        bail!("there is nothing to sweep: the configuration has no namespaces; give --scope");
-    }
-    Ok(scopes)
 }
 
 /// What was found and done, to be shown.
@@ -231,7 +162,7 @@ impl Report {
         }
     }
 
-    fn table(&self, out: &mut impl Write) -> std::io::Result<()> {
+    fn table(&self, out: &mut dyn Write) -> std::io::Result<()> {
         let shown: Vec<&RuleReport> = self.rules.iter().filter(|rule| rule.state != "Live").collect();
         if !shown.is_empty() {
             let mut table = Table::new(vec!["STATE", "DEADLINE", "RULE", "FIREWALL", "WHY"]);

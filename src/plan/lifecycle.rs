@@ -55,7 +55,7 @@ pub const TURN_BOUND: Duration = Duration::from_secs(600);
 pub const WHOLE_BOUND: Duration = Duration::from_secs(900);
 /// A missing allow this shortly before the deadline counts as expired, not as removed by somebody.
 pub const NEAR_DEADLINE: Duration = Duration::from_secs(30);
-/// By how much a clock may be wrong where anything is granted.
+/// By how much our clock and the cloud's may differ where anything is granted: a deadline is late by as much.
 pub const CLOCKS_APART: Duration = Duration::from_secs(30);
 /// The shortest grant that is worth making.
 pub const SHORTEST_GRANT: Duration = Duration::from_secs(30);

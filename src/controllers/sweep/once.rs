@@ -17,13 +17,12 @@ use crate::api::values::ArmId;
 use crate::clock::Clock;
 use crate::controllers::gate::{GateSettings, Gates};
 use crate::controllers::leader::Leadership;
+use crate::plan::lifecycle::CLOCKS_APART;
 use crate::plan::model::{Access, FirewallId, Observed, Provisioning};
 use crate::plan::names::{Cluster, Mark, parse};
 use crate::providers::Cloud;
 use crate::telemetry::{Audit, Metrics};
 
-/// By how much the cloud's clock may differ from ours.
-pub const SKEW: SignedDuration = SignedDuration::from_secs(30);
 /// How often it is looked whether everything is closed.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -79,7 +78,7 @@ impl Found {
     /// Whether the clocks are so far apart that one of them must be wrong.
     #[must_use]
     pub fn is_skewed(&self) -> bool {
-        self.ahead.is_none_or(|ahead| ahead.abs() > SKEW)
+        self.ahead.is_none_or(|ahead| ahead.unsigned_abs() > CLOCKS_APART)
     }
 
     /// What should be gone.
