@@ -11,7 +11,8 @@ use tokio::time::Instant;
 
 use crate::catalogue::{Fault, What};
 use crate::gateway::Gateway;
-use crate::story::{CLIENT, Findings, Story, may_all};
+use crate::story::{CLIENT, Story, may_all};
+use crate::verdict::Findings;
 use portcullis_harness::control_plane::User;
 use portcullis_harness::controller::Controller;
 use portcullis_harness::process::signal;

@@ -1,7 +1,8 @@
 //! `faults`: the matrix of faults. Every scenario, with everything that can go wrong, on a real API server and the
 //! simulator, judged by the packets that got through. Prints a table; ends with 1 where anything is wrong.
 //!
-//! - [`story`]: the scenarios, all at once, and what is found when they are over
+//! - [`scenario`]: what happens to grants
+//! - [`story`]: all of it at once, on the machines of [`estate`], and what is found when it is over ([`verdict`])
 //! - [`catalogue`]: what can go wrong
 //! - [`gateway`]: the way to the API server, on which it goes wrong; the simulator has faults of its own
 //! - [`cell`]: one story with one fault
@@ -18,15 +19,18 @@ use catalogue::{Fault, all, crashes};
 use cell::{Outcome, play};
 use clap::Parser;
 use portcullis_harness::lending::lend_more;
-use story::Scenario;
+use scenario::Scenario;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 mod catalogue;
 mod cell;
+mod estate;
 mod gateway;
+mod scenario;
 mod soak;
 mod story;
+mod verdict;
 
 /// Calls a minute that a cell may make at most, to the API server and to the cloud: more would be a hot loop.
 const CALLS: (f64, f64) = (1500.0, 3000.0);
@@ -88,6 +92,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<bool> {
     // How many writes there are, and what stands at the end, is known from a run in which nothing goes wrong.
     let calm = play(&none, None).await?;
     report(&calm, &calm);
+    let asked: usize = Scenario::ALL.into_iter().map(|scenario| scenario.requests().len()).sum();
+    let opened = calm.findings.opened;
+    anyhow::ensure!(opened == asked, "only {opened} of {asked} requests were open where nothing goes wrong");
     if !arguments.no_crashes {
         faults.extend(crashes(calm.writes.0, calm.writes.1));
     }

@@ -8,12 +8,14 @@ use std::time::Duration;
 use anyhow::Context;
 use jiff::{SignedDuration, Timestamp};
 use rand::seq::IndexedRandom;
+use reqwest::Method;
 use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::catalogue::{Fault, What, all};
 use crate::cell::Driver;
-use crate::story::Story;
+use crate::scenario::Scenario;
+use crate::story::{STRANGER, Story};
 
 /// How often somebody asks.
 const EACH: Duration = Duration::from_millis(2500);
@@ -195,4 +197,72 @@ fn size(pid: u32) -> anyhow::Result<Size> {
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
     let kib = line.split_whitespace().nth(1).context("no VmRSS")?.parse()?;
     Ok(Size { kib, handles: std::fs::read_dir(format!("/proc/{pid}/fd"))?.count() })
+}
+
+impl Story {
+    /// One more request, of a source of its own.
+    async fn ask_once(&mut self, number: u32) -> anyhow::Result<()> {
+        let scenario =
+            [Scenario::Lock, Scenario::Expire, Scenario::Overlap, Scenario::Ended][number as usize % 4];
+        let source = format!("198.18.{}.{}", number / 250 % 250, number % 250 + 1);
+        let duration = format!("{}s", 30 + number % 7 * 5);
+        self.request(scenario, &format!("soak-{number}"), &duration, &source).await
+    }
+
+    /// Requests of [`Story::ask_once`] that are over, each once, with their sources.
+    async fn over(&mut self) -> anyhow::Result<Vec<(String, Value)>> {
+        let path = Self::path(Scenario::Lock, "jitaccessrequests");
+        let list = self
+            .plane
+            .request(Method::GET, &format!("{path}?fieldSelector=status.settled%3Dtrue"), None)
+            .await?;
+        let mut over = Vec::new();
+        for request in list["items"].as_array().into_iter().flatten() {
+            let name = request["metadata"]["name"].as_str().unwrap_or_default();
+            let cidr = request["spec"]["ports"][0]["sources"][0]["cidr"].as_str().unwrap_or_default();
+            self.plane.request(Method::DELETE, &format!("{path}/{name}"), None).await?;
+            over.push((cidr.trim_end_matches("/32").to_owned(), request.clone()));
+        }
+        Ok(over)
+    }
+
+    /// When a source got in to the machine that its request was of.
+    async fn open(
+        &self,
+        request: &Value,
+        source: &str,
+        since: Timestamp,
+    ) -> anyhow::Result<Vec<(Timestamp, Option<Timestamp>)>> {
+        let policy = request["spec"]["policyRef"]["name"].as_str().unwrap_or_default();
+        let scenario = Scenario::ALL.into_iter().find(|one| one.name() == policy).context("whose is it?")?;
+        self.exposure(scenario, source, None, since).await
+    }
+
+    /// What is not as it should be when nobody has asked for a while.
+    async fn left(&self) -> anyhow::Result<Vec<String>> {
+        let mut left = Vec::new();
+        let list =
+            self.plane.request(Method::GET, &Self::path(Scenario::Lock, "jitaccessrequests"), None).await?;
+        for request in list["items"].as_array().into_iter().flatten() {
+            left.push(format!("{} is still {}", request["metadata"]["name"], request["status"]["state"]));
+        }
+        for (group, rule) in self.rules().await? {
+            if rule["name"]
+                .as_str()
+                .is_some_and(|name| name.contains("-allow-") && name.starts_with("portcullis-"))
+            {
+                left.push(format!("{} stands in {group}", rule["name"]));
+            }
+        }
+        for scenario in Scenario::ALL {
+            let open = self.exposure(scenario, STRANGER, None, self.locked[&scenario]).await?;
+            if !open.is_empty() {
+                left.push(format!("{}: a stranger got in: {open:?}", scenario.name()));
+            }
+        }
+        if self.foreign != self.foreign_rules().await? {
+            left.push("rules of others were changed".to_owned());
+        }
+        Ok(left)
+    }
 }
