@@ -37,7 +37,7 @@ down: ## End exactly what `make up` started
 	else echo "Nothing is running."; fi
 
 # What waits for most of its time runs beside the rest: the playground's demo, and the clients of others.
-test: prerequisites ## Run every test (10 to 12 minutes on 2 cores once all is built)
+test: prerequisites ## Run every test (about 12 minutes on 2 cores once all is built)
 	@begun=$$SECONDS; status=0; beside=$$(mktemp -d); trap 'for job in $$(jobs -p); do kill -- -$$job 2>/dev/null || true; done; rm -rf "$$beside"' EXIT; \
 	trap 'exit 130' INT TERM; \
 	echo "building the programs and their tests into $(CARGO_TARGET_DIR) (6 minutes the first time)"; \

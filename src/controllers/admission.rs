@@ -466,3 +466,26 @@ fn changes(client: &Client) -> SelectAll<BoxStream<'static, ()>> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Another replica has had the lease meanwhile: what was looked at before is nobody's word.
+    #[tokio::test]
+    async fn what_a_look_says_that_began_before_all_was_forgotten_is_not_heard() {
+        let proof = Proof::default();
+        let in_force = || Ok(Admission::InForce { since: Timestamp::MIN });
+        let first = proof.begin();
+        assert!(proof.end(first, Instant::now(), in_force()));
+        assert!(proof.has_looked() && proof.broken().is_none());
+        let late = proof.begin();
+        proof.forget();
+        assert!(!proof.has_looked());
+        assert!(!proof.end(late, Instant::now(), in_force()));
+        assert!(!proof.has_looked() && matches!(proof.now(), Admission::NotInForce { .. }));
+        let next = proof.begin();
+        proof.end(next, Instant::now(), in_force());
+        assert!(proof.has_looked() && matches!(proof.now(), Admission::InForce { .. }));
+    }
+}

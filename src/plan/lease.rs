@@ -235,6 +235,20 @@ mod tests {
         }
     }
 
+    /// Whoever held it may not have heard of it yet, and goes on until its fence falls.
+    #[test]
+    fn one_that_was_deleted_is_respected_as_long_as_it_would_have_been_held() {
+        let mut mine = Knowledge::new("b".into(), TIMES, at(0));
+        mine.saw(Some(record("a", 1)), at(1));
+        mine.saw(None, at(2));
+        assert_eq!((mine.role(at(15)), mine.next(at(15))), (Role::Standby, Next::Wait));
+        assert_eq!((mine.role(at(16)), mine.next(at(16))), (Role::Nobody, Next::Take));
+        // One's own is made anew at once, and is not held until then.
+        mine.wrote(record("b", 2), at(17));
+        mine.saw(None, at(18));
+        assert_eq!((mine.role(at(18)), mine.next(at(18))), (Role::Nobody, Next::Take));
+    }
+
     #[test]
     fn one_that_says_it_is_held_for_ever_is_not() {
         let mut mine = Knowledge::new("b".into(), TIMES, at(0));

@@ -142,3 +142,23 @@ fn the_health_scripts_know_no_reason_that_the_program_does_not_have() {
     }
     assert!(found > 4, "{found}");
 }
+
+/// Where the threat model says that something was tried, there is something that tries it.
+#[test]
+fn what_the_threat_model_names_is_there() {
+    let text = std::fs::read_to_string(folder().join("security.md")).unwrap();
+    let root = portcullis_harness::checkout();
+    let mut named = 0;
+    for row in text.lines().filter(|line| line.starts_with("| ") && line.matches(" | ").count() == 3) {
+        let last = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        for name in last.split('`').skip(1).step_by(2).filter(|name| !name.starts_with("make ")) {
+            let path = format!("{}.rs", name.replace("::", "/"));
+            named += 1;
+            assert!(
+                root.join("tests/it").join(&path).exists() || root.join("src").join(&path).exists(),
+                "{name}"
+            );
+        }
+    }
+    assert!(named > 15, "{named}: the test reads nothing");
+}

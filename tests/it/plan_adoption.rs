@@ -1,7 +1,7 @@
 //! Locks of a previous id come under the present one, and no packet notices.
 
 use portcullis::plan::adoption::{Adopted, Step, plan};
-use portcullis::plan::model::{Observed, ResourceLock, Rule};
+use portcullis::plan::model::{Observed, Provisioning, ResourceLock, Rule};
 use portcullis::plan::names::{self, Cluster};
 use proptest::prelude::*;
 
@@ -119,4 +119,30 @@ fn what_was_begun_is_ended() {
     let rest = Ok((name.clone(), vec![Step::Remove(original.clone())]));
     assert_eq!(again, [Adopted { name: original.clone(), outcome: rest }]);
     assert!(twin.description.ends_with(&format!("cluster={}", cluster().mark())), "{}", twin.description);
+}
+
+/// What is not in force is written once more, and read back, before the rule that is goes.
+#[test]
+fn a_twin_that_is_not_in_force_is_written_again() {
+    let mut world = locked(&[]);
+    let adopted = plan(&world, &cluster(), 1000);
+    let [Adopted { outcome: Ok((_, steps)), .. }] = adopted.as_slice() else { panic!("{adopted:?}") };
+    let [Step::Put(twin), Step::Remove(_)] = steps.as_slice() else { panic!("{steps:?}") };
+    apply(&mut world, &Write::Put(twin.clone())).unwrap();
+    let whole = |world: &mut Observed, state| world.provisioning = state;
+    let rule = |world: &mut Observed, state| {
+        world.rules.iter_mut().find(|rule| rule.name == twin.name).unwrap().provisioning = state;
+    };
+    for state in [Provisioning::Failed, Provisioning::Updating] {
+        for set in [&whole as &dyn Fn(&mut Observed, Provisioning), &rule] {
+            let mut world = world.clone();
+            set(&mut world, state);
+            let again = plan(&world, &cluster(), 1000);
+            let [Adopted { outcome: Ok((_, steps)), .. }] = again.as_slice() else { panic!("{again:?}") };
+            assert!(
+                matches!(steps.as_slice(), [Step::Put(put), Step::Remove(_)] if put.name == twin.name),
+                "{steps:?}"
+            );
+        }
+    }
 }

@@ -193,3 +193,20 @@ async fn a_write_of_a_dead_holder_that_lands_late_is_undone_and_its_request_wait
     .unwrap_or_else(|error| panic!("{error:#}\n{}", second.log_text().unwrap()));
     assert_eq!(play.our_allows("web", "web-1").await, Vec::<Value>::new());
 }
+
+/// What it has granted itself it knows the end of, however short a time ago it was started.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_has_just_started_does_not_wait_for_writes_of_its_own() {
+    let play = Play::new().await;
+    let first = play.replica(|config| config["unfinishedWrites"] = json!("15m")).await;
+    first.wait_admission(Duration::from_secs(60)).await.unwrap();
+    play.policy("web-1", &play.one_machine("web-1")).await;
+    play.condition("jitpol/web-1", "Ready", "True").await;
+    play.request("mine", "web-1", "web-1", 22, REQUESTER, "1h").await;
+    play.reaches("jitreq/mine", "/status/state", "Active").await;
+    play.developer
+        .run(&["-n", install::NAMESPACE, "delete", "jitreq", "mine", "--timeout=30s"])
+        .await
+        .unwrap();
+    assert!(!play.passes(REQUESTER, "web-1", 22).await);
+}

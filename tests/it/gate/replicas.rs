@@ -29,6 +29,16 @@ impl Replica {
         Self { bench: Bench::led_by(leadership.clone(), clock, Audit::off()), leadership }
     }
 
+    /// One that holds the lease, and has locked what a policy wants locked.
+    async fn locked() -> Self {
+        let replica = Self::new();
+        replica.hold(1).await;
+        replica.bench.lock();
+        replica.hold(3).await;
+        assert_eq!(replica.bench.denies(), 1);
+        replica
+    }
+
     fn record(&self, holder: &str) -> Record {
         let version = self.bench.clock.now().to_string();
         Record { holder: Some(holder.into()), duration: Times::default().duration, version }
@@ -90,12 +100,8 @@ async fn one_that_does_not_hold_the_lease_opens_and_locks_nothing_until_it_does(
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_begun_that_the_lease_may_not_outlast() {
-    let replica = Replica::new();
+    let replica = Replica::locked().await;
     let bench = &replica.bench;
-    replica.hold(1).await;
-    bench.lock();
-    replica.hold(3).await;
-    assert_eq!(bench.denies(), 1);
     // The last renewal was sent a second ago: after five more, what takes ten seconds would end too late.
     bench.pass(5).await;
     bench.give(&[bench.grant(1, 600, OPEN)]);
@@ -164,6 +170,22 @@ async fn a_close_that_fails_is_tried_again_without_a_hot_loop_by_whoever_stands_
     bench.memory.faults(|faults| faults.break_all_writes(None));
     replica.stand_by(31).await;
     assert_eq!(bench.allows(), 0);
+}
+
+/// A sweep finds each of them once an interval: until then nobody else would try again.
+#[tokio::test(start_paused = true)]
+async fn what_a_sweep_found_and_could_not_be_removed_is_tried_again_by_whoever_stands_by() {
+    let replica = Replica::new();
+    let bench = &replica.bench;
+    let (_, grant) = bench.grant(1, 5, HOLD);
+    replica.stands(&grant);
+    replica.stand_by(20).await;
+    bench.memory.faults(|faults| faults.break_write(1, WriteFault::Refused(CloudErrorKind::Retryable)));
+    bench.gates.close_orphans(&nsg(), "main", &bench.memory.cloud(), [grant.name.clone()].into());
+    replica.stand_by(10).await;
+    assert_eq!((bench.allows(), replica.writes()), (0, 2));
+    replica.stand_by(120).await;
+    assert_eq!(replica.writes(), 2, "once it has gone well");
 }
 
 #[tokio::test(start_paused = true)]
@@ -240,12 +262,8 @@ async fn one_that_was_asleep_does_not_take_an_old_lease_for_its_own() {
 /// Another replica had the lease, and policies may have changed meanwhile: what was wanted before it is nobody's word.
 #[tokio::test(start_paused = true)]
 async fn locks_of_a_former_term_are_not_written_again() {
-    let replica = Replica::new();
+    let replica = Replica::locked().await;
     let bench = &replica.bench;
-    replica.hold(1).await;
-    bench.lock();
-    replica.hold(3).await;
-    assert_eq!(bench.denies(), 1);
     replica.stand_by(20).await;
     // The other one unlocks it, and locks another port.
     bench.memory.edit_rules(&nsg(), |rules| {
