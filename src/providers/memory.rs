@@ -85,8 +85,8 @@ pub struct Write {
     pub firewall: FirewallId,
     /// The rule's name.
     pub rule: String,
-    /// The rule as it was to be written; none for a removal.
-    pub put: Option<Rule>,
+    /// What was to be written, in full.
+    pub change: Change,
     /// Whether the cloud took it. A write that was taken may still be reported as failed.
     pub accepted: bool,
 }
@@ -162,7 +162,7 @@ impl Memory {
                 at,
                 firewall: firewall.clone(),
                 rule: change.rule().to_owned(),
-                put: if let Change::Put(rule) = change { Some(rule.clone()) } else { None },
+                change: change.clone(),
                 accepted,
             }));
             if matches!(fault, Some(WriteFault::RequestLost)) {

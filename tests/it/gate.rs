@@ -281,5 +281,11 @@ const OPEN: fn(Timestamp) -> Duty =
     |heard_by| Duty::Open { heard_by, until: heard_by + SignedDuration::from_secs(540) };
 
 fn describe(write: &Write) -> String {
-    format!("{} {}", if write.put.is_some() { "put" } else { "delete" }, write.rule)
+    let verb = match write.change {
+        Change::Put(_) => "put",
+        Change::Remove(_) => "close",
+        Change::Unlock(_) => "unlock",
+        Change::CutSessions => "set",
+    };
+    format!("{verb} {}", write.rule)
 }

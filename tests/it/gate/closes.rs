@@ -170,7 +170,7 @@ async fn a_read_that_a_close_interrupts_forgets_none_that_was_sent() {
     bench.memory.faults(|faults| faults.read_time = Duration::from_secs(100));
     bench.pass(45).await;
     let sent: Vec<String> = bench.memory.writes()[opened..].iter().map(describe).collect();
-    let once: Vec<String> = grants.iter().map(|(_, grant)| format!("delete {}", grant.name)).collect();
+    let once: Vec<String> = grants.iter().map(|(_, grant)| format!("close {}", grant.name)).collect();
     assert_eq!(sent, once);
     // They are proved by the first read that ends.
     bench.memory.faults(|faults| faults.read_time = Duration::ZERO);
@@ -222,7 +222,7 @@ async fn a_rule_that_is_proved_closed_is_not_removed_again_and_is_forgotten_with
     let bench = Bench::new();
     bench.give(&[bench.grant(1, 60, OPEN)]);
     bench.pass(90).await;
-    let removals = || bench.memory.writes().iter().filter(|write| write.put.is_none()).count();
+    let removals = || bench.memory.writes().iter().filter(|write| write.change.is_removal()).count();
     assert_eq!((bench.allows(), removals()), (0, 1));
     bench.pass(7400).await;
     assert_eq!(removals(), 1);

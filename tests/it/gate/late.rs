@@ -212,7 +212,7 @@ async fn a_late_event_takes_nothing_away_that_may_yet_land() {
     bench.gates.set_grants(&uid, "main", &cloud, Vec::new(), &[]);
     bench.pass(10).await;
     bench.give_by("main", &cloud, &[(uid, Grant { duty: Duty::Close { sent: false }, ..grant.clone() })]);
-    let landed = || bench.memory.writes().iter().any(|write| write.put.is_some());
+    let landed = || bench.memory.writes().iter().any(|write| matches!(write.change, Change::Put(_)));
     for _ in 0..100 {
         bench.pass(1).await;
         assert!(landed() || !is_proved());

@@ -89,7 +89,7 @@ async fn closes_are_written_before_locks_and_locks_before_opens() {
     bench.give(&[(uid, closing.clone())]);
     bench.pass(3).await;
     let kinds: Vec<String> = bench.memory.writes()[before..].iter().map(describe).collect();
-    assert_eq!(kinds[0], format!("delete {}", closing.name), "{kinds:?}");
+    assert_eq!(kinds[0], format!("close {}", closing.name), "{kinds:?}");
     let lock = kinds.iter().position(|kind| kind.contains("-deny-")).unwrap();
     let open = kinds.iter().position(|kind| kind.contains(&new.1.name)).unwrap();
     assert!(lock < open, "{kinds:?}");

@@ -42,7 +42,7 @@ async fn a_credential_that_fails_for_whatever_reason_holds_up_no_close_of_anothe
             let seen = bench.gates.seen(&nsg(), &grant.name);
             assert!(matches!(seen, Seen::Absent { .. }), "{kind:?}: {seen:?}");
         }
-        let tries = bench.memory.writes().iter().filter(|write| write.put.is_none()).count();
+        let tries = bench.memory.writes().iter().filter(|write| write.change.is_removal()).count();
         assert_eq!(tries, 3, "each removal was sent once by the one that works");
     }
 }
@@ -64,8 +64,13 @@ async fn nothing_opens_locks_or_unlocks_by_the_credential_of_somebody_else() {
         let (uid, closing) = bench.grant(3, 600, |_| Duty::Close { sent: false });
         bench.give(&[(uid, closing)]);
     }
-    let written: Vec<String> =
-        bench.memory.writes().iter().filter(|write| write.put.is_some()).map(describe).collect();
+    let written: Vec<String> = bench
+        .memory
+        .writes()
+        .iter()
+        .filter(|write| matches!(write.change, Change::Put(_)))
+        .map(describe)
+        .collect();
     assert_eq!(written, [format!("put {}", own.name)]);
     let seen = bench.gates.seen(&nsg(), &theirs.name);
     assert!(matches!(seen, Seen::Trying { reason: Reason::NotPermitted, .. }), "{seen:?}");
@@ -89,6 +94,12 @@ async fn nothing_opens_locks_or_unlocks_by_the_credential_of_somebody_else() {
     may.store(true, Ordering::SeqCst);
     bench.pass(60).await;
     assert_eq!(bench.denies(), 0);
+    // And in its turn: it is a removal, but what is due to close does not wait for it.
+    let removals: Vec<String> =
+        bench.memory.writes().iter().filter(|write| write.change.is_removal()).map(describe).collect();
+    assert!(removals.iter().any(|removal| removal.starts_with("unlock")), "{removals:?}");
+    let locks = |removal: &&String| removal.contains("-deny-") && !removal.starts_with("unlock");
+    assert_eq!(removals.iter().find(locks), None, "{removals:?}");
 }
 
 /// A deny that an allow was closed by, under a lock that has been lifted since.
