@@ -23,13 +23,15 @@ use futures::{StreamExt, TryStreamExt};
 use kube::runtime::controller::{self, Action};
 use kube::runtime::reflector;
 use kube::runtime::{Controller, WatchStreamExt, watcher};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, ResourceExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{JitAccessRequest, JitAccessReview, JitPolicy, Tolerant};
 use crate::clock::Clock;
+use crate::controllers::connection::Connection;
+use crate::plan::lifecycle::CLOCKS_APART;
 use crate::plan::model::Peer;
 use crate::plan::names::Cluster;
 use crate::plan::people::Pipelines;
@@ -107,7 +109,7 @@ pub struct Settings {
 /// # Errors
 /// When a loop ended without the shutdown.
 pub async fn run(
-    client: Client,
+    api_server: Connection,
     settings: Settings,
     clouds: BTreeMap<String, Cloud>,
     telemetry: Telemetry,
@@ -115,6 +117,8 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Ended> {
     let Telemetry { metrics, health, audit } = telemetry;
+    let Connection { client, server } = api_server;
+    let ends = clock.latest(CLOCKS_APART);
     let (news_in, news) = mpsc::unbounded_channel();
     let leadership = Leadership::contested(&settings.leader, clock.clone());
     let gates = Gates::new(
@@ -126,7 +130,7 @@ pub async fn run(
             dry_run: settings.dry_run,
             closes_only: false,
         },
-        clock.clone(),
+        ends.clone(),
         metrics.clone(),
         audit.clone(),
         leadership.clone(),
@@ -157,7 +161,7 @@ pub async fn run(
         rights: request::Rights::default(),
         turns: request::Turns::default(),
         terms: request::ParsedTerms::default(),
-        started: clock.now(),
+        started: ends.now(),
         opens: request::Opens::default(),
         pace: request::Pace::default(),
         rooms: request::Rooms::new(concurrency),
@@ -168,6 +172,8 @@ pub async fn run(
         metrics,
         audit,
         clock,
+        ends,
+        api_server: server,
     });
 
     let policy_stream = {

@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 use super::config::Config;
 use super::settings;
 use crate::clock::Clock;
-use crate::controllers::{self, connection};
+use crate::controllers;
+use crate::controllers::connection::{self, Connection};
 use crate::providers::{Cloud, azure};
 use crate::telemetry::audit::record::Started;
 use crate::telemetry::log::{self, Format, Logging};
@@ -87,7 +88,7 @@ async fn serve(config: Config, kubeconfig: Option<&PathBuf>, measures: Metrics) 
     stop_on_signals(&shutdown)?;
     let settings = settings::settings(&config)?;
     let clouds = clouds(&config, &clock)?;
-    let client = client(kubeconfig).await?;
+    let api_server = connect(kubeconfig, &clock).await?;
     let ready = Health::new();
     let mut servers = JoinSet::new();
     for (name, address, router) in [
@@ -104,11 +105,11 @@ async fn serve(config: Config, kubeconfig: Option<&PathBuf>, measures: Metrics) 
         dry_run = config.dry_run,
         "started"
     );
-    tokio::spawn(check_user(client.clone(), config.controller_user.clone()));
+    tokio::spawn(check_user(api_server.client.clone(), config.controller_user.clone()));
 
     let audit = begin_audit(&config, &clock, &measures)?;
     let telemetry = Telemetry { metrics: measures, health: ready, audit: audit.clone() };
-    let controller = controllers::run(client, settings, clouds, telemetry, clock, shutdown.clone());
+    let controller = controllers::run(api_server, settings, clouds, telemetry, clock, shutdown.clone());
     let late = async {
         shutdown.cancelled().await;
         tokio::time::sleep(PATIENCE).await;
@@ -184,7 +185,7 @@ pub(super) fn clouds(config: &Config, clock: &Clock) -> anyhow::Result<BTreeMap<
         .collect()
 }
 
-async fn client(kubeconfig: Option<&PathBuf>) -> anyhow::Result<Client> {
+async fn connect(kubeconfig: Option<&PathBuf>, clock: &Clock) -> anyhow::Result<Connection> {
     let config = match kubeconfig {
         Some(path) => {
             let file = Kubeconfig::read_from(path)
@@ -197,7 +198,7 @@ async fn client(kubeconfig: Option<&PathBuf>) -> anyhow::Result<Client> {
             .await
             .context("found no way to the API server: give --kubeconfig FILE, or run as a pod")?,
     };
-    connection::client(config).context("failed to set up the connection to the API server")
+    connection::connect(config, clock).context("failed to set up the connection to the API server")
 }
 
 /// The admission policies let `controllerUser` alone write status. Whoever runs under another name had better

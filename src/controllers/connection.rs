@@ -18,6 +18,8 @@ use kube::client::{Body, ClientBuilder};
 use kube::runtime::watcher;
 use tower::{BoxError, Layer, Service};
 
+use crate::clock::{Clock, Server, http_date};
+
 /// How long a call may take.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 /// How long a watch lasts before it is begun anew where it stopped.
@@ -28,16 +30,27 @@ const SILENT: Duration = Duration::from_secs(45);
 /// How long it may take to connect.
 const CONNECT: Duration = Duration::from_secs(10);
 
+/// The API server.
+#[derive(Clone)]
+pub struct Connection {
+    /// Talks to it.
+    pub client: Client,
+    /// Its clock, as each answer tells it.
+    pub server: Server,
+}
+
 /// A client whose calls all end.
 ///
 /// # Errors
 /// When the configuration cannot be used, such as a certificate that cannot be read.
-pub fn client(mut config: kube::Config) -> Result<Client, kube::Error> {
+pub fn connect(mut config: kube::Config, clock: &Clock) -> Result<Connection, kube::Error> {
     config.connect_timeout = Some(CONNECT);
     config.read_timeout = Some(SILENT);
     // Else a call on a connection that was idle for long would have only what is left.
     config.reset_reader_on_write = true;
-    Ok(ClientBuilder::try_from(config)?.with_layer(&Patient(PATIENCE)).build())
+    let server = clock.server();
+    let client = ClientBuilder::try_from(config)?.with_layer(&Patient(PATIENCE, server.clone())).build();
+    Ok(Connection { client, server })
 }
 
 /// What is watched with: [`watcher::Config`] for watches that are begun anew often enough.
@@ -51,14 +64,14 @@ pub fn watching() -> watcher::Config {
 #[error("the API server did not answer within {} s", .0.as_secs())]
 struct Silent(Duration);
 
-#[derive(Clone, Copy, Debug)]
-struct Patient(Duration);
+#[derive(Clone, Debug)]
+struct Patient(Duration, Server);
 
 impl<S> Layer<S> for Patient {
     type Service = Bounded<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Bounded { inner, patience: self.0 }
+        Bounded { inner, patience: self.0, server: self.1.clone() }
     }
 }
 
@@ -67,6 +80,7 @@ impl<S> Layer<S> for Patient {
 struct Bounded<S> {
     inner: S,
     patience: Duration,
+    server: Server,
 }
 
 impl<S, B> Service<Request<Body>> for Bounded<S>
@@ -88,8 +102,14 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let streams = is_watch(request.uri());
         let answer = self.inner.call(request);
+        let server = self.server.clone();
         let whole = async move {
             let (head, body) = answer.await.map_err(Into::into)?.into_parts();
+            if let Some(at) =
+                head.headers.get(http::header::DATE).and_then(|date| http_date(date.to_str().ok()?))
+            {
+                server.said(at);
+            }
             if streams {
                 return Ok(Response::from_parts(head, Either::Right(body)));
             }
@@ -133,7 +153,7 @@ mod tests {
             }
         });
         let config = kube::Config::new(format!("http://{address}").parse().unwrap());
-        ClientBuilder::try_from(config).unwrap().with_layer(&Patient(SHORT)).build()
+        ClientBuilder::try_from(config).unwrap().with_layer(&Patient(SHORT, Server::default())).build()
     }
 
     const HEAD: &str =

@@ -14,7 +14,7 @@ use super::resolutions::Resolutions;
 use super::watched::Filled;
 use super::{Settings, admission, request, review};
 use crate::api::{JitAccessRequest, JitAccessReview, JitPolicy};
-use crate::clock::Clock;
+use crate::clock::{Clock, Server};
 use crate::plan::lease::Role;
 use crate::providers::Cloud;
 use crate::telemetry::{Audit, Metrics};
@@ -78,6 +78,10 @@ pub struct Context {
     pub audit: Audit,
     /// Tells the time.
     pub clock: Clock,
+    /// Tells the time by which things end.
+    pub ends: Clock,
+    /// The API server's clock.
+    pub api_server: Server,
 }
 
 impl Context {

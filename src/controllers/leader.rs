@@ -224,6 +224,9 @@ pub async fn run(context: &Context, health: &Health) {
         let role = leadership.role();
         context.metrics.leader(role == Role::Holder);
         context.metrics.overdue_rules(context.gates.overdue());
+        if let Some(ahead) = context.clock.ahead(&context.api_server) {
+            context.metrics.api_server_clock(ahead.as_secs());
+        }
         // Also one that is as it was, and was another in between.
         if roles.has_changed().unwrap_or_default() {
             roles.mark_unchanged();

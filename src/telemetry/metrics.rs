@@ -55,6 +55,7 @@ descriptions! {
     SWEEPS: "counter" "portcullis_sweeps" ["result"] "Sweeps for overdue and orphaned rules, by result";
     SWEPT_RULES: "counter" "portcullis_swept_rules" [] "Rules that a sweep closed";
     ADMISSION_IN_FORCE: "gauge" "portcullis_admission_in_force" [] "1 where requests and reviews that are created now count, 0 where the admission policies are not provably in force and nothing is opened, or another replica holds the lease";
+    API_CLOCK_AHEAD: "gauge" "portcullis_api_server_clock_ahead_seconds" [] "By how much the API server's clock was ahead of ours when it last answered; more than 30 s apart, nothing is opened";
     CLOCK_AHEAD: "gauge" "portcullis_cloud_clock_ahead_seconds" ["credential"] "By how much the cloud's clock was ahead of ours when it last answered; more than 30 s apart, nothing is opened";
     THROTTLED: "gauge" "portcullis_cloud_throttled_seconds" ["credential"] "For how long the cloud has asked to wait, as of the last sweep; closes do not wait";
     LEADER: "gauge" "leader_election_master_status" ["name"] "1 where this replica holds the lease and writes, else 0";
@@ -168,6 +169,7 @@ pub struct Metrics {
     sweeps: Family<Sweep, Counter>,
     swept_rules: Counter,
     admission_in_force: Gauge,
+    api_clock_ahead: Gauge,
     clock_ahead: Family<[(&'static str, String); 1], Gauge>,
     throttled: Family<[(&'static str, String); 1], Gauge>,
     leader: Family<Labels<1>, Gauge>,
@@ -212,6 +214,7 @@ impl Metrics {
             sweeps: add(&mut registry, SWEEPS, Family::default()),
             swept_rules: add(&mut registry, SWEPT_RULES, Counter::default()),
             admission_in_force: add(&mut registry, ADMISSION_IN_FORCE, Gauge::default()),
+            api_clock_ahead: add(&mut registry, API_CLOCK_AHEAD, Gauge::default()),
             clock_ahead: add(&mut registry, CLOCK_AHEAD, Family::default()),
             throttled: add(&mut registry, THROTTLED, Family::default()),
             leader: add(&mut registry, LEADER, Family::default()),
@@ -294,6 +297,11 @@ impl Metrics {
         }
         let throttled = i64::try_from(throttled.as_secs_f64().ceil() as u64).unwrap_or(i64::MAX);
         self.throttled.get_or_create(&label).set(throttled);
+    }
+
+    /// By how many seconds the API server's clock is ahead of ours.
+    pub fn api_server_clock(&self, ahead: i64) {
+        self.api_clock_ahead.set(ahead);
     }
 
     /// Whether this replica holds the lease. One that does not says nothing of what only the holder knows.

@@ -93,6 +93,7 @@ fn setup(plane: &ControlPlane) -> Setup {
             "metricsAddress": metrics,
         }),
         arguments: Vec::new(),
+        environment: Vec::new(),
         kubeconfig: plane.kubeconfig(User::Admin).unwrap(),
         folder,
         stdout: None,

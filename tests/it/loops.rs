@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use portcullis::api::values::ArmId;
 use portcullis::clock::Clock;
+use portcullis::controllers::connection::Connection;
 use portcullis::controllers::tenancy::{Tenancy, Tenant};
 use portcullis::controllers::{self, Settings};
 use portcullis::plan::model::{Access, Address, FirewallId, Hop, Machine, NetworkView, Nic, Os, Peer, Rule};
@@ -145,11 +146,11 @@ impl Bench {
             let clouds = BTreeMap::from([("main".to_owned(), memory.cloud())]);
             let (client, settings) = (client.clone(), settings.clone());
             tokio::spawn(async move {
+                let clock = Clock::system();
+                let api_server = Connection { client, server: clock.server() };
                 let telemetry =
                     Telemetry { metrics: Metrics::new(), health: Health::new(), audit: Audit::off() };
-                controllers::run(client, settings, clouds, telemetry, Clock::system(), shutdown)
-                    .await
-                    .unwrap();
+                controllers::run(api_server, settings, clouds, telemetry, clock, shutdown).await.unwrap();
             })
         };
         let shutdown = CancellationToken::new();

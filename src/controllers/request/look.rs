@@ -82,7 +82,10 @@ impl Look {
         admission: Admission,
         asked: bool,
     ) -> Self {
-        let now = context.clock.now();
+        let now = match state(request) {
+            State::Opening | State::Active | State::Closing => context.ends.now(),
+            _ => context.clock.now(),
+        };
         let namespace = request.namespace().unwrap_or_default();
         let judgement = match &policies {
             Some(policies) => judge(request, policies, &context.settings.pipelines, now),

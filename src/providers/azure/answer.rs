@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use rand::Rng;
 use reqwest::header::HeaderMap;
 use url::Url;
@@ -10,6 +9,7 @@ use url::Url;
 use super::client::Reply;
 use super::errors::Said;
 use super::token::TokenError;
+use crate::clock::http_date;
 use crate::providers::{CloudError, CloudErrorKind};
 
 /// The longest wait that `Retry-After` is believed.
@@ -83,16 +83,11 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let wait = match value.parse::<f64>() {
         Ok(seconds) => Duration::try_from_secs_f64(seconds).ok()?,
         Err(_) => {
-            let date = moment(&text(headers, "date")?)?;
-            Duration::try_from(moment(&value)?.duration_since(date)).unwrap_or_default()
+            let date = http_date(&text(headers, "date")?)?;
+            Duration::try_from(http_date(&value)?.duration_since(date)).unwrap_or_default()
         }
     };
     Some(wait.min(LONGEST_WAIT))
-}
-
-/// A moment as headers write it.
-pub(super) fn moment(text: &str) -> Option<Timestamp> {
-    Some(jiff::fmt::rfc2822::DateTimeParser::new().parse_zoned(text).ok()?.timestamp())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::SignedDuration;
@@ -19,12 +19,12 @@ use serde_json::Value;
 use tokio::time::Instant;
 use url::Url;
 
-use super::answer::{error, held_back, jitter, judged, moment, no_token, retry_after, subscription, text};
+use super::answer::{error, held_back, jitter, judged, no_token, retry_after, subscription, text};
 use super::errors::{self, Call};
 use super::http;
 use super::limiter::{Class, Limiter, Urgency};
 use super::token::{Token, TokenError, Tokens};
-use crate::clock::Clock;
+use crate::clock::{Clock, Server, http_date};
 use crate::providers::{CloudError, CloudErrorKind, Written};
 
 /// Longest that a read takes, retries included.
@@ -45,12 +45,9 @@ pub(super) struct Arm {
     tokens: Arc<Tokens>,
     pub(super) limiter: Limiter,
     clock: Clock,
-    /// Milliseconds by which the cloud's clock is ahead of ours, as of the last answer.
-    ahead: AtomicI64,
+    /// The cloud's own clock, as of the last answer.
+    server: Server,
 }
-
-/// Stands for no answer yet.
-const UNKNOWN: i64 = i64::MIN;
 
 /// A write to be sent.
 pub(super) struct WriteRequest<'a> {
@@ -93,15 +90,13 @@ pub(super) enum Silence {
 
 impl Arm {
     pub(super) fn new(http: reqwest::Client, base: Url, tokens: Arc<Tokens>, clock: Clock) -> Self {
-        let ahead = AtomicI64::new(UNKNOWN);
-        Self { http, base, tokens, limiter: Limiter::default(), clock, ahead }
+        let server = clock.server();
+        Self { http, base, tokens, limiter: Limiter::default(), clock, server }
     }
 
     /// By how much the cloud's clock was ahead of ours when it last answered, to a second or two.
     pub(super) fn ahead(&self) -> Option<SignedDuration> {
-        Some(self.ahead.load(Ordering::SeqCst))
-            .filter(|ahead| *ahead != UNKNOWN)
-            .map(SignedDuration::from_millis)
+        self.clock.ahead(&self.server)
     }
 
     /// The address of a path of Resource Manager.
@@ -396,9 +391,8 @@ impl Arm {
             }
         })?;
         let (status, headers) = (response.status(), response.headers().clone());
-        if let Some(date) = moment(text(&headers, "date").as_deref().unwrap_or_default()) {
-            let ahead = date.as_millisecond() - self.clock.now().as_millisecond();
-            self.ahead.store(ahead, Ordering::SeqCst);
+        if let Some(date) = http_date(text(&headers, "date").as_deref().unwrap_or_default()) {
+            self.server.said(date);
         }
         let body = http::bounded(response, LARGEST).await.map_err(Silence::Broken)?;
         let given =

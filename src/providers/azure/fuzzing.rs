@@ -51,7 +51,7 @@ pub fn headers(bytes: &[u8]) {
         }
     }
     let _ = answer::retry_after(&map);
-    let _ = answer::text(&map, "date").and_then(|date| answer::moment(&date));
+    let _ = answer::text(&map, "date").and_then(|date| crate::clock::http_date(&date));
 }
 
 /// What a token endpoint answers.

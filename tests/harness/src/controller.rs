@@ -1,5 +1,6 @@
 //! The program under test, started as users start it: `portcullis run --config FILE --kubeconfig FILE`.
 
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -25,6 +26,8 @@ pub struct Setup {
     pub config: Value,
     /// More arguments for `portcullis run`.
     pub arguments: Vec<String>,
+    /// More environment variables.
+    pub environment: Vec<(OsString, OsString)>,
     /// The kubeconfig that it uses.
     pub kubeconfig: PathBuf,
     /// Where configuration, secret and log go. Its name is that of the pod: one that is started again is the same
@@ -82,6 +85,7 @@ impl Setup {
         Ok(Self {
             config,
             arguments: Vec::new(),
+            environment: Vec::new(),
             kubeconfig: plane.service_account_kubeconfig(CONTROLLER.0, CONTROLLER.1).await?,
             folder,
             stdout: None,
@@ -278,6 +282,7 @@ fn spawn(setup: &Setup) -> anyhow::Result<Process> {
         .arg(&setup.kubeconfig)
         .args(&setup.arguments)
         .env_remove("KUBECONFIG")
+        .envs(setup.environment.iter().map(|(name, value)| (name, value)))
         .env("HOME", &setup.folder)
         .env("POD_NAME", setup.folder.file_name().unwrap_or_default())
         .env("POD_UID", "the-same");

@@ -32,6 +32,7 @@ pub mod scratch;
 pub mod simulator;
 pub mod stage;
 pub mod wait;
+pub mod wall_clock;
 pub mod world;
 
 use std::path::PathBuf;

@@ -23,14 +23,25 @@ pub struct Fault {
     pub gaps: bool,
 }
 
+impl Fault {
+    /// How often it strikes.
+    pub fn strikes(&self) -> usize {
+        match &self.what {
+            What::CrashAtApi(numbers) | What::CrashAtCloud(numbers) => numbers.len(),
+            _ => 1,
+        }
+    }
+}
+
 /// What is done to whom.
 #[derive(Debug, Clone)]
 pub enum What {
     Nothing,
-    /// The controller is killed when the API server has done its write of this number, before it hears of that.
-    CrashAtApi(u64),
+    /// The controller is killed when the API server has done its write of this number, before it hears of that; and the
+    /// one that is started then at the next number.
+    CrashAtApi(Vec<u64>),
     /// The same of the cloud.
-    CrashAtCloud(u64),
+    CrashAtCloud(Vec<u64>),
     KillHolder,
     PauseHolder,
     /// The Lease is deleted, again and again: everybody may have it.
@@ -40,6 +51,10 @@ pub enum What {
     Cloud(Vec<Value>),
     /// What the cloud says what time it is.
     CloudClock(&'static str),
+    /// The controller's own clock is set, to so many seconds ahead.
+    WallClock(i64),
+    /// One of another cluster locks a port on the same group, and opens it from time to time.
+    AnotherCluster,
     ResourceLock,
     /// Reads the group early, and writes it as it was when all is closed.
     BringBack,
@@ -172,6 +187,9 @@ pub fn all() -> Vec<Fault> {
         fault("cloud: rights revoked and restored", What::Revoke, 6, 40),
         fault("cloud: clock 90 s ahead", What::CloudClock("90s"), 4, 45),
         fault("cloud: clock 90 s behind", What::CloudClock("-90s"), 4, 45),
+        fault("the controller's clock set 50 min back", What::WallClock(-3000), 6, 45),
+        fault("the controller's clock set 50 min ahead", What::WallClock(3000), 6, 45),
+        fault("others: another cluster on the same group", What::AnotherCluster, 0, 45),
         fault("others: a resource lock against deletion", What::ResourceLock, 6, 40),
         fault("others: a closed rule brought back", What::BringBack, 5, 50),
         fault("others: the group rewritten every second", What::Rewrite, 0, 45),
@@ -191,10 +209,17 @@ pub fn all() -> Vec<Fault> {
     all
 }
 
-/// A crash after each write of the story, as many as one without faults has.
+/// A crash after each write of the story, as many as one without faults has; two in each story, half of it apart.
 pub fn crashes(api: u64, cloud: u64) -> Vec<Fault> {
-    let at_api = (1..=api).map(|k| fault(&format!("crash after API write {k}"), What::CrashAtApi(k), 0, 50));
-    let at_cloud =
-        (1..=cloud).map(|k| fault(&format!("crash after cloud write {k}"), What::CrashAtCloud(k), 0, 50));
-    at_api.chain(at_cloud).collect()
+    let series = |which: &str, writes: u64, what: fn(Vec<u64>) -> What| -> Vec<Fault> {
+        let half = writes.div_ceil(2);
+        let one = |first: u64| {
+            let numbers: Vec<u64> = [first, first + half].into_iter().filter(|k| *k <= writes).collect();
+            let said = numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(", then ");
+            fault(&format!("crash after {which} write {said}"), what(numbers), 0, 50)
+        };
+        (1..=half).map(one).collect()
+    };
+    let at_api = series("API", api, What::CrashAtApi);
+    at_api.into_iter().chain(series("cloud", cloud, What::CrashAtCloud)).collect()
 }

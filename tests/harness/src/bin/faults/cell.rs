@@ -4,19 +4,23 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use jiff::Timestamp;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::another_cluster;
 use crate::catalogue::{Fault, What};
 use crate::gateway::Gateway;
+use crate::scenario::Scenario;
 use crate::story::{CLIENT, Story, may_all};
 use crate::verdict::Findings;
 use portcullis_harness::control_plane::User;
 use portcullis_harness::controller::Controller;
 use portcullis_harness::process::signal;
 use portcullis_harness::simulator::Simulator;
+use portcullis_harness::wall_clock::WallClock;
 
 /// What came of a cell.
 #[derive(Debug, Clone)]
@@ -27,8 +31,8 @@ pub struct Outcome {
     pub writes: (u64, u64),
     /// Calls to the API server and to the cloud, a minute.
     pub calls_a_minute: (f64, f64),
-    /// Whether it went wrong as it was to; a crash after a write that never comes does not.
-    pub struck: bool,
+    /// How often it went wrong as it was to, and how often it was to; a crash after a write that never comes does not.
+    pub struck: (usize, usize),
     pub took: Duration,
     /// What the replicas logged.
     pub logs: Vec<String>,
@@ -38,16 +42,20 @@ pub struct Outcome {
 pub async fn play(fault: &Fault, expected: Option<&BTreeSet<String>>) -> anyhow::Result<Outcome> {
     let begun = Instant::now();
     let mut story = Story::prepare().await?;
+    if matches!(fault.what, What::WallClock(_)) {
+        story.set_up_wall_clock()?;
+    }
     let (simulator, gateway) = (Arc::clone(&story.simulator), Arc::clone(&story.gateway));
     let group = story.shared_group();
     let before = simulator.get(&group).await?;
     // A crash is waited for from the first write on, everything else begins with the requests.
-    if let What::CrashAtApi(number) = fault.what {
-        gateway.hold(number);
+    if let What::CrashAtApi(numbers) = &fault.what {
+        gateway.hold(numbers[0]);
     }
-    if let What::CrashAtCloud(number) = fault.what {
-        let held = json!({"name": "held", "path": RULES, "nth": number, "count": 1, "effect": {"timeoutAfterCommit": "90s"}});
-        simulator.control(Method::POST, "faults", Some(&held)).await?;
+    if let What::CrashAtCloud(numbers) = &fault.what {
+        let held = |number: &u64| json!({"name": "held", "path": RULES, "nth": number, "count": 1, "effect": {"timeoutAfterCommit": "90s"}});
+        let held: Vec<Value> = numbers.iter().map(held).collect();
+        simulator.control(Method::POST, "faults", Some(&json!(held))).await?;
     }
     let mut replicas = Vec::new();
     for _ in 0..fault.replicas {
@@ -82,7 +90,8 @@ pub async fn play(fault: &Fault, expected: Option<&BTreeSet<String>>) -> anyhow:
     // What lands late, and what is looked at each few seconds, has its time.
     tokio::time::sleep(Duration::from_secs(8)).await;
     story.settle(expected).await?;
-    let findings = story.judge(over, fault.bound, fault.gaps).await?;
+    let mut findings = story.judge(over, fault.bound, fault.gaps).await?;
+    findings.wrong.extend(trouble.wrong.iter().map(|what| (Scenario::Lock, what.clone())));
     let minutes = playing.elapsed().as_secs_f64() / 60.0;
     let (cloud_calls, cloud_writes) = story.cloud_calls().await?;
     let api_calls = story.gateway.calls() - calls;
@@ -91,7 +100,7 @@ pub async fn play(fault: &Fault, expected: Option<&BTreeSet<String>>) -> anyhow:
         findings,
         writes: (story.gateway.writes(), u64::try_from(cloud_writes)?),
         calls_a_minute: (api_calls as f64 / minutes, cloud_calls as f64 / minutes),
-        struck: trouble.struck,
+        struck: (trouble.struck, fault.strikes()),
         took: begun.elapsed(),
         logs: trouble.replicas.iter().filter_map(|replica| replica.log_text().ok()).collect(),
     })
@@ -107,7 +116,10 @@ pub struct Driver {
     group: String,
     before: Value,
     admin: Admin,
-    struck: bool,
+    wall_clock: Option<WallClock>,
+    struck: usize,
+    /// What was found wrong while it went wrong.
+    wrong: Vec<String>,
 }
 
 /// Whoever may do everything to the API server.
@@ -135,7 +147,18 @@ impl Driver {
         group: String,
         before: Value,
     ) -> anyhow::Result<Self> {
-        Ok(Self { simulator, gateway, replicas, group, before, admin: Admin::of(story)?, struck: false })
+        let (admin, wall_clock) = (Admin::of(story)?, story.wall_clock.clone());
+        Ok(Self {
+            simulator,
+            gateway,
+            replicas,
+            group,
+            before,
+            admin,
+            wall_clock,
+            struck: 0,
+            wrong: Vec::new(),
+        })
     }
 
     /// Until nothing goes wrong any more; when that was.
@@ -144,8 +167,8 @@ impl Driver {
         fault: &Fault,
         locked: tokio::sync::oneshot::Receiver<()>,
     ) -> anyhow::Result<Timestamp> {
-        if matches!(fault.what, What::CrashAtApi(_) | What::CrashAtCloud(_)) {
-            return self.crash(fault, locked).await;
+        if let What::CrashAtApi(numbers) | What::CrashAtCloud(numbers) = &fault.what {
+            return self.crash(fault, numbers, locked).await;
         }
         locked.await?;
         tokio::time::sleep(Duration::from_secs(fault.from)).await;
@@ -156,7 +179,7 @@ impl Driver {
     /// Has it go wrong, as long as it is to.
     pub async fn go_wrong(&mut self, fault: &Fault) -> anyhow::Result<()> {
         let until = Instant::now() + Duration::from_secs(fault.until - fault.from);
-        self.struck = true;
+        self.struck = 1;
         match fault.what.clone() {
             What::Nothing | What::CrashAtApi(_) | What::CrashAtCloud(_) => {}
             What::Api(trouble) => {
@@ -174,6 +197,13 @@ impl Driver {
                 tokio::time::sleep_until(until).await;
                 self.simulator.control(Method::POST, "clock", Some(&json!({"dateSkew": "0s"}))).await?;
             }
+            What::WallClock(ahead) => {
+                let clock = self.wall_clock.as_ref().context("no wall clock was set up")?;
+                clock.set(ahead)?;
+                tokio::time::sleep_until(until).await;
+                clock.set(0)?;
+            }
+            What::AnotherCluster => self.wrong = another_cluster::play(&self.simulator, until).await?,
             What::KillHolder => {
                 self.replicas[0].kill();
             }
@@ -230,10 +260,11 @@ impl Driver {
         Ok(())
     }
 
-    /// Kills the controller when its write was done, and starts it again.
+    /// Kills the controller when a write of it was done, and starts it again; and that one at the next.
     async fn crash(
         &mut self,
         fault: &Fault,
+        numbers: &[u64],
         locked: tokio::sync::oneshot::Receiver<()>,
     ) -> anyhow::Result<Timestamp> {
         let mut locked = std::pin::pin!(locked);
@@ -245,14 +276,17 @@ impl Driver {
                     let faults = self.simulator.control(Method::GET, "faults", None).await?;
                     faults
                         .as_array()
-                        .is_some_and(|all| all.iter().any(|one| one["name"] == "held" && one["struck"] == 1))
+                        .is_some_and(|all| all.iter().filter(|one| one["struck"] == 1).count() > self.struck)
                 }
             };
             if held {
                 self.replicas[0].kill();
                 self.replicas[0].restart_unready()?;
-                self.struck = true;
-                return Ok(Timestamp::now());
+                self.struck += 1;
+                let Some(next) = numbers.get(self.struck) else { return Ok(Timestamp::now()) };
+                if matches!(fault.what, What::CrashAtApi(_)) {
+                    self.gateway.hold(*next);
+                }
             }
             if until.is_none() && futures::FutureExt::now_or_never(&mut locked).is_some() {
                 until = Some(Instant::now() + Duration::from_secs(fault.until));

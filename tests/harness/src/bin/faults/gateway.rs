@@ -114,6 +114,7 @@ impl Gateway {
     /// The write of this number, from 1, is passed on, and its answer is kept back for ever.
     pub fn hold(&self, number: u64) {
         self.shared.hold_at.store(number, Ordering::SeqCst);
+        self.shared.held.store(false, Ordering::SeqCst);
     }
 
     /// Whether such an answer is being kept back.

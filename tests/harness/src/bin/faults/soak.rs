@@ -47,6 +47,7 @@ pub struct Soaked {
 #[allow(clippy::print_stdout)]
 pub async fn soak(length: Duration) -> anyhow::Result<bool> {
     let mut story = Story::prepare().await?;
+    story.set_up_wall_clock()?;
     let replica = story.replica()?;
     let pid = replica.id();
     story.lock().await?;
@@ -137,7 +138,10 @@ async fn trouble(
     let fits = |fault: &&Fault| {
         !fault.gaps
             && fault.replicas == 1
-            && !matches!(fault.what, What::Nothing | What::BringBack | What::ResourceLock | What::LoseLease)
+            && !matches!(
+                fault.what,
+                What::Nothing | What::BringBack | What::ResourceLock | What::LoseLease | What::AnotherCluster
+            )
     };
     let faults: Vec<Fault> = all().iter().filter(fits).cloned().collect();
     while Instant::now() + TROUBLE + CALM < ended {

@@ -21,6 +21,7 @@ use portcullis_harness::lending::{Lent, lend};
 use portcullis_harness::process::Lifetime;
 use portcullis_harness::simulator::{Simulator, SimulatorOptions};
 use portcullis_harness::wait::eventually;
+use portcullis_harness::wall_clock::WallClock;
 
 /// Whoever is never let in.
 pub const STRANGER: &str = "198.51.100.23";
@@ -59,6 +60,8 @@ pub struct Story {
     /// When the end of a grant was asked for, by its request.
     pub asked: BTreeMap<String, Timestamp>,
     pub seen: BTreeMap<String, Value>,
+    /// That of the replicas, where it is to be set.
+    pub wall_clock: Option<WallClock>,
     /// Where the replicas answer `/metrics`.
     metrics: Vec<String>,
 }
@@ -103,10 +106,19 @@ impl Story {
             locked: BTreeMap::new(),
             asked: BTreeMap::new(),
             seen: BTreeMap::new(),
+            wall_clock: None,
             metrics: Vec::new(),
         };
         story.build().await?;
         Ok(story)
+    }
+
+    /// Gives replicas that are still to come a wall clock that can be set.
+    pub fn set_up_wall_clock(&mut self) -> anyhow::Result<()> {
+        let clock = WallClock::new(&self.setup.folder)?;
+        self.setup.environment = clock.environment();
+        self.wall_clock = Some(clock);
+        Ok(())
     }
 
     /// One more controller, as a pod of its own.
