@@ -17,7 +17,7 @@ APART := $(PYTHON) -c 'import os, sys; os.setsid(); os.execvp(sys.argv[1], sys.a
 # More than cores: the longest tests wait for deadlines most of the time.
 TEST_THREADS ?= 8
 
-.PHONY: help demo demo-firewall up down test faults soak build controlplane crds docs lint fmt prerequisites
+.PHONY: help demo demo-firewall up down test faults soak build controlplane crds chart docs lint fmt prerequisites
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -36,21 +36,23 @@ down: ## End exactly what `make up` started
 	elif [ -e .playground ]; then $(MAKE) --no-print-directory build && $(PLAYGROUND) down; \
 	else echo "Nothing is running."; fi
 
-# What waits for most of its time runs beside the rest: the playground's demo, and the clients of others.
-test: prerequisites ## Run every test (about 12 minutes on 2 cores once all is built)
+# What waits for most of its time runs beside the rest: the playground's demo, the clients of others, and a tenth of the
+# matrix of faults, which begins with minutes in which nothing goes wrong.
+test: prerequisites ## Run every test (about 14 minutes on 2 cores once all is built)
 	@begun=$$SECONDS; status=0; beside=$$(mktemp -d); trap 'for job in $$(jobs -p); do kill -- -$$job 2>/dev/null || true; done; rm -rf "$$beside"' EXIT; \
 	trap 'exit 130' INT TERM; \
 	echo "building the programs and their tests into $(CARGO_TARGET_DIR) (6 minutes the first time)"; \
 	(cd $(SOURCES) && cargo test --locked --workspace --all-targets --no-run); \
 	echo "making ready the Azure SDK for Python and the az CLI meanwhile (2 minutes the first time)"; \
 	$(APART) tests/clients/setup.sh >"$$beside/setup" 2>&1 & setup=$$!; \
-	$(PLAYGROUND) assets; \
+	$(PLAYGROUND) assets; $(PLAYGROUND) tools; \
 	if wait $$setup; then rm "$$beside/setup"; else status=1; fi; \
 	(cd $(SOURCES) && exec $(APART) cargo test --locked --workspace --test harness -- --test-threads=1 playground) >"$$beside/playground" 2>&1 & playground=$$!; \
 	(cd $(SOURCES) && cargo test --locked --workspace --lib --bins --test it --no-fail-fast -- --test-threads=$(TEST_THREADS)) || status=$$?; \
 	AZURE_SIMULATOR=$(CARGO_TARGET_DIR)/debug/azure-simulator $(APART) tests/clients/run.sh >"$$beside/clients" 2>&1 & clients=$$!; \
+	$(APART) $(CARGO_TARGET_DIR)/debug/faults --part 6/10 >"$$beside/faults" 2>&1 & faults=$$!; \
 	(cd $(SOURCES) && cargo test --locked --workspace --test harness -- --test-threads=$(TEST_THREADS) --skip playground) || status=$$?; \
-	wait $$playground || status=$$?; wait $$clients || status=$$?; cat "$$beside"/*; \
+	wait $$playground || status=$$?; wait $$clients || status=$$?; wait $$faults || status=$$?; cat "$$beside"/*; \
 	$(PYTHON) tests/mirror.py --back $(CURDIR) $(SOURCES) || status=$$?; \
 	if [ $$status -eq 0 ]; then echo "every test passed in $$((SECONDS - begun)) s"; else exit $$status; fi
 
@@ -69,9 +71,14 @@ build: prerequisites ## Build the controller, kubectl jit, the simulator and the
 controlplane: build ## Build etcd, kube-apiserver, kube-controller-manager and kubectl once (5 to 10 minutes)
 	@$(PLAYGROUND) assets
 
-crds: build ## Write crds/ and deploy/base/admission.yaml from the program
+crds: build ## Write crds/ and deploy/base/admission.yaml from the program, and copy what the chart carries
 	$(CARGO_TARGET_DIR)/debug/portcullis crds --output-dir crds
 	$(CARGO_TARGET_DIR)/debug/portcullis admission --output deploy/base/admission.yaml
+	cp crds/jit*.yaml charts/portcullis/files/crds/
+	cp deploy/base/admission.yaml deploy/base/controller-roles.yaml deploy/base/user-roles.yaml charts/portcullis/files/
+
+chart: build ## Write the chart's README from its values
+	cd charts/portcullis && "$$($(PLAYGROUND) tools)/helm-docs" --log-level error
 
 docs: build ## Bring the generated parts of docs/ up to date
 	$(CARGO_TARGET_DIR)/debug/portcullis docs

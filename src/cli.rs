@@ -15,6 +15,7 @@ pub mod config;
 mod config_check;
 mod crds;
 pub mod docs;
+mod drain;
 pub mod jit;
 mod run;
 mod scopes;
@@ -47,6 +48,11 @@ enum Command {
     /// id is left; 1 nothing could be read; 2 wrong usage; 3 a dry run found something to adopt; 4 something is left, or a
     /// scope could not be read.
     Adopt(adopt::Arguments),
+    /// Close every grant and let go of all objects, before an uninstall.
+    ///
+    /// Policies are suspended until the controller, which has to be running, has closed what is open. Then the finalizers are
+    /// taken off policies and requests, so that they can be deleted without it, and the policies are as they were. Locks stay.
+    Drain(drain::Arguments),
     /// Print the custom resource definitions, or write them as files.
     Crds(crds::Arguments),
     /// Print the admission policies, or write them to a file.
@@ -72,6 +78,7 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Run(arguments) => run::run(&arguments).map(done),
         Command::Sweep(arguments) => sweep::run(&arguments, &mut std::io::stdout().lock()),
         Command::Adopt(arguments) => adopt::run(&arguments, &mut std::io::stdout().lock()),
+        Command::Drain(arguments) => drain::run(&arguments, &mut std::io::stdout()).map(done),
         Command::Crds(arguments) => crds::run(&arguments, &mut std::io::stdout().lock()).map(done),
         Command::Admission(arguments) => admission::run(&arguments, &mut std::io::stdout().lock()).map(done),
         Command::Docs(arguments) => docs::run(&arguments, &mut std::io::stdout().lock()).map(done),

@@ -41,6 +41,7 @@ use crate::telemetry::{Check, ReconcileResult, Telemetry};
 pub mod admission;
 pub mod connection;
 mod context;
+pub mod drain;
 pub mod events;
 pub mod gate;
 pub mod history;

@@ -185,7 +185,7 @@ pub(super) fn clouds(config: &Config, clock: &Clock) -> anyhow::Result<BTreeMap<
         .collect()
 }
 
-async fn connect(kubeconfig: Option<&PathBuf>, clock: &Clock) -> anyhow::Result<Connection> {
+pub(super) async fn connect(kubeconfig: Option<&PathBuf>, clock: &Clock) -> anyhow::Result<Connection> {
     let config = match kubeconfig {
         Some(path) => {
             let file = Kubeconfig::read_from(path)

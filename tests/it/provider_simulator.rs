@@ -251,6 +251,49 @@ async fn tls_is_trusted_by_the_certificates_that_are_given_and_by_no_others() {
     assert_eq!(error.field, "cloud.caFile");
 }
 
+/// As whoever answers in the place of Resource Manager with a certificate that is somebody else's.
+#[tokio::test]
+async fn a_certificate_of_another_name_is_refused_before_anything_is_sent() {
+    let world = SimulatedWorld::start().await;
+    let simulator = &world.simulator;
+    let (ca, secret) = (tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
+    std::fs::write(ca.path(), &simulator.ca_pem).unwrap();
+    std::fs::write(secret.path(), &simulator.options.client_secret).unwrap();
+    let own = url::Url::parse(simulator.tls_url.as_deref().unwrap()).unwrap();
+    let behind = ("127.0.0.1", own.port().unwrap());
+    let listener = tokio::net::TcpListener::bind("127.0.0.2:0").await.unwrap();
+    let other = format!("https://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut from, _)) = listener.accept().await {
+            let mut to = tokio::net::TcpStream::connect(behind).await.unwrap();
+            // Whoever finds the certificate wrong hangs up.
+            let _ = tokio::io::copy_bidirectional(&mut from, &mut to).await;
+        }
+    });
+    let credential = CredentialConfig {
+        name: "main".into(),
+        client_secret: Some(ClientSecretConfig {
+            tenant_id: simulator.options.tenant_id.clone(),
+            client_id: simulator.options.client_id.clone(),
+            secret_file: secret.path().into(),
+        }),
+        ..CredentialConfig::default()
+    };
+    let cloud = CloudConfig {
+        name: CloudName::Custom,
+        resource_manager: Some(other),
+        authority: simulator.tls_url.clone(),
+        ca_file: Some(ca.path().into()),
+        ..CloudConfig::default()
+    };
+    let cloud = build(&cloud, &credential, Clock::system()).unwrap();
+    let error =
+        cloud.firewall.put(&firewall(), &rule("open", 200), Duration::from_secs(2)).await.unwrap_err();
+    assert!(error.message.to_lowercase().contains("certificate"), "{error}");
+    let error = cloud.firewall.observe(&firewall()).await.unwrap_err();
+    assert!(error.message.to_lowercase().contains("certificate"), "{error}");
+}
+
 #[tokio::test]
 async fn a_token_that_the_tenant_refuses_is_told_as_such() {
     let world = SimulatedWorld::start().await;

@@ -44,19 +44,7 @@ impl Assets {
         let module = crate::checkout().join("tests/controlplane");
         let source = Source::read(&module)?;
         let home = cache()?.join(format!("controlplane-{}-{}", source.version, source.digest));
-        let folder = home.join("bin");
-        if !folder.is_dir() {
-            fs::create_dir_all(&home).with_context(|| format!("failed to create {}", home.display()))?;
-            let lock = File::create(home.join("lock"))?;
-            if lock.try_lock().is_err() {
-                say("another run is building the control plane: waiting for it (up to 10 minutes)");
-                lock.lock()?;
-            }
-            // Who held the lock may have finished the work.
-            if !folder.is_dir() {
-                build(&module, &source, &home, &folder, say)?;
-            }
-        }
+        let folder = once(&home, &say, |folder| build(&module, &source, &home, folder, &say))?;
         Ok(Self { folder })
     }
 
@@ -86,6 +74,29 @@ pub(crate) fn cache() -> anyhow::Result<PathBuf> {
         .or_else(|| set("XDG_CACHE_HOME").map(|folder| folder.join("portcullis")))
         .or_else(|| set("HOME").map(|folder| folder.join(".cache/portcullis")))
         .context("none of PORTCULLIS_CACHE, XDG_CACHE_HOME and HOME is set: there is no place to build into")
+}
+
+/// The programs in `home`, which `build` makes where they are not there yet. Several processes may ask at once: one builds,
+/// the others wait.
+pub(crate) fn once(
+    home: &Path,
+    say: impl Fn(&str),
+    build: impl FnOnce(&Path) -> anyhow::Result<()>,
+) -> anyhow::Result<PathBuf> {
+    let folder = home.join("bin");
+    if !folder.is_dir() {
+        fs::create_dir_all(home).with_context(|| format!("failed to create {}", home.display()))?;
+        let lock = File::create(home.join("lock"))?;
+        if lock.try_lock().is_err() {
+            say("another run is building these programs: waiting for it (up to 10 minutes)");
+            lock.lock()?;
+        }
+        // Who held the lock may have finished the work.
+        if !folder.is_dir() {
+            build(&folder)?;
+        }
+    }
+    Ok(folder)
 }
 
 /// A short name for the contents of files.
@@ -134,41 +145,44 @@ fn build(
     folder: &Path,
     say: impl Fn(&str),
 ) -> anyhow::Result<()> {
-    let go = go_version(module)?;
-    ensure!(
-        go >= OLDEST_GO,
-        "Go {}.{} is too old to build the Kubernetes control plane: install Go {}.{} or later from \
-         https://go.dev/dl, or set KUBEBUILDER_ASSETS",
-        go.0,
-        go.1,
-        OLDEST_GO.0,
-        OLDEST_GO.1
-    );
     say(&format!(
         "building etcd, kube-apiserver, kube-controller-manager and kubectl {} once, into {}: 5 to 10 minutes on 2 cores",
         source.version,
         folder.display()
     ));
+    let mut numbers = source.version.trim_start_matches('v').split('.');
+    let mut number = || numbers.next().unwrap_or_default();
+    let of = "k8s.io/component-base/version";
+    let flags = format!(
+        "-s -w -X {of}.gitVersion={} -X {of}.gitMajor={} -X {of}.gitMinor={}",
+        source.version,
+        number(),
+        number()
+    );
+    go_build(module, home, folder, &flags, "./cmd/...", say)
+}
+
+/// Builds commands of a Go module into `folder`, which is in `home` and not there yet.
+pub(crate) fn go_build(
+    module: &Path,
+    home: &Path,
+    folder: &Path,
+    flags: &str,
+    commands: &str,
+    say: impl Fn(&str),
+) -> anyhow::Result<()> {
+    let go = go_version(module)?;
+    ensure!(
+        go >= OLDEST_GO,
+        "Go {}.{} is too old: install Go {}.{} or later from https://go.dev/dl",
+        go.0,
+        go.1,
+        OLDEST_GO.0,
+        OLDEST_GO.1
+    );
     let begun = Instant::now();
     // A half-finished folder must never look like a finished one: built aside, then renamed.
     let aside = tempfile::Builder::new().prefix("building-").tempdir_in(home)?;
-    let (major, minor) = (source.version.trim_start_matches('v').split('.')).fold(
-        (String::new(), String::new()),
-        |(major, minor), part| {
-            if major.is_empty() {
-                (part.to_owned(), minor)
-            } else if minor.is_empty() {
-                (major, part.to_owned())
-            } else {
-                (major, minor)
-            }
-        },
-    );
-    let of = "k8s.io/component-base/version";
-    let flags = format!(
-        "-s -w -X {of}.gitVersion={} -X {of}.gitMajor={major} -X {of}.gitMinor={minor}",
-        source.version
-    );
     let mut output = OsString::from(aside.path());
     output.push("/");
     let built = Command::new("go")
@@ -176,9 +190,9 @@ fn build(
         .env("CGO_ENABLED", "0")
         // A quarter less time: the compiler collects its garbage less often, and nothing is written for debuggers.
         .env("GOGC", "400")
-        .args(["build", "-trimpath", "-gcflags=all=-dwarf=false", "-ldflags", &flags, "-o"])
+        .args(["build", "-trimpath", "-gcflags=all=-dwarf=false", "-ldflags", flags, "-o"])
         .arg(&output)
-        .arg("./cmd/...")
+        .arg(commands)
         .output()
         .context("failed to run go")?;
     if !built.status.success() {

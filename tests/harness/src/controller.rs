@@ -55,11 +55,9 @@ impl Setup {
     /// When the service account is missing or a file cannot be written.
     pub async fn new(plane: &ControlPlane, simulator: &Simulator) -> anyhow::Result<Self> {
         let cloud = simulator.announcement();
-        let folder = plane.folder().join(format!("controller-{:08x}", rand::random::<u32>()));
-        std::fs::create_dir_all(&folder)?;
-        let secret = folder.join("client-secret");
+        let mut setup = Self::new_for(plane, CONTROLLER, Value::Null).await?;
+        let secret = setup.folder.join("client-secret");
         write_private(&secret, &cloud.client_secret)?;
-        let [probes, metrics] = crate::ports::free()?.map(|port| format!("127.0.0.1:{port}"));
         let config = json!({
             "clusterId": "playground",
             "cloud": {
@@ -79,14 +77,34 @@ impl Setup {
             // There is one API server, with one clock.
             "admissionMargin": "1s",
             "unfinishedWrites": "5s",
-            "healthAddress": probes,
-            "metricsAddress": metrics,
+            "healthAddress": setup.probes,
+            "metricsAddress": setup.metrics,
         });
+        setup.config = config;
+        Ok(setup)
+    }
+
+    /// As a service account, given as namespace and name, with this configuration; on free loopback ports.
+    ///
+    /// # Errors
+    /// As [`Setup::new`].
+    pub async fn new_for(
+        plane: &ControlPlane,
+        account: (&str, &str),
+        mut config: Value,
+    ) -> anyhow::Result<Self> {
+        let folder = plane.folder().join(format!("controller-{:08x}", rand::random::<u32>()));
+        std::fs::create_dir_all(&folder)?;
+        let [probes, metrics] = crate::ports::free()?.map(|port| format!("127.0.0.1:{port}"));
+        if let Some(config) = config.as_object_mut() {
+            config.insert("healthAddress".to_owned(), json!(probes));
+            config.insert("metricsAddress".to_owned(), json!(metrics));
+        }
         Ok(Self {
             config,
             arguments: Vec::new(),
             environment: Vec::new(),
-            kubeconfig: plane.service_account_kubeconfig(CONTROLLER.0, CONTROLLER.1).await?,
+            kubeconfig: plane.service_account_kubeconfig(account.0, account.1).await?,
             folder,
             stdout: None,
             stderr: None,

@@ -31,6 +31,7 @@ pub mod proxy;
 pub mod scratch;
 pub mod simulator;
 pub mod stage;
+pub mod tools;
 pub mod wait;
 pub mod wall_clock;
 pub mod world;
@@ -45,6 +46,7 @@ pub use process::Lifetime;
 pub use proxy::Proxy;
 pub use simulator::Simulator;
 pub use stage::Stage;
+pub use tools::Tools;
 pub use wait::eventually;
 pub use world::World;
 

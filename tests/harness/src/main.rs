@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use portcullis_harness::assets::Assets;
+use portcullis_harness::tools::Tools;
 
 /// A real API server, an Azure simulator and a controller, to try things with.
 #[derive(Debug, Parser)]
@@ -20,6 +21,8 @@ struct Arguments {
 enum Task {
     /// Builds etcd, kube-apiserver, kube-controller-manager and kubectl unless they are there, and prints their folder.
     Assets,
+    /// Builds Helm and what judges charts and alerts, unless they are there, and prints their folder.
+    Tools,
     /// Starts everything and leaves it running; writes `env` into the folder.
     Up(playground::up::Arguments),
     /// Ends exactly what `up` started, and removes the folder.
@@ -35,6 +38,7 @@ enum Task {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Task::Assets => assets(),
+        Task::Tools => tools(),
         Task::Up(arguments) => run(playground::up::up(arguments)),
         Task::Down(arguments) => playground::up::down(&arguments),
         Task::Demo => run(playground::demo::demo()),
@@ -50,6 +54,14 @@ fn main() -> ExitCode {
 
 fn run(task: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(task)
+}
+
+fn tools() -> anyhow::Result<ExitCode> {
+    let tools = Tools::find_or_build(|line| {
+        let _ = writeln!(std::io::stderr(), "{line}");
+    })?;
+    writeln!(std::io::stdout(), "{}", tools.path("").display())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn assets() -> anyhow::Result<ExitCode> {

@@ -1,5 +1,6 @@
 //! What the other tests stand on: the harness itself, and what `deploy/` ships.
 
+mod chart;
 mod control_plane;
 mod deploy;
 mod lending;

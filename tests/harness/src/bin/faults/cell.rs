@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -117,6 +118,8 @@ pub struct Driver {
     before: Value,
     admin: Admin,
     wall_clock: Option<WallClock>,
+    /// Whether locks are soon left to themselves.
+    ending: Arc<AtomicBool>,
     struck: usize,
     /// What was found wrong while it went wrong.
     wrong: Vec<String>,
@@ -156,6 +159,7 @@ impl Driver {
             before,
             admin,
             wall_clock,
+            ending: Arc::clone(&story.ending),
             struck: 0,
             wrong: Vec::new(),
         })
@@ -239,7 +243,7 @@ impl Driver {
                 }
             }
             What::Erase => {
-                while Instant::now() < until {
+                while Instant::now() < until && !self.ending.load(Ordering::SeqCst) {
                     self.write_group(&self.before.clone()).await;
                     tokio::time::sleep(Duration::from_secs(10)).await;
                 }

@@ -45,7 +45,7 @@ struct Arguments {
     #[arg(long)]
     part: Option<String>,
     /// How many cells run at once.
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 9)]
     at_once: usize,
     /// Leave out the crashes after each write.
     #[arg(long)]

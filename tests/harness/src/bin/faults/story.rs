@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -60,6 +61,8 @@ pub struct Story {
     /// When the end of a grant was asked for, by its request.
     pub asked: BTreeMap<String, Timestamp>,
     pub seen: BTreeMap<String, Value>,
+    /// Whether a policy will soon be deleted: nobody puts back any more what is taken from its lock then.
+    pub ending: Arc<AtomicBool>,
     /// That of the replicas, where it is to be set.
     pub wall_clock: Option<WallClock>,
     /// Where the replicas answer `/metrics`.
@@ -106,6 +109,7 @@ impl Story {
             locked: BTreeMap::new(),
             asked: BTreeMap::new(),
             seen: BTreeMap::new(),
+            ending: Arc::default(),
             wall_clock: None,
             metrics: Vec::new(),
         };
@@ -232,6 +236,7 @@ impl Story {
             }
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
+        self.ending.store(true, Ordering::SeqCst);
         tokio::time::sleep(pause).await;
         self.look().await?;
         self.end().await?;

@@ -1,0 +1,190 @@
+{{- define "portcullis.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "portcullis.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" }}
+{{- else }}
+{{- $name := include "portcullis.name" . }}
+{{- if contains $name .Release.Name }}
+{{- .Release.Name | trunc 52 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 52 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "portcullis.serviceAccount" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "portcullis.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- required "serviceAccount.name is needed where serviceAccount.create is false" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "portcullis.user" -}}
+{{- printf "system:serviceaccount:%s:%s" .Release.Namespace (include "portcullis.serviceAccount" .) }}
+{{- end }}
+
+{{- define "portcullis.selector" -}}
+app.kubernetes.io/name: {{ include "portcullis.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: controller
+{{- end }}
+
+{{- define "portcullis.labels" -}}
+app.kubernetes.io/name: {{ include "portcullis.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: portcullis
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "portcullis.image" -}}
+{{- with .Values.image }}
+{{- if .digest }}
+{{- printf "%s@%s" .repository .digest }}
+{{- else }}
+{{- printf "%s:%s" .repository (default $.Chart.AppVersion .tag) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* The credential `default`: exactly one of the three. */ -}}
+{{- define "portcullis.credential" -}}
+{{- $enabled := list }}
+{{- range $kind := list "workloadIdentity" "clientSecret" "managedIdentity" }}
+{{- if (index $.Values.azure $kind).enabled }}
+{{- $enabled = append $enabled $kind }}
+{{- end }}
+{{- end }}
+{{- if gt (len $enabled) 1 }}
+{{- fail (printf "azure.%s are enabled together: enable one of azure.workloadIdentity, azure.clientSecret and azure.managedIdentity" (join " and azure." $enabled)) }}
+{{- end }}
+{{- if and (eq (len $enabled) 0) (not .Values.azure.extraCredentials) }}
+{{- fail "no credential: enable one of azure.workloadIdentity, azure.clientSecret and azure.managedIdentity, or give azure.extraCredentials" }}
+{{- end }}
+{{- with .Values.azure }}
+{{- if .workloadIdentity.enabled }}
+- name: default
+  workloadIdentity: {{ if .workloadIdentity.tenantId }}{tenantId: {{ .workloadIdentity.tenantId }}}{{ else }}{}{{ end }}
+{{- else if .clientSecret.enabled }}
+- name: default
+  clientSecret:
+    tenantId: {{ required "azure.clientSecret.tenantId is needed" .clientSecret.tenantId }}
+    clientId: {{ required "azure.clientSecret.clientId is needed" .clientSecret.clientId }}
+    secretFile: /etc/portcullis/credentials/default
+{{- else if .managedIdentity.enabled }}
+- name: default
+  managedIdentity: {{ if .managedIdentity.clientId }}{clientId: {{ .managedIdentity.clientId }}}{{ else }}{}{{ end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "portcullis.config" -}}
+clusterId: {{ required "clusterId is needed: a name that no other cluster has, such as prod-weu-1" .Values.clusterId | quote }}
+{{- with .Values.previousClusterIds }}
+previousClusterIds: {{ toJson . }}
+{{- end }}
+controllerUser: {{ include "portcullis.user" . }}
+cloud:
+  name: {{ .Values.azure.cloud }}
+  {{- range $field := list "resourceManager" "authority" "audience" }}
+  {{- with index $.Values.azure $field }}
+  {{ $field }}: {{ . | quote }}
+  {{- end }}
+  {{- end }}
+  {{- if .Values.azure.caCertificates }}
+  caFile: /etc/portcullis/config/ca.pem
+  {{- end }}
+credentials:
+  {{- with include "portcullis.credential" . | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
+  {{- with .Values.azure.extraCredentials }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+namespaces:
+  {{- range .Values.namespaces }}
+  - name: {{ .name | quote }}
+    credential: {{ default "default" .credential | quote }}
+    scopes: {{ toJson .scopes }}
+  {{- else }}
+  []
+  {{- end }}
+dryRun: {{ .Values.dryRun }}
+{{- range $field := list "clusterId" "previousClusterIds" "controllerUser" "cloud" "credentials" "namespaces" "dryRun" }}
+{{- if hasKey $.Values.config $field }}
+{{- fail (printf "config.%s is not for here: there is a value of its own for it" $field) }}
+{{- end }}
+{{- end }}
+{{- with .Values.config }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "portcullis.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "portcullis.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- define "portcullis.mounts" -}}
+- name: config
+  mountPath: /etc/portcullis/config
+  readOnly: true
+{{- if .Values.azure.clientSecret.enabled }}
+- name: credential
+  mountPath: /etc/portcullis/credentials
+  readOnly: true
+{{- end }}
+{{- with .Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "portcullis.volumes" -}}
+- name: config
+  configMap:
+    name: {{ include "portcullis.fullname" . }}-config
+{{- if .Values.azure.clientSecret.enabled }}
+- name: credential
+  secret:
+    secretName: {{ required "azure.clientSecret.existingSecret is needed: the name of a Secret in the release's namespace" .Values.azure.clientSecret.existingSecret }}
+    items:
+      - key: {{ .Values.azure.clientSecret.existingSecretKey }}
+        path: default
+{{- end }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- /* One serves the whole cluster: its kinds and admission policies are the cluster's. */ -}}
+{{- define "portcullis.alone" -}}
+{{- $other := lookup "apiextensions.k8s.io/v1" "CustomResourceDefinition" "" "jitpolicies.jit.portcullis.io" }}
+{{- if not (and $other .Values.crds.enabled) }}
+{{- $other = lookup "admissionregistration.k8s.io/v1" "ValidatingAdmissionPolicy" "" "portcullis-requests" }}
+{{- end }}
+{{- if $other }}
+{{- $annotations := default dict $other.metadata.annotations }}
+{{- $release := index $annotations "meta.helm.sh/release-name" }}
+{{- $namespace := index $annotations "meta.helm.sh/release-namespace" }}
+{{- if and $release (or (ne $release .Release.Name) (ne $namespace .Release.Namespace)) }}
+{{- fail (printf "Portcullis is in this cluster already, as release %s in namespace %s: one installation serves every namespace. Add yours to its values, under namespaces" $release $namespace) }}
+{{- end }}
+{{- end }}
+{{- end }}
