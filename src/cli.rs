@@ -50,8 +50,9 @@ enum Command {
     Adopt(adopt::Arguments),
     /// Close every grant and let go of all objects, before an uninstall.
     ///
-    /// Policies are suspended until the controller, which has to be running, has closed what is open. Then the finalizers are
-    /// taken off policies and requests, so that they can be deleted without it, and the policies are as they were. Locks stay.
+    /// Policies are suspended, and the controller, which has to be running, closes what is open. Then the finalizers are taken
+    /// off policies and requests, so that they can be deleted without it. Locks stay. `--undo` takes the policies out of the
+    /// suspension again.
     Drain(drain::Arguments),
     /// Print the custom resource definitions, or write them as files.
     Crds(crds::Arguments),

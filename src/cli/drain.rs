@@ -8,7 +8,7 @@ use anyhow::Context;
 
 use super::run::connect;
 use crate::clock::Clock;
-use crate::controllers::drain::{Drained, drain};
+use crate::controllers::drain::{Drained, drain, resume};
 
 /// Arguments of `portcullis drain`.
 #[derive(Debug, clap::Args)]
@@ -22,6 +22,9 @@ pub struct Arguments {
     /// How long to wait until every grant is closed.
     #[arg(long, value_name = "SECONDS", default_value_t = 540)]
     timeout: u64,
+    /// Undo: take policies out of the suspension, for an installation that is there again.
+    #[arg(long)]
+    undo: bool,
 }
 
 /// Drains, and says what it does.
@@ -31,8 +34,16 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments, out: &mut (impl Write + Send)) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("failed to start the runtime")?;
     let patience = Duration::from_secs(arguments.timeout);
+    let clock = Clock::system();
+    if arguments.undo {
+        let resumed = runtime.block_on(async {
+            let connection = connect(arguments.kubeconfig.as_ref(), &clock).await?;
+            anyhow::Ok(resume(&connection.client).await?)
+        })?;
+        writeln!(out, "{resumed} policies are suspended no more")?;
+        return Ok(());
+    }
     let Drained { closed, released } = runtime.block_on(async {
-        let clock = Clock::system();
         let connection = connect(arguments.kubeconfig.as_ref(), &clock).await?;
         let mut say = |line: String| {
             // Nobody may be listening any more; it goes on all the same.

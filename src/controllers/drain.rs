@@ -1,13 +1,13 @@
 //! Before an uninstall: every grant is closed by the controller that is still there, and then the finalizers are taken off,
 //! so that nothing waits for one that is gone.
 //!
-//! Policies are suspended meanwhile, so that nothing is granted; in the end they are as they were. The lease is taken before
-//! the finalizers are, since a holder would put them back. Locks are left as they are.
+//! Policies are suspended, so that nothing is granted, and stay so, marked by an annotation: a controller that is still there
+//! for a while would open what waits, and nobody would close it. [`resume`] is for an installation to come. The lease is
+//! taken before the finalizers are, since a holder would put them back. Locks are left as they are.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams};
@@ -20,15 +20,21 @@ use tokio::time::Instant;
 use super::leader::LEASE;
 use crate::api::{FINALIZER, JitAccessRequest, JitPolicy, Tolerant};
 use crate::clock::Clock;
+use crate::plan::lifecycle::state;
 
 /// How often it is looked whether a grant is still open.
 const LOOK: Duration = Duration::from_secs(2);
 /// Until a holder of the lease has noticed that it is none any more, or that it has lapsed.
 const NOTICED: Duration = Duration::from_secs(15);
-/// How long the lease is kept: an uninstall takes the controller away meanwhile. A new one waits for as long.
-const KEPT: Duration = Duration::from_secs(120);
+/// How long the lease is kept after it was renewed: an uninstall takes the controller away meanwhile, and a new one waits for
+/// as long. Replicas respect no lease for longer.
+const KEPT: Duration = Duration::from_secs(60);
+/// How often it is renewed.
+const RENEWED: Duration = Duration::from_secs(15);
 /// Objects of one list.
 const PAGE: u32 = 500;
+/// Marks policies that were suspended by it.
+const DRAINED: &str = "jit.portcullis.io/drained";
 /// Who holds the lease, and has changed the policies.
 const NAME: &str = "portcullis-drain";
 
@@ -48,11 +54,17 @@ pub enum Error {
     #[error(
         "{} still open after {} s: {}. Does the controller run, and can it write to the cloud? `portcullis sweep` closes \
          what is overdue without it",
-        if .0.len() == 1 { "one grant is".to_owned() } else { format!("{} grants are", .0.len()) },
+        if .0.len() == 1 { "one thing is".to_owned() } else { format!("{} things are", .0.len()) },
         .1.as_secs(),
         .0.join(", ")
     )]
     Open(Vec<String>, Duration),
+    /// Admission put a finalizer back.
+    #[error(
+        "the finalizer of {0} was put back: only the controller's own user may take it off. Run it as its service account, as \
+         the chart's hook does, or with --as"
+    )]
+    NotTheController(String),
     /// The API server refused something, or did not answer.
     #[error("failed to {operation}")]
     Api {
@@ -71,7 +83,7 @@ fn failed(operation: impl Into<String>) -> impl FnOnce(kube::Error) -> Error {
 /// Drains; `namespace` is the controller's. `say` hears what is going on.
 ///
 /// # Errors
-/// [`Error`]. Policies that were suspended stay so where grants are still open: what nobody closes, nobody opens anew.
+/// [`Error`]. Policies stay suspended: what nobody closes, nobody opens anew. It may be done again.
 pub async fn drain(
     client: &Client,
     namespace: &str,
@@ -80,12 +92,12 @@ pub async fn drain(
     say: &mut (dyn FnMut(String) + Send),
 ) -> Result<Drained, Error> {
     let begun = Instant::now();
-    let (mut suspended, mut open) = (BTreeSet::new(), BTreeSet::new());
+    let mut open = BTreeSet::new();
     let mut told = String::new();
     loop {
         // Policies and requests may come while it lasts.
-        suspend(client, &mut suspended, say).await?;
-        let live: Vec<String> = live(client).await?;
+        suspend(client, say).await?;
+        let live = live(client).await?;
         open.extend(live.iter().cloned());
         if live.is_empty() {
             break;
@@ -93,7 +105,7 @@ pub async fn drain(
         if begun.elapsed() > patience {
             return Err(Error::Open(live, patience));
         }
-        let now = format!("waiting for {} to be closed", live.join(", "));
+        let now = format!("waiting for {}", live.join(", "));
         if now != told {
             say(now.clone());
             told = now;
@@ -101,19 +113,34 @@ pub async fn drain(
         tokio::time::sleep(LOOK).await;
     }
     say("no grant is open; taking the lease".to_owned());
-    take_lease(client, namespace, clock.now()).await?;
+    let mut lease = Held { api: Api::namespaced(client.clone(), namespace), namespace, clock, renewed: None };
+    lease.renew().await?;
     tokio::time::sleep(NOTICED).await;
-    // One that was granted in between is still the controller's to close.
+    // One that was being granted when its policy was suspended is still the controller's to close, which it does once this
+    // lease has lapsed.
     let late = live(client).await?;
     if !late.is_empty() {
         return Err(Error::Open(late, patience));
     }
-    let released = release::<JitAccessRequest>(client).await? + release::<JitPolicy>(client).await?;
-    for (namespace, name) in &suspended {
-        let what = format!("set spec.suspend of policy {namespace}/{name} back");
-        set_suspend(client, namespace, name, false).await.map_err(failed(what))?;
+    let requests = release::<JitAccessRequest>(client, &mut lease).await?;
+    let policies = release::<JitPolicy>(client, &mut lease).await?;
+    lease.renew().await?;
+    Ok(Drained { closed: open.len(), released: requests + policies })
+}
+
+/// Takes policies out of the suspension that [`drain`] put them into; how many.
+///
+/// # Errors
+/// When the API server refuses it.
+pub async fn resume(client: &Client) -> Result<usize, Error> {
+    let mut resumed = 0;
+    for policy in all::<JitPolicy>(client, "policies", ListParams::default()).await? {
+        if policy.annotations().contains_key(DRAINED) {
+            mark(client, &policy, false).await?;
+            resumed += 1;
+        }
     }
-    Ok(Drained { closed: open.len(), released })
+    Ok(resumed)
 }
 
 async fn all<K>(client: &Client, what: &str, parameters: ListParams) -> Result<Vec<K>, Error>
@@ -127,7 +154,12 @@ where
     let api: Api<Tolerant<K>> = Api::all(client.clone());
     let (mut found, mut parameters) = (Vec::new(), parameters.limit(PAGE));
     loop {
-        let list = api.list(&parameters).await.map_err(failed(format!("list {what}")))?;
+        let list = match api.list(&parameters).await {
+            Ok(list) => list,
+            // There are none, where the definitions are gone.
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(found),
+            Err(error) => return Err(failed(format!("list {what}"))(error)),
+        };
         found.extend(list.items.into_iter().map(|item| item.0));
         match list.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => parameters = parameters.continue_token(&token),
@@ -137,80 +169,97 @@ where
 }
 
 /// Suspends every policy that is not, so that nothing is granted and what is open is closed.
-async fn suspend(
-    client: &Client,
-    suspended: &mut BTreeSet<(String, String)>,
-    say: &mut (dyn FnMut(String) + Send),
-) -> Result<(), Error> {
+async fn suspend(client: &Client, say: &mut (dyn FnMut(String) + Send)) -> Result<(), Error> {
     for policy in all::<JitPolicy>(client, "policies", ListParams::default()).await? {
         if policy.spec.suspend || policy.metadata.deletion_timestamp.is_some() {
             continue;
         }
-        let (namespace, name) = (policy.namespace().unwrap_or_default(), policy.name_any());
-        let what = format!("suspend policy {namespace}/{name}");
-        set_suspend(client, &namespace, &name, true).await.map_err(failed(what))?;
-        if suspended.insert((namespace.clone(), name.clone())) {
-            say(format!("suspended policy {namespace}/{name}"));
-        }
+        mark(client, &policy, true).await?;
+        say(format!("suspended policy {}", named(&policy)));
     }
     Ok(())
 }
 
-async fn set_suspend(client: &Client, namespace: &str, name: &str, suspend: bool) -> Result<(), kube::Error> {
-    let api: Api<Tolerant<JitPolicy>> = Api::namespaced(client.clone(), namespace);
-    let patch = json!({"spec": {"suspend": suspend}});
-    match api.patch(name, &PatchParams::apply(NAME), &Patch::Merge(&patch)).await {
+async fn mark(client: &Client, policy: &JitPolicy, drained: bool) -> Result<(), Error> {
+    let api: Api<Tolerant<JitPolicy>> =
+        Api::namespaced(client.clone(), &policy.namespace().unwrap_or_default());
+    let annotation = drained.then_some("true");
+    let patch = json!({"metadata": {"annotations": {DRAINED: annotation}}, "spec": {"suspend": drained}});
+    match api.patch(&policy.name_any(), &PatchParams::apply(NAME), &Patch::Merge(&patch)).await {
+        // Gone meanwhile.
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        result => result.map(|_| ()),
+        Err(error) => Err(failed(format!("set spec.suspend of policy {}", named(policy)))(error)),
+        Ok(_) => Ok(()),
     }
 }
 
-/// Requests whose rules may stand.
+fn named(object: &impl ResourceExt) -> String {
+    format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
+}
+
+/// What is the controller's to do yet: rules that may stand, and policies that are being deleted, which may be unlocked.
 async fn live(client: &Client) -> Result<Vec<String>, Error> {
     let unsettled = ListParams::default().fields("status.settled!=true");
     let requests = all::<JitAccessRequest>(client, "requests", unsettled).await?;
-    let live = requests.iter().filter(|request| {
-        request.status.as_ref().is_some_and(|status| status.rules.iter().any(|rule| rule.state != "Absent"))
+    let policies = all::<JitPolicy>(client, "policies", ListParams::default()).await?;
+    let requests = requests.iter().filter(|request| state(request).holds_rules());
+    let policies = policies.iter().filter(|policy| {
+        policy.metadata.deletion_timestamp.is_some() && policy.finalizers().iter().any(|one| one == FINALIZER)
     });
-    Ok(live
-        .map(|request| format!("{}/{}", request.namespace().unwrap_or_default(), request.name_any()))
-        .collect())
+    let requests = requests.map(|request| format!("request {}", named(request)));
+    Ok(requests.chain(policies.map(|policy| format!("policy {}", named(policy)))).collect())
 }
 
-/// Takes the lease from whoever holds it.
-async fn take_lease(client: &Client, namespace: &str, now: Timestamp) -> Result<(), Error> {
-    let api: Api<Lease> = Api::namespaced(client.clone(), namespace);
-    let what = || format!("take the lease {namespace}/{LEASE}");
-    loop {
-        let before = api.get_opt(LEASE).await.map_err(failed(what()))?;
-        let now = Some(MicroTime(now));
-        let spec = LeaseSpec {
-            holder_identity: Some(NAME.to_owned()),
-            lease_duration_seconds: i32::try_from(KEPT.as_secs()).ok(),
-            acquire_time: now.clone(),
-            renew_time: now,
-            ..before.as_ref().and_then(|lease| lease.spec.clone()).unwrap_or_default()
-        };
-        let metadata = before.as_ref().map_or_else(
-            || ObjectMeta { name: Some(LEASE.to_owned()), ..ObjectMeta::default() },
-            |lease| lease.metadata.clone(),
-        );
-        let lease = Lease { metadata, spec: Some(spec) };
-        let written = match before {
-            Some(_) => api.replace(LEASE, &PostParams::default(), &lease).await,
-            None => api.create(&PostParams::default(), &lease).await,
-        };
-        match written {
-            Ok(_) => return Ok(()),
-            // Its holder was faster.
-            Err(kube::Error::Api(status)) if status.code == 409 => {}
-            Err(error) => return Err(failed(what())(error)),
+/// The lease, held against the controller.
+struct Held<'a> {
+    api: Api<Lease>,
+    namespace: &'a str,
+    clock: &'a Clock,
+    renewed: Option<Instant>,
+}
+
+impl Held<'_> {
+    /// Renews it, where that is due: replicas take it for lapsed after a minute.
+    async fn keep(&mut self) -> Result<(), Error> {
+        if self.renewed.is_some_and(|at| at.elapsed() < RENEWED) { Ok(()) } else { self.renew().await }
+    }
+
+    async fn renew(&mut self) -> Result<(), Error> {
+        let what = || format!("take the lease {}/{LEASE}", self.namespace);
+        loop {
+            let before = self.api.get_opt(LEASE).await.map_err(failed(what()))?;
+            let now = Some(MicroTime(self.clock.now()));
+            let spec = LeaseSpec {
+                holder_identity: Some(NAME.to_owned()),
+                lease_duration_seconds: i32::try_from(KEPT.as_secs()).ok(),
+                acquire_time: now.clone(),
+                renew_time: now,
+                ..before.as_ref().and_then(|lease| lease.spec.clone()).unwrap_or_default()
+            };
+            let metadata = before.as_ref().map_or_else(
+                || ObjectMeta { name: Some(LEASE.to_owned()), ..ObjectMeta::default() },
+                |lease| lease.metadata.clone(),
+            );
+            let lease = Lease { metadata, spec: Some(spec) };
+            let written = match before {
+                Some(_) => self.api.replace(LEASE, &PostParams::default(), &lease).await,
+                None => self.api.create(&PostParams::default(), &lease).await,
+            };
+            match written {
+                Ok(_) => {
+                    self.renewed = Some(Instant::now());
+                    return Ok(());
+                }
+                // Its holder was faster.
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(error) => return Err(failed(what())(error)),
+            }
         }
     }
 }
 
 /// Takes our finalizer off every object of a kind; off how many.
-async fn release<K>(client: &Client) -> Result<usize, Error>
+async fn release<K>(client: &Client, lease: &mut Held<'_>) -> Result<usize, Error>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Clone
@@ -226,10 +275,14 @@ where
             continue;
         }
         let left: Vec<&String> = finalizers.iter().filter(|finalizer| *finalizer != FINALIZER).collect();
+        lease.keep().await?;
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
         let api: Api<Tolerant<K>> = Api::namespaced(client.clone(), &namespace);
         let patch = json!({"metadata": {"finalizers": left, "uid": object.uid()}});
         match api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+            Ok(written) if written.finalizers().iter().any(|finalizer| finalizer == FINALIZER) => {
+                return Err(Error::NotTheController(format!("{kind} {namespace}/{name}")));
+            }
             Ok(_) => released += 1,
             // Gone, or another one of this name.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}

@@ -14,7 +14,7 @@ use super::retry::WriteError;
 use crate::api::values::ArmId;
 use crate::api::{JitAccessRequest, RuleStatus, State, Tolerant};
 use crate::plan::desired::{Duty, Grant};
-use crate::plan::lifecycle::{Finalizer, Seen, Step, duties, gone, state, unfinished};
+use crate::plan::lifecycle::{Finalizer, Seen, Step, duties, gone, state};
 use crate::plan::model::FirewallId;
 use crate::plan::reviews::Tally;
 
@@ -258,7 +258,7 @@ pub(super) fn give_duties(context: &Context, request: &JitAccessRequest) {
     // What this process has granted, it has opened itself.
     let unfinished = since
         .filter(|_| !context.opens.has_granted(&uid))
-        .map(|since| unfinished(request, since, context.settings.unfinished_writes))
+        .map(|since| clocks::unfinished(context, request, since))
         .unwrap_or_default();
     match context.settings.tenancy.tenant(&namespace) {
         Some(tenant) => {

@@ -213,53 +213,68 @@ async fn a_packet_passes_while_a_rule_stands_and_not_before_or_after() {
     assert!(!world.passes("203.0.113.7").await);
 }
 
+/// A simulator that speaks TLS, and how it is reached.
+struct OverTls {
+    simulator: azure_simulator::Running,
+    ca: tempfile::NamedTempFile,
+    credential: CredentialConfig,
+    _secret: tempfile::NamedTempFile,
+}
+
+impl OverTls {
+    async fn start() -> Self {
+        let options = Options { subscriptions: vec![SUBSCRIPTION.into()], ..Options::default() };
+        let simulator = azure_simulator::start(options).await.unwrap();
+        let world =
+            json!({"machines": [{"name": "web-1", "resourceGroup": "web", "nicNsg": firewall().0.name()}]});
+        simulator.build_world(&world.to_string()).unwrap();
+        let secret = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(secret.path(), &simulator.options.client_secret).unwrap();
+        let ca = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(ca.path(), &simulator.ca_pem).unwrap();
+        let credential = CredentialConfig {
+            name: "main".into(),
+            client_secret: Some(ClientSecretConfig {
+                tenant_id: simulator.options.tenant_id.clone(),
+                client_id: simulator.options.client_id.clone(),
+                secret_file: secret.path().into(),
+            }),
+            ..CredentialConfig::default()
+        };
+        Self { simulator, ca, credential, _secret: secret }
+    }
+
+    fn cloud(&self, ca_file: Option<&std::path::Path>) -> CloudConfig {
+        CloudConfig {
+            name: CloudName::Custom,
+            resource_manager: self.simulator.tls_url.clone(),
+            authority: self.simulator.tls_url.clone(),
+            ca_file: ca_file.map(Into::into),
+            ..CloudConfig::default()
+        }
+    }
+}
+
 #[tokio::test]
 async fn tls_is_trusted_by_the_certificates_that_are_given_and_by_no_others() {
-    let options = Options { subscriptions: vec![SUBSCRIPTION.into()], ..Options::default() };
-    let simulator = azure_simulator::start(options).await.unwrap();
-    let world =
-        json!({"machines": [{"name": "web-1", "resourceGroup": "web", "nicNsg": firewall().0.name()}]});
-    simulator.build_world(&world.to_string()).unwrap();
-    let secret = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(secret.path(), &simulator.options.client_secret).unwrap();
-    let ca = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(ca.path(), &simulator.ca_pem).unwrap();
-    let credential = CredentialConfig {
-        name: "main".into(),
-        client_secret: Some(ClientSecretConfig {
-            tenant_id: simulator.options.tenant_id.clone(),
-            client_id: simulator.options.client_id.clone(),
-            secret_file: secret.path().into(),
-        }),
-        ..CredentialConfig::default()
-    };
-    let cloud = |ca_file: Option<&std::path::Path>| CloudConfig {
-        name: CloudName::Custom,
-        resource_manager: simulator.tls_url.clone(),
-        authority: simulator.tls_url.clone(),
-        ca_file: ca_file.map(Into::into),
-        ..CloudConfig::default()
-    };
-    let trusting = build(&cloud(Some(ca.path())), &credential, Clock::system()).unwrap();
+    let tls = OverTls::start().await;
+    let (ca, credential) = (&tls.ca, &tls.credential);
+    let trusting = build(&tls.cloud(Some(ca.path())), credential, Clock::system()).unwrap();
     trusting.firewall.observe(&firewall()).await.unwrap();
-    let wary = build(&cloud(None), &credential, Clock::system()).unwrap();
+    let wary = build(&tls.cloud(None), credential, Clock::system()).unwrap();
     let error = wary.firewall.put(&firewall(), &rule("open", 200), Duration::from_secs(2)).await.unwrap_err();
     assert_eq!(error.kind, CloudErrorKind::Retryable, "{error}");
     assert!(error.message.to_lowercase().contains("certificate"), "{error}");
     std::fs::write(ca.path(), "no certificate").unwrap();
-    let error = build(&cloud(Some(ca.path())), &credential, Clock::system()).unwrap_err();
+    let error = build(&tls.cloud(Some(ca.path())), credential, Clock::system()).unwrap_err();
     assert_eq!(error.field, "cloud.caFile");
 }
 
 /// As whoever answers in the place of Resource Manager with a certificate that is somebody else's.
 #[tokio::test]
 async fn a_certificate_of_another_name_is_refused_before_anything_is_sent() {
-    let world = SimulatedWorld::start().await;
-    let simulator = &world.simulator;
-    let (ca, secret) = (tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
-    std::fs::write(ca.path(), &simulator.ca_pem).unwrap();
-    std::fs::write(secret.path(), &simulator.options.client_secret).unwrap();
-    let own = url::Url::parse(simulator.tls_url.as_deref().unwrap()).unwrap();
+    let tls = OverTls::start().await;
+    let own = url::Url::parse(tls.simulator.tls_url.as_deref().unwrap()).unwrap();
     let behind = ("127.0.0.1", own.port().unwrap());
     let listener = tokio::net::TcpListener::bind("127.0.0.2:0").await.unwrap();
     let other = format!("https://{}", listener.local_addr().unwrap());
@@ -270,23 +285,8 @@ async fn a_certificate_of_another_name_is_refused_before_anything_is_sent() {
             let _ = tokio::io::copy_bidirectional(&mut from, &mut to).await;
         }
     });
-    let credential = CredentialConfig {
-        name: "main".into(),
-        client_secret: Some(ClientSecretConfig {
-            tenant_id: simulator.options.tenant_id.clone(),
-            client_id: simulator.options.client_id.clone(),
-            secret_file: secret.path().into(),
-        }),
-        ..CredentialConfig::default()
-    };
-    let cloud = CloudConfig {
-        name: CloudName::Custom,
-        resource_manager: Some(other),
-        authority: simulator.tls_url.clone(),
-        ca_file: Some(ca.path().into()),
-        ..CloudConfig::default()
-    };
-    let cloud = build(&cloud, &credential, Clock::system()).unwrap();
+    let cloud = CloudConfig { resource_manager: Some(other), ..tls.cloud(Some(tls.ca.path())) };
+    let cloud = build(&cloud, &tls.credential, Clock::system()).unwrap();
     let error =
         cloud.firewall.put(&firewall(), &rule("open", 200), Duration::from_secs(2)).await.unwrap_err();
     assert!(error.message.to_lowercase().contains("certificate"), "{error}");

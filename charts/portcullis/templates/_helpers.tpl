@@ -175,15 +175,15 @@ capabilities: {drop: [ALL]}
 
 {{- /* One serves the whole cluster: its kinds and admission policies are the cluster's. */ -}}
 {{- define "portcullis.alone" -}}
-{{- $other := lookup "apiextensions.k8s.io/v1" "CustomResourceDefinition" "" "jitpolicies.jit.portcullis.io" }}
-{{- if not (and $other .Values.crds.enabled) }}
-{{- $other = lookup "admissionregistration.k8s.io/v1" "ValidatingAdmissionPolicy" "" "portcullis-requests" }}
-{{- end }}
+{{- $other := lookup "admissionregistration.k8s.io/v1" "ValidatingAdmissionPolicy" "" "portcullis-requests" }}
 {{- if $other }}
 {{- $annotations := default dict $other.metadata.annotations }}
 {{- $release := index $annotations "meta.helm.sh/release-name" }}
 {{- $namespace := index $annotations "meta.helm.sh/release-namespace" }}
-{{- if and $release (or (ne $release .Release.Name) (ne $namespace .Release.Namespace)) }}
+{{- if not $release }}
+{{- fail "Portcullis is in this cluster already, and not by Helm: delete that installation first (docs/operations.md), or go on with it" }}
+{{- end }}
+{{- if or (ne $release .Release.Name) (ne $namespace .Release.Namespace) }}
 {{- fail (printf "Portcullis is in this cluster already, as release %s in namespace %s: one installation serves every namespace. Add yours to its values, under namespaces" $release $namespace) }}
 {{- end }}
 {{- end }}

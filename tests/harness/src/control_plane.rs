@@ -169,7 +169,7 @@ impl ControlPlane {
         path: &str,
         body: Option<&Value>,
     ) -> anyhow::Result<Value> {
-        self.send(self.client.request(method, format!("{}{path}", self.server)), body).await
+        self.send(self.call(method, path), body).await
     }
 
     /// As [`ControlPlane::request`], as somebody whom `system:masters` impersonates.
@@ -183,7 +183,7 @@ impl ControlPlane {
         path: &str,
         body: Option<&Value>,
     ) -> anyhow::Result<Value> {
-        let request = self.client.request(method, format!("{}{path}", self.server));
+        let request = self.call(method, path);
         self.send(request.header("Impersonate-User", username), body).await
     }
 
@@ -198,7 +198,13 @@ impl ControlPlane {
         path: &str,
         body: Option<&Value>,
     ) -> anyhow::Result<Value> {
-        self.send_by(user, self.client.request(method, format!("{}{path}", self.server)), body).await
+        self.send_by(user, self.call(method, path), body).await
+    }
+
+    fn call(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
+        let merges = method == reqwest::Method::PATCH;
+        let request = self.client.request(method, format!("{}{path}", self.server));
+        if merges { request.header("content-type", "application/merge-patch+json") } else { request }
     }
 
     async fn send(&self, request: reqwest::RequestBuilder, body: Option<&Value>) -> anyhow::Result<Value> {

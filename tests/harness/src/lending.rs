@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::control_plane::{ControlPlane, Options};
@@ -23,11 +23,7 @@ const PLACES: usize = 7;
 const REST: Duration = Duration::from_millis(500);
 
 /// The product's kinds, whose objects only the controller lets go.
-const KINDS: [(&str, &str); 3] = [
-    ("jitaccessreviews", "JitAccessReview"),
-    ("jitaccessrequests", "JitAccessRequest"),
-    ("jitpolicies", "JitPolicy"),
-];
+const KINDS: [&str; 3] = ["jitaccessreviews", "jitaccessrequests", "jitpolicies"];
 /// What a test may add to in namespaces.
 const IN_NAMESPACES: [&str; 8] = [
     "api/v1/configmaps",
@@ -156,16 +152,12 @@ impl Drop for Lent {
 /// Removes what tests have made, and compares the rest with the installation.
 async fn clean(plane: &ControlPlane, installed: &Installed) -> anyhow::Result<()> {
     let controller = format!("system:serviceaccount:{}:{}", install::CONTROLLER.0, install::CONTROLLER.1);
-    for (kind, singular) in KINDS {
+    for kind in KINDS {
         for object in list(plane, &format!("apis/jit.portcullis.io/v1alpha1/{kind}")).await? {
             let path = path("apis/jit.portcullis.io/v1alpha1", kind, &object)?;
-            let mut free = object;
-            if let Some(metadata) = free["metadata"].as_object_mut()
-                && metadata.remove("finalizers").is_some()
-            {
-                free["apiVersion"] = "jit.portcullis.io/v1alpha1".into();
-                free["kind"] = singular.into();
-                plane.request_as(&controller, Method::PUT, &path, Some(&free)).await?;
+            if object["metadata"]["finalizers"].is_array() {
+                let free = json!({"metadata": {"finalizers": null}});
+                plane.request_as(&controller, Method::PATCH, &path, Some(&free)).await?;
             }
             unless_gone(plane.request(Method::DELETE, &path, None).await)?;
         }

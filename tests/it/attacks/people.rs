@@ -274,15 +274,26 @@ fn bindings(actor: Actor, namespace: &str) -> Vec<Value> {
         let reference = json!({"apiGroup": rbac, "kind": "ClusterRole", "name": role});
         made.push(bind(format!("{actor:?}-{role}").to_lowercase(), reference));
     }
-    if actor == Actor::Wildcard {
+    let kinds = ["jitpolicies", "jitaccessrequests", "jitaccessreviews"];
+    let statuses = kinds.map(|kind| format!("{kind}/status"));
+    let resources = if actor == Actor::Wildcard {
+        json!(["*"])
+    } else {
+        json!([&kinds[..], &statuses.each_ref().map(String::as_str)[..]].concat())
+    };
+    let more: Option<(&str, &[&str])> = match actor {
+        Actor::Wildcard => Some(("everything-of-ours", &["*"])),
+        // Its own role lets it write less: what admission says of it is tried by every verb.
+        Actor::Controller | Actor::Namesake => Some(("more-than-its-own", &["get", "update", "patch"])),
+        _ => None,
+    };
+    if let Some((name, verbs)) = more {
         made.push(json!({
-            "apiVersion": format!("{rbac}/v1"), "kind": "Role", "metadata": metadata("everything-of-ours"),
-            "rules": [{"apiGroups": ["jit.portcullis.io"], "resources": ["*"], "verbs": ["*"]}],
+            "apiVersion": format!("{rbac}/v1"), "kind": "Role", "metadata": metadata(name),
+            "rules": [{"apiGroups": ["jit.portcullis.io"], "resources": resources, "verbs": verbs}],
         }));
-        made.push(bind(
-            "wildcard".to_owned(),
-            json!({"apiGroup": rbac, "kind": "Role", "name": "everything-of-ours"}),
-        ));
+        let reference = json!({"apiGroup": rbac, "kind": "Role", "name": name});
+        made.push(bind(format!("{actor:?}-more").to_lowercase(), reference));
     }
     made
 }

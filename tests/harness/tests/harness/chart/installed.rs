@@ -317,7 +317,7 @@ async fn installed_by_helm_it_locks_opens_and_expires_and_is_drained_and_gone() 
         // What was put back is known to stand once it was read again, every 2 s.
         tokio::time::sleep(Duration::from_secs(8)).await;
     }
-    installed.request("short", "30s").await;
+    installed.request("short", "60s").await;
     installed.approve("short").await;
     installed.reaches("jitreq/short", "Active").await;
     assert!(installed.passes("web-1").await);
@@ -358,9 +358,13 @@ async fn installed_by_helm_it_locks_opens_and_expires_and_is_drained_and_gone() 
     installed.approve("long").await;
     installed.reaches("jitreq/long", "Active").await;
     assert!(installed.passes("web-1").await);
-    // What was settled for long enough is deleted.
-    eventually("the settled request is deleted", Duration::from_secs(150), || async {
-        anyhow::ensure!(installed.object("jitreq/short").await.is_none(), "it is there");
+    // And one that waits for people, and holds nobody up.
+    installed.request("waits", "1h").await;
+    // What was settled for long enough is deleted, with its reviews.
+    eventually("the settled request is deleted", Duration::from_secs(200), || async {
+        for object in ["jitreq/short", "jitrev/short"] {
+            anyhow::ensure!(installed.object(object).await.is_none(), "{object} is there");
+        }
         anyhow::Ok(())
     })
     .await
@@ -368,12 +372,13 @@ async fn installed_by_helm_it_locks_opens_and_expires_and_is_drained_and_gone() 
 
     // As the hook runs it: as the same service account.
     let kubeconfig = installed.plane.service_account_kubeconfig(NAMESPACE, &account).await.unwrap();
-    let drained = drain(&kubeconfig);
+    let drained = drain(&kubeconfig, &[]);
     assert!(drained.contains("1 grants were closed"), "{drained}");
     assert!(!installed.passes("web-1").await);
     let policy = installed.object("jitpol/web-1").await.unwrap();
     assert!(policy["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty), "{policy:#}");
-    assert_ne!(policy["spec"]["suspend"], true);
+    assert_eq!(policy["spec"]["suspend"], true);
+    assert_eq!(installed.object("jitreq/waits").await.unwrap()["status"]["state"], "Pending");
 
     // Nothing that was granted is unused, and nothing was missing.
     let roles: Value = serde_json::from_str(
@@ -422,6 +427,9 @@ async fn installed_by_helm_it_locks_opens_and_expires_and_is_drained_and_gone() 
     assert!(!left.contains(FULL_NAME), "{left}");
     // Locks stay, and so do the objects, which nothing holds.
     assert!(!installed.passes("web-1").await);
+    let admin = installed.plane.kubeconfig(User::Admin).unwrap();
+    assert!(drain(&admin, &["--undo"]).contains("1 policies are suspended no more"));
+    assert_ne!(installed.object("jitpol/web-1").await.unwrap()["spec"]["suspend"], true);
     installed
         .admin
         .run(&["delete", "jitpol", "web-1", "-n", install::NAMESPACE, "--timeout=20s"])
@@ -430,11 +438,12 @@ async fn installed_by_helm_it_locks_opens_and_expires_and_is_drained_and_gone() 
 }
 
 /// `portcullis drain`, as the hook runs it.
-fn drain(kubeconfig: &Path) -> String {
+fn drain(kubeconfig: &Path, more: &[&str]) -> String {
     let program = portcullis_harness::program("portcullis", "PORTCULLIS").unwrap();
     let output = std::process::Command::new(program)
         .args(["drain", "--namespace", NAMESPACE, "--timeout", "60", "--kubeconfig"])
         .arg(kubeconfig)
+        .args(more)
         .env_remove("KUBECONFIG")
         .output()
         .unwrap();
