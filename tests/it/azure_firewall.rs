@@ -182,6 +182,32 @@ fn a_machine_without_a_network_security_group_is_served_by_its_firewall_and_its_
     on_site(|site| opens_and_closes(site, false, false));
 }
 
+/// What `via` leaves alone stays as it is, and the rest of the way is served.
+#[test]
+fn by_firewalls_alone_the_groups_behind_them_stay_as_they_are() {
+    on_site(|site| async move {
+        let vm = site.vm("a", 4, json!({})).await;
+        let hub = site.hub(false).await;
+        let before = site.read(&site.nsg("net")).await["properties"]["securityRules"].clone();
+        let by_firewalls = json!({"azure": {"via": "AzureFirewall"}});
+        site.policy("web", &json!({"targets": targets(&[&vm]), "enforcement": by_firewalls})).await;
+        let found = site
+            .until("shows the firewall as enforced", "jitpol/web", |found| {
+                target(found, &vm.id)["path"][0]["enforced"] == true
+            })
+            .await;
+        assert_eq!(target(&found, &vm.id)["path"][1]["enforced"], false, "{found:#}");
+        site.request("mine", "web", "a", 22, REQUESTER, "30m").await;
+        let (_, port, _) = connection(&site.state("jitreq/mine", "Active").await);
+        assert_eq!(site.led(REQUESTER, &hub, port).await, [true, true]);
+        assert_eq!(site.led(STRANGER, &hub, port).await, [false, false]);
+        site.kubectl_delete("jitreq/mine").await;
+        assert_eq!(site.led(REQUESTER, &hub, port).await, [false, false]);
+        assert_eq!(site.led_by_us(&hub).await, Vec::<String>::new());
+        assert_eq!(site.read(&site.nsg("net")).await["properties"]["securityRules"], before);
+    });
+}
+
 /// What a rule of somebody else that leads to the machine does to the lock, and to grants.
 #[test]
 fn nobody_else_gets_in_by_what_a_grant_opens_for_the_firewall() {

@@ -97,6 +97,18 @@ async fn what_is_due_together_goes_in_one_write_and_the_end_of_it_is_waited_for(
     assert_eq!(hub.0.memory.overlaps(), 0);
 }
 
+/// A write that was sent before may not be there yet when it is looked for: one without the rule goes out all the same.
+#[tokio::test(start_paused = true)]
+async fn what_is_to_be_closed_is_written_once_though_nothing_of_it_is_there() {
+    let hub = Hub::new();
+    let (uid, grant) = hub.grant(1, 3000, |_| Duty::Close { sent: false });
+    hub.give(&[(uid, grant.clone())]);
+    hub.0.pass(3 * WRITE).await;
+    let written: Vec<String> = hub.0.memory.writes().iter().map(describe).collect();
+    assert_eq!(written, [format!("close {}", grant.name)]);
+    assert!(matches!(hub.seen(&grant), Seen::Absent { .. }), "{:?}", hub.seen(&grant));
+}
+
 /// The name says when removal begins: with a lead of one write, packets stop before the end.
 #[tokio::test(start_paused = true)]
 async fn a_rule_begins_to_be_removed_when_its_name_says_and_nobody_has_to_ask() {
