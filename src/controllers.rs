@@ -119,7 +119,7 @@ pub async fn run(
 ) -> Result<(), Ended> {
     let Telemetry { metrics, health, audit } = telemetry;
     let Connection { client, server } = api_server;
-    let ends = clock.latest(CLOCKS_APART);
+    let deadlines = clock.latest(CLOCKS_APART);
     let (news_in, news) = mpsc::unbounded_channel();
     let leadership = Leadership::contested(&settings.leader, clock.clone());
     let gates = Gates::new(
@@ -131,7 +131,7 @@ pub async fn run(
             dry_run: settings.dry_run,
             closes_only: false,
         },
-        ends.clone(),
+        deadlines.clone(),
         metrics.clone(),
         audit.clone(),
         leadership.clone(),
@@ -162,7 +162,7 @@ pub async fn run(
         rights: request::Rights::default(),
         turns: request::Turns::default(),
         terms: request::ParsedTerms::default(),
-        started: ends.now(),
+        started: deadlines.now(),
         opens: request::Opens::default(),
         pace: request::Pace::default(),
         rooms: request::Rooms::new(concurrency),
@@ -173,7 +173,7 @@ pub async fn run(
         metrics,
         audit,
         clock,
-        ends,
+        deadlines,
         api_server: server,
     });
 

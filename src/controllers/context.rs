@@ -78,8 +78,8 @@ pub struct Context {
     pub audit: Audit,
     /// Tells the time.
     pub clock: Clock,
-    /// Tells the time by which things end.
-    pub ends: Clock,
+    /// Tells the time that deadlines are judged by.
+    pub deadlines: Clock,
     /// The API server's clock.
     pub api_server: Server,
 }

@@ -6,18 +6,18 @@
 //! taken before the finalizers are, since a holder would put them back. Locks are left as they are.
 
 use std::collections::BTreeSet;
+use std::fmt::Debug;
 use std::time::Duration;
 
-use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
-use kube::api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::leader::LEASE;
+use super::leader::{self, LEASE};
 use crate::api::{FINALIZER, JitAccessRequest, JitPolicy, Tolerant};
 use crate::clock::Clock;
 use crate::plan::lifecycle::state;
@@ -50,19 +50,18 @@ pub struct Drained {
 /// Why it was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Grants are still open.
+    /// Grants are still open, or policies still being deleted.
     #[error(
-        "{} still open after {} s: {}. Does the controller run, and can it write to the cloud? `portcullis sweep` closes \
+        "after {} s these are left: {}. Does the controller run, and can it write to the cloud? `portcullis sweep` closes \
          what is overdue without it",
-        if .0.len() == 1 { "one thing is".to_owned() } else { format!("{} things are", .0.len()) },
         .1.as_secs(),
         .0.join(", ")
     )]
-    Open(Vec<String>, Duration),
+    Left(Vec<String>, Duration),
     /// Admission put a finalizer back.
     #[error(
         "the finalizer of {0} was put back: only the controller's own user may take it off. Run it as its service account, as \
-         the chart's hook does, or with --as"
+         the chart's hook does, or with its kubeconfig"
     )]
     NotTheController(String),
     /// The API server refused something, or did not answer.
@@ -92,20 +91,21 @@ pub async fn drain(
     say: &mut (dyn FnMut(String) + Send),
 ) -> Result<Drained, Error> {
     let begun = Instant::now();
-    let mut open = BTreeSet::new();
+    let mut closed = BTreeSet::new();
     let mut told = String::new();
     loop {
         // Policies and requests may come while it lasts.
         suspend(client, say).await?;
-        let live = live(client).await?;
-        open.extend(live.iter().cloned());
-        if live.is_empty() {
+        let open = open(client).await?;
+        let left = [&open[..], &leaving(client).await?].concat();
+        closed.extend(open);
+        if left.is_empty() {
             break;
         }
         if begun.elapsed() > patience {
-            return Err(Error::Open(live, patience));
+            return Err(Error::Left(left, begun.elapsed()));
         }
-        let now = format!("waiting for {}", live.join(", "));
+        let now = format!("waiting for {}", left.join(", "));
         if now != told {
             say(now.clone());
             told = now;
@@ -118,14 +118,14 @@ pub async fn drain(
     tokio::time::sleep(NOTICED).await;
     // One that was being granted when its policy was suspended is still the controller's to close, which it does once this
     // lease has lapsed.
-    let late = live(client).await?;
+    let late = open(client).await?;
     if !late.is_empty() {
-        return Err(Error::Open(late, patience));
+        return Err(Error::Left(late, begun.elapsed()));
     }
     let requests = release::<JitAccessRequest>(client, &mut lease).await?;
     let policies = release::<JitPolicy>(client, &mut lease).await?;
     lease.renew().await?;
-    Ok(Drained { closed: open.len(), released: requests + policies })
+    Ok(Drained { closed: closed.len(), released: requests + policies })
 }
 
 /// Takes policies out of the suspension that [`drain`] put them into; how many.
@@ -143,14 +143,16 @@ pub async fn resume(client: &Client) -> Result<usize, Error> {
     Ok(resumed)
 }
 
-async fn all<K>(client: &Client, what: &str, parameters: ListParams) -> Result<Vec<K>, Error>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + DeserializeOwned
-        + std::fmt::Debug,
-    Tolerant<K>: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+/// A kind of ours.
+trait Kind:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned
 {
+}
+
+impl Kind for JitPolicy {}
+impl Kind for JitAccessRequest {}
+
+async fn all<K: Kind>(client: &Client, what: &str, parameters: ListParams) -> Result<Vec<K>, Error> {
     let api: Api<Tolerant<K>> = Api::all(client.clone());
     let (mut found, mut parameters) = (Vec::new(), parameters.limit(PAGE));
     loop {
@@ -197,17 +199,21 @@ fn named(object: &impl ResourceExt) -> String {
     format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
 }
 
-/// What is the controller's to do yet: rules that may stand, and policies that are being deleted, which may be unlocked.
-async fn live(client: &Client) -> Result<Vec<String>, Error> {
+/// Requests whose rules may stand.
+async fn open(client: &Client) -> Result<Vec<String>, Error> {
     let unsettled = ListParams::default().fields("status.settled!=true");
     let requests = all::<JitAccessRequest>(client, "requests", unsettled).await?;
+    let open = requests.iter().filter(|request| state(request).holds_rules());
+    Ok(open.map(|request| format!("request {}", named(request))).collect())
+}
+
+/// Policies that are being deleted, and may have to be unlocked.
+async fn leaving(client: &Client) -> Result<Vec<String>, Error> {
     let policies = all::<JitPolicy>(client, "policies", ListParams::default()).await?;
-    let requests = requests.iter().filter(|request| state(request).holds_rules());
-    let policies = policies.iter().filter(|policy| {
+    let leaving = policies.iter().filter(|policy| {
         policy.metadata.deletion_timestamp.is_some() && policy.finalizers().iter().any(|one| one == FINALIZER)
     });
-    let requests = requests.map(|request| format!("request {}", named(request)));
-    Ok(requests.chain(policies.map(|policy| format!("policy {}", named(policy)))).collect())
+    Ok(leaving.map(|policy| format!("policy {}", named(policy))).collect())
 }
 
 /// The lease, held against the controller.
@@ -228,19 +234,7 @@ impl Held<'_> {
         let what = || format!("take the lease {}/{LEASE}", self.namespace);
         loop {
             let before = self.api.get_opt(LEASE).await.map_err(failed(what()))?;
-            let now = Some(MicroTime(self.clock.now()));
-            let spec = LeaseSpec {
-                holder_identity: Some(NAME.to_owned()),
-                lease_duration_seconds: i32::try_from(KEPT.as_secs()).ok(),
-                acquire_time: now.clone(),
-                renew_time: now,
-                ..before.as_ref().and_then(|lease| lease.spec.clone()).unwrap_or_default()
-            };
-            let metadata = before.as_ref().map_or_else(
-                || ObjectMeta { name: Some(LEASE.to_owned()), ..ObjectMeta::default() },
-                |lease| lease.metadata.clone(),
-            );
-            let lease = Lease { metadata, spec: Some(spec) };
+            let lease = leader::lease(NAME, KEPT, before.as_ref(), self.clock.now());
             let written = match before {
                 Some(_) => self.api.replace(LEASE, &PostParams::default(), &lease).await,
                 None => self.api.create(&PostParams::default(), &lease).await,
@@ -259,14 +253,7 @@ impl Held<'_> {
 }
 
 /// Takes our finalizer off every object of a kind; off how many.
-async fn release<K>(client: &Client, lease: &mut Held<'_>) -> Result<usize, Error>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + DeserializeOwned
-        + std::fmt::Debug,
-    Tolerant<K>: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-{
+async fn release<K: Kind>(client: &Client, lease: &mut Held<'_>) -> Result<usize, Error> {
     let kind = K::kind(&());
     let mut released = 0;
     for object in all::<K>(client, &format!("every {kind}"), ListParams::default()).await? {

@@ -281,7 +281,8 @@ impl<'a> Keeper<'a> {
             return Ok(());
         }
         let attempt = self.leadership.attempt();
-        let wanted = self.lease(known.as_ref(), attempt.sent_at);
+        let settings = self.settings;
+        let wanted = lease(&settings.identity, settings.times.duration, known.as_ref(), attempt.sent_at);
         let written = match known {
             Some(_) => self.api.replace(LEASE, &PostParams::default(), &wanted).await,
             None => self.api.create(&PostParams::default(), &wanted).await,
@@ -300,28 +301,6 @@ impl<'a> Keeper<'a> {
             }
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
             Err(error) => Err(error),
-        }
-    }
-
-    /// The lease with this replica as its holder, as of `now`.
-    fn lease(&self, before: Option<&Lease>, now: Timestamp) -> Lease {
-        let me = Some(self.settings.identity.clone());
-        let spec = before.and_then(|lease| lease.spec.clone()).unwrap_or_default();
-        let mine = spec.holder_identity == me;
-        let transitions = spec.lease_transitions.unwrap_or_default();
-        Lease {
-            metadata: before.map_or_else(
-                || ObjectMeta { name: Some(LEASE.to_owned()), ..ObjectMeta::default() },
-                |lease| lease.metadata.clone(),
-            ),
-            spec: Some(LeaseSpec {
-                acquire_time: spec.acquire_time.clone().filter(|_| mine).or(Some(MicroTime(now))),
-                holder_identity: me,
-                lease_duration_seconds: i32::try_from(self.settings.times.duration.as_secs()).ok(),
-                lease_transitions: Some(if mine || before.is_none() { transitions } else { transitions + 1 }),
-                renew_time: Some(MicroTime(now)),
-                ..spec
-            }),
         }
     }
 
@@ -348,6 +327,27 @@ impl<'a> Keeper<'a> {
             self.leadership.role();
         }
         tokio::time::sleep_until(until).await;
+    }
+}
+
+/// The lease with `holder` as its holder for so long, as of `now`.
+pub(super) fn lease(holder: &str, duration: Duration, before: Option<&Lease>, now: Timestamp) -> Lease {
+    let spec = before.and_then(|lease| lease.spec.clone()).unwrap_or_default();
+    let same = spec.holder_identity.as_deref() == Some(holder);
+    let transitions = spec.lease_transitions.unwrap_or_default();
+    Lease {
+        metadata: before.map_or_else(
+            || ObjectMeta { name: Some(LEASE.to_owned()), ..ObjectMeta::default() },
+            |lease| lease.metadata.clone(),
+        ),
+        spec: Some(LeaseSpec {
+            acquire_time: spec.acquire_time.clone().filter(|_| same).or(Some(MicroTime(now))),
+            holder_identity: Some(holder.to_owned()),
+            lease_duration_seconds: i32::try_from(duration.as_secs()).ok(),
+            lease_transitions: Some(if same || before.is_none() { transitions } else { transitions + 1 }),
+            renew_time: Some(MicroTime(now)),
+            ..spec
+        }),
     }
 }
 

@@ -289,7 +289,7 @@ fn call_others(context: &Context, own: &str, grants: &[(FirewallId, Grant)]) {
         let error = context.gates.report(firewall).and_then(|report| report.error);
         error.is_some_and(|error| !error.kind.is_of_the_firewall())
     };
-    let now = context.ends.now();
+    let now = context.deadlines.now();
     let due = |grant: &Grant| matches!(grant.duty, Duty::Close { .. }) || grant.deadline <= now;
     for (firewall, _) in grants.iter().filter(|(firewall, grant)| due(grant) && fails(firewall)) {
         for (credential, cloud) in context.clouds.iter().filter(|(credential, _)| *credential != own) {

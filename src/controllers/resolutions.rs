@@ -14,7 +14,7 @@ pub struct Resolution {
     pub machines: Arc<BTreeMap<String, Vec<Resolved>>>,
     /// Generation of the spec that was resolved.
     pub generation: i64,
-    /// When the read began, by the clock by which things end: what it says counts for so long.
+    /// When the read began, by the clock that deadlines are judged by: what it says counts for so long.
     pub at: Timestamp,
 }
 

@@ -285,7 +285,7 @@ async fn stray(context: &Context, firewall: FirewallId) -> Option<(String, Obser
 
 /// Has closed what is overdue by its own word. That needs no list: the API server may be away.
 fn close_overdue(context: &Context, read: &[(String, Observed)]) {
-    let now = context.ends.now();
+    let now = context.deadlines.now();
     // While another replica holds the lease, that one closes it first.
     let now = if context.leadership.role() == Role::Standby { gate::standby::due_by(now) } else { now };
     close(

@@ -45,10 +45,10 @@ pub fn build(cloud: &CloudConfig, credential: &CredentialConfig, clock: Clock) -
     let http = http::client(cloud, &endpoints)?;
     let source = token::sources::source(resolved, &endpoints, &http, http::metadata_client()?, clock.clone());
     let tokens = Arc::new(token::Tokens::new(source));
-    let ends = clock.latest(CLOCKS_APART);
+    let deadlines = clock.latest(CLOCKS_APART);
     let arm = Arc::new(client::Arm::new(http, endpoints.resource_manager, tokens, clock));
-    // What is seen is dated as what ends is: a rule that was proved closed after its deadline says so.
-    let firewalls = Arc::new(firewall::Firewalls::new(&arm, ends));
+    // What is seen is dated by the clock that deadlines are judged by: a rule that was proved closed after its deadline says so.
+    let firewalls = Arc::new(firewall::Firewalls::new(&arm, deadlines));
     Ok(Cloud {
         inventory: Arc::new(topology::Topology::new(arm, Arc::clone(&firewalls))),
         firewall: firewalls,

@@ -44,7 +44,7 @@ impl Resolutions {
     ) -> Machines {
         let uid = policy.uid().unwrap_or_default();
         let generation = policy.metadata.generation.unwrap_or_default();
-        let now = context.ends.now();
+        let now = context.deadlines.now();
         let known = self.get(&uid, generation);
         // A reconcile that a gate's news brought about needs no new read of the machines; one that the interval
         // brought about may come a little early.

@@ -1,4 +1,4 @@
-//! Whether a deadline means the same here and in the cloud.
+//! What clocks that differ mean for requests: what is not opened, and what is waited for longer.
 
 use std::time::Duration;
 
@@ -27,29 +27,30 @@ pub(super) fn apart(context: &Context, namespace: &str) -> Option<String> {
     })
 }
 
-/// What a former holder of the lease may yet have written, and until when, by the clock by which things end.
+/// What a former holder of the lease may yet have written, and until when, by the clock that deadlines are judged by.
 pub(super) fn unfinished(
     context: &Context,
     request: &JitAccessRequest,
     since: Timestamp,
 ) -> Vec<(FirewallId, String, Timestamp)> {
-    let (own, ends, within) = (context.clock.now(), context.ends.now(), context.settings.unfinished_writes);
+    let (own, latest) = (context.clock.now(), context.deadlines.now());
+    let within = context.settings.unfinished_writes;
     // Of a clock that is behind, what it took the lease at is too.
-    let since = since.checked_add(ends.duration_since(own)).unwrap_or(Timestamp::MAX);
+    let since = since.checked_add(latest.duration_since(own)).unwrap_or(Timestamp::MAX);
     let unfinished = lifecycle::unfinished(request, since, within);
-    let lands = |until| lands(until, own, ends, within);
+    let lands = |until| lands(until, own, latest, within);
     unfinished
         .into_iter()
         .filter_map(|(firewall, name, until)| Some((firewall, name, lands(until)?)))
         .collect()
 }
 
-/// Until when something may land that, by the clock of whoever wrote it, may do so until `until`: by whichever of our two
-/// clocks that is longer, and no longer than if it were begun now.
-fn lands(until: Timestamp, own: Timestamp, ends: Timestamp, within: Duration) -> Option<Timestamp> {
+/// Until when something may land that, by the clock of whoever wrote it, may do so until `until`: by our own clock, which is
+/// never ahead of the latest and so waits longer, and no longer than if it were begun now.
+fn lands(until: Timestamp, own: Timestamp, latest: Timestamp, within: Duration) -> Option<Timestamp> {
     let longest = SignedDuration::try_from(within).unwrap_or(SignedDuration::MAX);
-    let left = until.duration_since(own.min(ends)).min(longest);
-    left.is_positive().then(|| ends.checked_add(left).unwrap_or(Timestamp::MAX))
+    let left = until.duration_since(own).min(longest);
+    left.is_positive().then(|| latest.checked_add(left).unwrap_or(Timestamp::MAX))
 }
 
 #[cfg(test)]
@@ -60,7 +61,7 @@ mod tests {
     fn a_write_is_waited_for_by_the_slower_clock() {
         let at = |minutes: i64| Timestamp::from_second(1_800_000_000 + 60 * minutes).unwrap();
         let within = Duration::from_secs(15 * 60);
-        for (until, own, ends, wanted) in [
+        for (until, own, latest, wanted) in [
             (15, 0, 0, Some(15)),
             (15, 10, 10, Some(15)),
             (15, 20, 20, None),
@@ -70,7 +71,11 @@ mod tests {
             (65, 0, 50, Some(65)),
             (65, 0, 0, Some(15)),
         ] {
-            assert_eq!(lands(at(until), at(own), at(ends), within), wanted.map(at), "{until} {own} {ends}");
+            assert_eq!(
+                lands(at(until), at(own), at(latest), within),
+                wanted.map(at),
+                "{until} {own} {latest}"
+            );
         }
     }
 }

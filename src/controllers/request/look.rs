@@ -82,10 +82,8 @@ impl Look {
         admission: Admission,
         asked: bool,
     ) -> Self {
-        let now = match state(request) {
-            State::Opening | State::Active | State::Closing => context.ends.now(),
-            _ => context.clock.now(),
-        };
+        let clock = if state(request).holds_rules() { &context.deadlines } else { &context.clock };
+        let now = clock.now();
         let namespace = request.namespace().unwrap_or_default();
         let judgement = match &policies {
             Some(policies) => judge(request, policies, &context.settings.pipelines, now),
