@@ -41,17 +41,7 @@ impl SimulatedWorld {
             "privateIp": "10.0.0.4", "tags": {"Role": "web"},
         }]});
         simulator.build_world(&world.to_string()).unwrap();
-        let secret = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(secret.path(), &simulator.options.client_secret).unwrap();
-        let credential = CredentialConfig {
-            name: "main".into(),
-            client_secret: Some(ClientSecretConfig {
-                tenant_id: simulator.options.tenant_id.clone(),
-                client_id: simulator.options.client_id.clone(),
-                secret_file: secret.path().into(),
-            }),
-            ..CredentialConfig::default()
-        };
+        let (secret, credential) = signed_in(&simulator);
         let cloud = CloudConfig {
             name: CloudName::Custom,
             resource_manager: Some(simulator.url.clone()),
@@ -213,6 +203,22 @@ async fn a_packet_passes_while_a_rule_stands_and_not_before_or_after() {
     assert!(!world.passes("203.0.113.7").await);
 }
 
+/// The file with the simulator's secret, and who signs in by it.
+fn signed_in(simulator: &azure_simulator::Running) -> (tempfile::NamedTempFile, CredentialConfig) {
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(secret.path(), &simulator.options.client_secret).unwrap();
+    let credential = CredentialConfig {
+        name: "main".into(),
+        client_secret: Some(ClientSecretConfig {
+            tenant_id: simulator.options.tenant_id.clone(),
+            client_id: simulator.options.client_id.clone(),
+            secret_file: secret.path().into(),
+        }),
+        ..CredentialConfig::default()
+    };
+    (secret, credential)
+}
+
 /// A simulator that speaks TLS, and how it is reached.
 struct OverTls {
     simulator: azure_simulator::Running,
@@ -228,19 +234,9 @@ impl OverTls {
         let world =
             json!({"machines": [{"name": "web-1", "resourceGroup": "web", "nicNsg": firewall().0.name()}]});
         simulator.build_world(&world.to_string()).unwrap();
-        let secret = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(secret.path(), &simulator.options.client_secret).unwrap();
         let ca = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(ca.path(), &simulator.ca_pem).unwrap();
-        let credential = CredentialConfig {
-            name: "main".into(),
-            client_secret: Some(ClientSecretConfig {
-                tenant_id: simulator.options.tenant_id.clone(),
-                client_id: simulator.options.client_id.clone(),
-                secret_file: secret.path().into(),
-            }),
-            ..CredentialConfig::default()
-        };
+        let (secret, credential) = signed_in(&simulator);
         Self { simulator, ca, credential, _secret: secret }
     }
 

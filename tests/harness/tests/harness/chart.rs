@@ -249,6 +249,18 @@ fn alerts_and_dashboard_ask_for_metrics_that_there_are() {
     }
 }
 
+/// Where kustomize has installed it, Helm does not do so again.
+#[tokio::test]
+async fn where_it_is_by_other_means_it_is_not_installed_again() {
+    let plane = install::shared().await.unwrap();
+    let config = plane.kubeconfig(User::Admin).unwrap().display().to_string();
+    let again =
+        ["install", "again", ".", "--namespace", "default", "--set", CLUSTER, "--kubeconfig", &config];
+    let output = tools().run(&folder(), "helm", &again).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("in this cluster already, and not by Helm"), "{said}");
+}
+
 /// The API server itself, strictly, and the schemas that it publishes, by kubeconform.
 #[tokio::test]
 async fn the_api_server_and_its_schemas_accept_all_of_it() {

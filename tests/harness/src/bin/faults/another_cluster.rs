@@ -11,10 +11,11 @@ use portcullis_harness::lending::lend;
 use portcullis_harness::simulator::Simulator;
 use portcullis_harness::wait::eventually;
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::Instant;
 
 use crate::story::STRANGER;
+use crate::verdict::intervals;
 
 const REQUESTER: &str = "203.0.113.99";
 /// Another one than that of the story: each cluster's lock is a deny to the other's grants.
@@ -119,7 +120,5 @@ async fn exposure(
     let question = json!({"source": source, "destination": "10.150.0.4", "port": PORT, "protocol": "Tcp",
         "from": from.to_string()});
     let answer = simulator.control(Method::POST, "exposure", Some(&question)).await?;
-    let time = |value: &Value| value.as_str().and_then(|text| text.parse::<Timestamp>().ok());
-    let intervals = answer["intervals"].as_array().context("no intervals")?;
-    Ok(intervals.iter().filter_map(|one| Some((time(&one["from"])?, time(&one["to"])))).collect())
+    intervals(&answer)
 }

@@ -165,10 +165,7 @@ impl Story {
             Err(_) if scenario == Scenario::MachineDeleted => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
-        let time = |value: &Value| value.as_str().and_then(|text| text.parse::<Timestamp>().ok());
-        let intervals = answer["intervals"].as_array().context("no intervals")?;
-        let mut open: Vec<(Timestamp, Option<Timestamp>)> =
-            intervals.iter().filter_map(|one| Some((time(&one["from"])?, time(&one["to"])))).collect();
+        let mut open = intervals(&answer)?;
         // Where there is no machine any more, nobody gets in; its address is unlocked.
         if let Some(gone) =
             self.asked.get(Scenario::MachineDeleted.name()).filter(|_| scenario == Scenario::MachineDeleted)
@@ -188,6 +185,13 @@ impl Story {
         };
         Ok((all.len(), all.iter().filter(ours).count()))
     }
+}
+
+/// From when until when packets would have got through, as the simulator says it.
+pub fn intervals(answer: &Value) -> anyhow::Result<Vec<(Timestamp, Option<Timestamp>)>> {
+    let time = |value: &Value| value.as_str().and_then(|text| text.parse::<Timestamp>().ok());
+    let intervals = answer["intervals"].as_array().context("no intervals")?;
+    Ok(intervals.iter().filter_map(|one| Some((time(&one["from"])?, time(&one["to"])))).collect())
 }
 
 /// Whether nothing more will come of a request.
