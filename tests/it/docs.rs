@@ -102,7 +102,13 @@ fn the_role_has_what_the_provider_names() {
 fn examples_are_right() {
     let root = portcullis_harness::checkout();
     let mut read = 0;
-    for file in ["README.md", "docs/configuration.md", "docs/azure-setup.md", "docs/requesters.md"] {
+    for file in [
+        "README.md",
+        "docs/configuration.md",
+        "docs/azure-setup.md",
+        "docs/requesters.md",
+        "docs/migration.md",
+    ] {
         let text = std::fs::read_to_string(root.join(file)).unwrap();
         for block in text.split("```yaml\n").skip(1) {
             let block = block.split("```").next().unwrap();
