@@ -17,10 +17,11 @@ APART := $(PYTHON) -c 'import os, sys; os.setsid(); os.execvp(sys.argv[1], sys.a
 # More than cores: the longest tests wait for deadlines most of the time.
 TEST_THREADS ?= 8
 
-.PHONY: help demo demo-firewall up down test faults soak build controlplane crds chart docs lint fmt prerequisites
+.PHONY: help demo demo-firewall up down test faults soak build controlplane crds chart docs image image-check image-reproduced \
+	lint fmt present prerequisites
 
 help: ## Say what there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 demo: build ## Show the main job: lock, request, open, expire, closed (under 90 s once built)
 	@$(PLAYGROUND) demo
@@ -80,6 +81,21 @@ crds: build ## Write crds/ and deploy/base/admission.yaml from the program, and 
 chart: build ## Write the chart's README from its values
 	cd charts/portcullis && "$$($(PLAYGROUND) tools)/helm-docs" --log-level error
 
+# Its own copy of the checkout: the tool for the SBOM writes beside the sources.
+OUTPUT ?= target/image
+image: present ## Build the container image into OUTPUT=target/image, without a container engine, and run it (15 minutes the first time)
+	@$(PYTHON) tests/mirror.py $(CURDIR) $(PORTCULLIS_CACHE)/image-sources
+	@$(PYTHON) deploy/image/build.py $(PORTCULLIS_CACHE)/image-sources $(OUTPUT)
+	@if [ "$(CHECK)" = contents ] || [ "$$(id -u)" != 0 ]; then \
+	  $(PYTHON) deploy/image/check.py --contents $(OUTPUT); echo "to run it too: sudo -E make image-check OUTPUT=$(OUTPUT)"; \
+	else $(PYTHON) deploy/image/check.py $(OUTPUT); fi
+
+image-check: ## Run the image in OUTPUT as a cluster would, under what the Deployment forbids (Linux, root)
+	@$(PYTHON) deploy/image/check.py $(OUTPUT)
+
+image-reproduced: ## Build the image in OUTPUT again in another folder, and compare
+	@$(PYTHON) deploy/image/reproduce.py $(OUTPUT)
+
 docs: build ## Bring the generated parts of docs/ up to date
 	$(CARGO_TARGET_DIR)/debug/portcullis docs
 
@@ -92,11 +108,13 @@ lint: prerequisites ## clippy with warnings as errors, rustfmt, dependency rules
 fmt: ## Format
 	cargo fmt --all
 
-prerequisites:
+present:
 	@missing() { echo "make: $$1 is missing: $$2" >&2; exit 1; }; \
 	command -v cargo >/dev/null || missing "Rust (cargo)" "install it from https://rustup.rs"; \
 	command -v $(PYTHON) >/dev/null || missing "Python 3.10 or later ($(PYTHON))" "install it from https://www.python.org"; \
 	command -v go >/dev/null || [ -n "$${KUBEBUILDER_ASSETS:-}" ] \
-	  || missing "Go 1.26 or later" "install it from https://go.dev/dl, or set KUBEBUILDER_ASSETS"; \
-	mkdir -p "$$CARGO_TARGET_DIR"; \
+	  || missing "Go 1.26 or later" "install it from https://go.dev/dl, or set KUBEBUILDER_ASSETS"
+
+prerequisites: present
+	@mkdir -p "$$CARGO_TARGET_DIR"; \
 	$(PYTHON) tests/mirror.py $(CURDIR) $(SOURCES)

@@ -17,15 +17,18 @@ mod crds;
 pub mod docs;
 mod drain;
 pub mod jit;
+mod log_level;
 mod run;
 mod scopes;
 mod settings;
 mod sweep;
 mod table;
 
+use crate::telemetry;
+
 /// Just-in-time network access to virtual machines, as a Kubernetes controller.
 #[derive(Debug, Parser)]
-#[command(name = "portcullis", version, propagate_version = true, disable_help_subcommand = true)]
+#[command(name = "portcullis", version = telemetry::version(), propagate_version = true, disable_help_subcommand = true)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

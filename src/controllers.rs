@@ -27,6 +27,7 @@ use kube::{Api, ResourceExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 use crate::api::{JitAccessRequest, JitAccessReview, JitPolicy, Tolerant};
 use crate::clock::Clock;
@@ -35,8 +36,8 @@ use crate::plan::lifecycle::CLOCKS_APART;
 use crate::plan::model::Peer;
 use crate::plan::names::Cluster;
 use crate::plan::people::Pipelines;
-use crate::providers::Cloud;
-use crate::telemetry::{Check, ReconcileResult, Telemetry};
+use crate::providers::{Cloud, Usage};
+use crate::telemetry::{Check, CloudUse, ReconcileResult, Telemetry, traces};
 
 pub mod admission;
 pub mod connection;
@@ -119,6 +120,11 @@ pub async fn run(
 ) -> Result<(), Ended> {
     let Telemetry { metrics, health, audit } = telemetry;
     let Connection { client, server } = api_server;
+    let clouds = Arc::new(clouds);
+    metrics.ask_clouds({
+        let clouds = Arc::clone(&clouds);
+        move || clouds.iter().map(|(credential, cloud)| use_of(credential, cloud)).collect()
+    });
     let deadlines = clock.latest(CLOCKS_APART);
     let (news_in, news) = mpsc::unbounded_channel();
     let leadership = Leadership::contested(&settings.leader, clock.clone());
@@ -148,7 +154,7 @@ pub async fn run(
         herald: Herald::new(client.clone()),
         client: client.clone(),
         settings: Arc::new(settings),
-        clouds: Arc::new(clouds),
+        clouds,
         gates: gates.clone(),
         resolutions: Resolutions::default(),
         policies: policies.clone(),
@@ -237,7 +243,10 @@ pub async fn run(
         .reconcile_on(UnboundedReceiverStream::new(policy_triggers))
         .graceful_shutdown_on(shutdown.clone().cancelled_owned())
         .run(
-            |policy, context| if_holder("policy", policy::reconcile(policy, Arc::clone(&context)), context),
+            |policy, context| {
+                let span = pass_over("policy", &*policy);
+                if_holder("policy", policy::reconcile(policy, Arc::clone(&context)), context).instrument(span)
+            },
             |_, error, _| retry::later("policy", error),
             Arc::clone(&context),
         )
@@ -264,7 +273,10 @@ pub async fn run(
         .reconcile_on(UnboundedReceiverStream::new(review_triggers))
         .graceful_shutdown_on(shutdown.clone().cancelled_owned())
         .run(
-            |review, context| if_holder("review", review::reconcile(review, Arc::clone(&context)), context),
+            |review, context| {
+                let span = pass_over("review", &*review);
+                if_holder("review", review::reconcile(review, Arc::clone(&context)), context).instrument(span)
+            },
             |_, error, _| retry::later("review", error),
             Arc::clone(&context),
         )
@@ -278,7 +290,14 @@ pub async fn run(
                 .with_config(config.concurrency(0))
                 .reconcile_on(UnboundedReceiverStream::new(request_triggers))
                 .graceful_shutdown_on(shutdown.cancelled_owned())
-                .run(request::reconcile_in_turn, |_, error, _| retry::later("request", error), context);
+                .run(
+                    |request, context| {
+                        let span = pass_over("request", &*request);
+                        request::reconcile_in_turn(request, context).instrument(span)
+                    },
+                    |_, error, _| retry::later("request", error),
+                    context,
+                );
             request_loop.for_each(|_| async {}).await;
         }
     };
@@ -325,6 +344,20 @@ pub async fn run(
     }
 }
 
+/// What a cloud has been asked, as metrics have it.
+fn use_of(credential: &str, cloud: &Cloud) -> CloudUse {
+    let Usage { calls, waits, waited, left, throttled_for } = cloud.inventory.usage();
+    CloudUse {
+        credential: credential.to_owned(),
+        requests: calls,
+        waits,
+        waited,
+        budget: left,
+        throttled: throttled_for,
+        clock_ahead: cloud.inventory.clock_ahead().map(|ahead| ahead.as_secs()),
+    }
+}
+
 /// A loop ended that should have gone on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the loop over {0} ended by itself")]
@@ -357,12 +390,26 @@ async fn if_holder<E: std::error::Error>(
     }
 }
 
+/// One pass over an object, in the object's trace.
+fn pass_over(controller: &'static str, object: &impl ResourceExt) -> Span {
+    let uid = object.uid().unwrap_or_default();
+    let span = tracing::debug_span!(
+        "reconcile",
+        otel.name = %format_args!("reconcile {controller}"),
+        k8s.namespace.name = object.namespace(),
+        object.name = object.name_any(),
+        object.uid = uid,
+    );
+    traces::of_object(&uid, span)
+}
+
 async fn timed<E: std::error::Error>(
     controller: &'static str,
     reconcile: impl Future<Output = Result<Action, E>>,
     context: Arc<Context>,
 ) -> Result<Action, E> {
     let started = tokio::time::Instant::now();
+    let _at_work = context.metrics.at_work(controller);
     let result = reconcile.await;
     let outcome = if result.is_ok() { ReconcileResult::Success } else { ReconcileResult::Error };
     context.metrics.reconcile(controller, outcome, started.elapsed());

@@ -54,10 +54,26 @@ pub trait Inventory: Send + Sync {
         None
     }
 
-    /// For how long the cloud has asked to wait, at most; zero where it does not throttle. Closes do not wait for it.
-    fn throttled_for(&self) -> Duration {
-        Duration::ZERO
+    /// What the cloud has been asked, and what it may be asked, through this credential.
+    fn usage(&self) -> Usage {
+        Usage::default()
     }
+}
+
+/// What a cloud has been asked, and what it may be asked, at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Calls by method and by the status of the answer, none where no answer came.
+    pub calls: Vec<(&'static str, Option<u16>, u64)>,
+    /// Calls that waited before they were sent.
+    pub waits: u64,
+    /// How long those have waited, together.
+    pub waited: Duration,
+    /// Calls that can be made at once before the next has to wait, by class (`read`, `write`, `delete`, `network`), where
+    /// they are fewest. A class that was never used is left out.
+    pub left: Vec<(&'static str, i64)>,
+    /// For how long the cloud has asked to wait, at most; zero where it does not throttle. Closes do not wait for it.
+    pub throttled_for: Duration,
 }
 
 /// Reads and changes firewalls. Calls for one firewall must be made one after the other; the gate sees to it.

@@ -1,8 +1,9 @@
-//! What the program says of itself: logs, metrics, health, the audit trail.
+//! What the program says of itself: logs, traces, metrics, health, the audit trail.
 //!
 //! For the controllers and the command line; nothing below them logs or counts. May use `api` and `clock`.
 
 use std::net::SocketAddr;
+use std::sync::LazyLock;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -11,11 +12,31 @@ pub mod audit;
 pub mod health;
 pub mod log;
 pub mod metrics;
+pub mod traces;
 
 pub use audit::Audit;
 pub use health::{Check, Health, Pulse};
 pub use log::{Format, Logging};
-pub use metrics::{CloudOutcome, DriftKind, Metrics, ReconcileResult, SweepResult};
+pub use metrics::{CloudOutcome, CloudUse, DriftKind, Metrics, ReconcileResult, SweepResult};
+pub use traces::Traces;
+
+/// The version that runs.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The commit that it was built from; `unknown` where the build was not told.
+pub const COMMIT: &str = match option_env!("PORTCULLIS_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
+
+/// The version with the commit, where that is known.
+#[must_use]
+pub fn version() -> &'static str {
+    static WHOLE: LazyLock<String> = LazyLock::new(|| match option_env!("PORTCULLIS_COMMIT") {
+        Some(commit) => format!("{VERSION} (commit {commit})"),
+        None => VERSION.to_owned(),
+    });
+    &WHOLE
+}
 
 /// What the controllers tell through.
 #[derive(Clone, Debug)]
@@ -47,6 +68,9 @@ pub enum Error {
     /// The thread that writes log lines cannot be started.
     #[error("failed to start the thread that writes log lines")]
     Thread(#[source] std::io::Error),
+    /// Traces cannot be sent.
+    #[error("failed to set up traces: {0}")]
+    Traces(String),
     /// An address cannot be listened on.
     #[error("failed to listen on {name} {address}: choose an address of this machine and a free port")]
     Listen {

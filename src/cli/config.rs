@@ -6,9 +6,12 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use url::Url;
+
 use crate::api::values::{ArmId, Cidr, Span};
 use crate::api::{ExemptSource, admission};
 use crate::providers::azure::{CloudConfig, CredentialConfig};
+use crate::telemetry::log;
 
 mod file;
 
@@ -57,6 +60,10 @@ pub struct Config {
     pub admission_margin: Duration,
     /// For how long a write that was begun before a restart or take-over may still land.
     pub unfinished_writes: Duration,
+    /// Which log lines are written.
+    pub log_level: String,
+    /// Where traces are sent to.
+    pub otlp_endpoint: Option<Url>,
     /// Where `/metrics` is served.
     pub metrics_address: SocketAddr,
     /// Where `/healthz` and `/readyz` are served.
@@ -160,6 +167,11 @@ impl Config {
         if let Err(error) = admission::text(&file.controller_user) {
             judge.complain("controllerUser", error.to_string());
         }
+        if let Err(error) = log::filter(&file.log_level) {
+            judge.complain("logLevel", error.to_string());
+        }
+        let otlp_endpoint =
+            file.otlp_endpoint.as_deref().and_then(|text| judge.web_address("otlpEndpoint", text));
         let metrics_address = judge.address("metricsAddress", &file.metrics_address);
         let health_address = judge.address("healthAddress", &file.health_address);
         judge.finish()?;
@@ -184,6 +196,8 @@ impl Config {
             controller_user: file.controller_user,
             admission_margin: intervals.margin,
             unfinished_writes: intervals.unfinished,
+            log_level: file.log_level,
+            otlp_endpoint,
             metrics_address,
             health_address,
         })
@@ -281,6 +295,15 @@ impl Judge {
             );
             SocketAddr::from(([127, 0, 0, 1], 0))
         })
+    }
+
+    fn web_address(&mut self, path: &str, text: &str) -> Option<Url> {
+        let url =
+            Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        if url.is_none() {
+            self.complain(path, format!("{text:?} is no URL such as http://collector.observability:4318"));
+        }
+        url
     }
 
     fn cluster_ids(&mut self, file: &File) {

@@ -9,6 +9,7 @@ use anyhow::Context;
 use super::run::connect;
 use crate::clock::Clock;
 use crate::controllers::drain::{Drained, drain, resume};
+use crate::telemetry::Metrics;
 
 /// Arguments of `portcullis drain`.
 #[derive(Debug, clap::Args)]
@@ -37,14 +38,14 @@ pub fn run(arguments: &Arguments, out: &mut (impl Write + Send)) -> anyhow::Resu
     let clock = Clock::system();
     if arguments.undo {
         let resumed = runtime.block_on(async {
-            let connection = connect(arguments.kubeconfig.as_ref(), &clock).await?;
+            let connection = connect(arguments.kubeconfig.as_ref(), &clock, &Metrics::new()).await?;
             anyhow::Ok(resume(&connection.client).await?)
         })?;
         writeln!(out, "{resumed} policies are suspended no more")?;
         return Ok(());
     }
     let Drained { closed, released } = runtime.block_on(async {
-        let connection = connect(arguments.kubeconfig.as_ref(), &clock).await?;
+        let connection = connect(arguments.kubeconfig.as_ref(), &clock, &Metrics::new()).await?;
         let mut say = |line: String| {
             // Nobody may be listening any more; it goes on all the same.
             let _ = writeln!(out, "{line}");

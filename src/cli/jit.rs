@@ -19,6 +19,7 @@ use self::cluster::Access;
 use self::failure::{Exit, Failure};
 use self::text::plain;
 use crate::api::Verdict;
+use crate::telemetry;
 
 mod approve;
 mod cluster;
@@ -46,7 +47,7 @@ pub use help::reference;
 #[command(
     name = "kubectl-jit",
     bin_name = "kubectl jit",
-    version,
+    version = telemetry::version(),
     disable_help_subcommand = true,
     arg_required_else_help = true,
     after_help = help::exit_codes()

@@ -18,14 +18,15 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::config::Config;
-use super::settings;
+use super::{log_level, settings};
 use crate::clock::Clock;
 use crate::controllers;
 use crate::controllers::connection::{self, Connection};
 use crate::providers::{Cloud, azure};
 use crate::telemetry::audit::record::Started;
 use crate::telemetry::log::{self, Format, Logging};
-use crate::telemetry::{Audit, Health, Metrics, Server, Telemetry, health, metrics};
+use crate::telemetry::traces::{Collector, Traces};
+use crate::telemetry::{self, Audit, Health, Metrics, Server, Telemetry, health, metrics};
 
 /// How long a stop may take. Kubernetes kills after 30 s by default.
 const PATIENCE: Duration = Duration::from_secs(25);
@@ -44,9 +45,10 @@ pub struct Arguments {
     /// Plan and report, write nothing to the cloud. Also `dryRun` in the configuration.
     #[arg(long)]
     dry_run: bool,
-    /// Which log lines are written: a level, or directives such as info,portcullis=debug.
-    #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info")]
-    log_level: String,
+    /// Which log lines are written: a level, or directives such as info,portcullis=debug. Wins over `logLevel` in the
+    /// configuration, which can be changed while the program runs.
+    #[arg(long, value_name = "FILTER", env = "RUST_LOG")]
+    log_level: Option<String>,
     /// How log lines look.
     #[arg(long, value_name = "FORMAT", default_value = "json")]
     log_format: Format,
@@ -65,21 +67,44 @@ pub struct Arguments {
 /// API server that does not answer is no error: it is tried again.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut config = Config::load(&arguments.config)?;
+    let file = config.clone();
     config.dry_run |= arguments.dry_run;
     config.metrics_address = arguments.metrics_address.unwrap_or(config.metrics_address);
     config.health_address = arguments.health_address.unwrap_or(config.health_address);
     let measures = Metrics::new();
-    let logging = Logging { filter: arguments.log_level.clone(), format: arguments.log_format };
-    let lines = log::init(&logging, measures.log_lines_dropped())?;
+    let traces = config.otlp_endpoint.as_ref().map(|endpoint| {
+        let collector = Collector {
+            endpoint: endpoint.clone(),
+            instance: instance(),
+            cluster: config.cluster_id.clone(),
+        };
+        Traces::start(&collector)
+    });
+    let traces = traces.transpose()?;
+    let filter = arguments.log_level.as_ref().unwrap_or(&config.log_level).clone();
+    let logging = Logging { filter, format: arguments.log_format };
+    let (lines, level) = log::init(&logging, traces.as_ref(), measures.log_lines_dropped())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("failed to start the runtime")?;
+    if arguments.log_level.is_none() {
+        runtime.spawn(log_level::follow(arguments.config.clone(), file, level));
+    }
     let result = runtime.block_on(serve(config, arguments.kubeconfig.as_ref(), measures));
     // Nothing is waited for any more: what should end well has ended in `serve`.
     runtime.shutdown_background();
+    if let Some(traces) = traces {
+        traces.finish(LAST_WORDS);
+    }
     lines.finish(LAST_WORDS);
     result
+}
+
+/// The name of this replica.
+fn instance() -> String {
+    let name = |variable: &str| std::env::var(variable).ok().filter(|name| !name.is_empty());
+    name("POD_NAME").or_else(|| name("HOSTNAME")).unwrap_or_default()
 }
 
 async fn serve(config: Config, kubeconfig: Option<&PathBuf>, measures: Metrics) -> anyhow::Result<()> {
@@ -88,7 +113,7 @@ async fn serve(config: Config, kubeconfig: Option<&PathBuf>, measures: Metrics) 
     stop_on_signals(&shutdown)?;
     let settings = settings::settings(&config)?;
     let clouds = clouds(&config, &clock)?;
-    let api_server = connect(kubeconfig, &clock).await?;
+    let api_server = connect(kubeconfig, &clock, &measures).await?;
     let ready = Health::new();
     let mut servers = JoinSet::new();
     for (name, address, router) in [
@@ -98,7 +123,8 @@ async fn serve(config: Config, kubeconfig: Option<&PathBuf>, measures: Metrics) 
         servers.spawn(Server::bind(name, address, router).await?.run(shutdown.clone()));
     }
     tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
+        version = telemetry::VERSION,
+        commit = telemetry::COMMIT,
         cluster.id = config.cluster_id,
         cloud.resource_manager = %config.cloud_endpoint,
         namespaces = config.namespaces.len(),
@@ -146,13 +172,11 @@ async fn serve(config: Config, kubeconfig: Option<&PathBuf>, measures: Metrics) 
 /// Begins the audit trail, on a handle of standard output that nothing else writes to and nothing buffers.
 fn begin_audit(config: &Config, clock: &Clock, metrics: &Metrics) -> anyhow::Result<Audit> {
     let output = std::io::stdout().as_fd().try_clone_to_owned().context("failed to use standard output")?;
-    let name = |variable: &str| std::env::var(variable).ok().filter(|name| !name.is_empty());
-    let instance = name("POD_NAME").or_else(|| name("HOSTNAME")).unwrap_or_default();
     let started = Started {
         cluster: config.cluster_id.as_str().into(),
         dry_run: config.dry_run,
-        instance: instance.as_str().into(),
-        version: env!("CARGO_PKG_VERSION").into(),
+        instance: instance().as_str().into(),
+        version: telemetry::VERSION.into(),
     };
     Audit::start(File::from(output), started, clock.clone(), metrics.clone())
         .context("failed to start the audit trail")
@@ -185,7 +209,11 @@ pub(super) fn clouds(config: &Config, clock: &Clock) -> anyhow::Result<BTreeMap<
         .collect()
 }
 
-pub(super) async fn connect(kubeconfig: Option<&PathBuf>, clock: &Clock) -> anyhow::Result<Connection> {
+pub(super) async fn connect(
+    kubeconfig: Option<&PathBuf>,
+    clock: &Clock,
+    metrics: &Metrics,
+) -> anyhow::Result<Connection> {
     let config = match kubeconfig {
         Some(path) => {
             let file = Kubeconfig::read_from(path)
@@ -198,7 +226,7 @@ pub(super) async fn connect(kubeconfig: Option<&PathBuf>, clock: &Clock) -> anyh
             .await
             .context("found no way to the API server: give --kubeconfig FILE, or run as a pod")?,
     };
-    connection::connect(config, clock).context("failed to set up the connection to the API server")
+    connection::connect(config, clock, metrics).context("failed to set up the connection to the API server")
 }
 
 /// The admission policies let `controllerUser` alone write status. Whoever runs under another name had better

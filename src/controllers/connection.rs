@@ -19,6 +19,7 @@ use kube::runtime::watcher;
 use tower::{BoxError, Layer, Service};
 
 use crate::clock::{Clock, Server, http_date};
+use crate::telemetry::Metrics;
 
 /// How long a call may take.
 pub const PATIENCE: Duration = Duration::from_secs(15);
@@ -43,13 +44,18 @@ pub struct Connection {
 ///
 /// # Errors
 /// When the configuration cannot be used, such as a certificate that cannot be read.
-pub fn connect(mut config: kube::Config, clock: &Clock) -> Result<Connection, kube::Error> {
+pub fn connect(
+    mut config: kube::Config,
+    clock: &Clock,
+    metrics: &Metrics,
+) -> Result<Connection, kube::Error> {
     config.connect_timeout = Some(CONNECT);
     config.read_timeout = Some(SILENT);
     // Else a call on a connection that was idle for long would have only what is left.
     config.reset_reader_on_write = true;
     let server = clock.server();
-    let client = ClientBuilder::try_from(config)?.with_layer(&Patient(PATIENCE, server.clone())).build();
+    let patient = Patient { patience: PATIENCE, server: server.clone(), metrics: metrics.clone() };
+    let client = ClientBuilder::try_from(config)?.with_layer(&patient).build();
     Ok(Connection { client, server })
 }
 
@@ -65,22 +71,25 @@ pub fn watching() -> watcher::Config {
 struct Silent(Duration);
 
 #[derive(Clone, Debug)]
-struct Patient(Duration, Server);
+struct Patient {
+    patience: Duration,
+    server: Server,
+    metrics: Metrics,
+}
 
 impl<S> Layer<S> for Patient {
     type Service = Bounded<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Bounded { inner, patience: self.0, server: self.1.clone() }
+        Bounded { inner, bounds: self.clone() }
     }
 }
 
-/// Bounds every call of the service in it.
+/// Bounds and counts every call of the service in it.
 #[derive(Clone, Debug)]
 struct Bounded<S> {
     inner: S,
-    patience: Duration,
-    server: Server,
+    bounds: Patient,
 }
 
 impl<S, B> Service<Request<Body>> for Bounded<S>
@@ -101,8 +110,9 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let streams = is_watch(request.uri());
+        let method = request.method().clone();
         let answer = self.inner.call(request);
-        let server = self.server.clone();
+        let Patient { patience, server, metrics } = self.bounds.clone();
         let whole = async move {
             let (head, body) = answer.await.map_err(Into::into)?.into_parts();
             if let Some(at) =
@@ -116,9 +126,12 @@ where
             let bytes = body.collect().await.map_err(Into::into)?.to_bytes();
             Ok(Response::from_parts(head, Either::Left(Full::new(bytes))))
         };
-        let patience = self.patience;
         Box::pin(async move {
-            tokio::time::timeout(patience, whole).await.unwrap_or_else(|_| Err(Silent(patience).into()))
+            let ended = tokio::time::timeout(patience, whole);
+            let answer = ended.await.unwrap_or_else(|_| Err(Silent(patience).into()));
+            let status = answer.as_ref().ok().map(|answer| answer.status().as_u16());
+            metrics.rest_request(method.as_str(), status);
+            answer
         })
     }
 }
@@ -153,7 +166,8 @@ mod tests {
             }
         });
         let config = kube::Config::new(format!("http://{address}").parse().unwrap());
-        ClientBuilder::try_from(config).unwrap().with_layer(&Patient(SHORT, Server::default())).build()
+        let patient = Patient { patience: SHORT, server: Server::default(), metrics: Metrics::new() };
+        ClientBuilder::try_from(config).unwrap().with_layer(&patient).build()
     }
 
     const HEAD: &str =

@@ -102,8 +102,6 @@ pub async fn run(context: &Context, health: &Health) {
                     firewalls.into_iter().map(|observed| ((*credential).to_owned(), observed)).collect()
                 });
                 drop(turn);
-                let ahead = cloud.inventory.clock_ahead().map(|ahead| ahead.as_secs());
-                context.metrics.cloud(credential, ahead, cloud.inventory.throttled_for());
                 if let Ok(read) = &result {
                     close_overdue(context, read);
                 }

@@ -24,6 +24,7 @@ mod nsg;
 mod operation;
 pub mod token;
 mod topology;
+mod usage;
 mod wire;
 
 pub use config::{CloudConfig, ConfigError, CredentialConfig, validate_credentials};

@@ -3,11 +3,11 @@
 use std::str::FromStr;
 
 use prometheus_client::metrics::counter::Counter;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
-use super::Error;
+use super::{Error, Traces};
 
 mod writer;
 
@@ -32,41 +32,58 @@ pub struct Logging {
     pub format: Format,
 }
 
-/// Starts logging for the whole program, panics included. `dropped` counts the lines that nobody took.
+/// Sets which lines are written, while the program runs.
+#[derive(Clone, Debug)]
+pub struct Level(reload::Handle<EnvFilter, Registry>);
+
+impl Level {
+    /// From now on lines are written that this filter lets through.
+    ///
+    /// # Errors
+    /// [`Error::Filter`] when it cannot be read; the one before stays.
+    pub fn set(&self, text: &str) -> Result<(), Error> {
+        // An error says that there is no log any more to set.
+        let _ = self.0.reload(filter(text)?);
+        Ok(())
+    }
+}
+
+/// Starts logging for the whole program, panics included, and hands spans to `traces`. `dropped` counts the lines that
+/// nobody took.
 ///
 /// # Errors
 /// [`Error::Filter`] when the filter cannot be read, [`Error::Logging`] when logging was started before,
 /// [`Error::Thread`] when its thread cannot be started.
-pub fn init(logging: &Logging, dropped: Counter) -> Result<Lines, Error> {
-    let filter = filter(&logging.filter)?;
+pub fn init(logging: &Logging, traces: Option<&Traces>, dropped: Counter) -> Result<(Lines, Level), Error> {
+    let (filter, level) = reload::Layer::new(filter(&logging.filter)?);
     let lines = Lines::start(std::io::stderr(), dropped).map_err(Error::Thread)?;
-    let registry = tracing_subscriber::registry().with(filter);
-    match logging.format {
-        Format::Json => registry
-            .with(
-                tracing_subscriber::fmt::layer()
-                    .json()
-                    .flatten_event(true)
-                    .with_current_span(true)
-                    .with_span_list(false)
-                    .with_writer(lines.clone()),
-            )
-            .try_init()?,
+    let written = match logging.format {
+        Format::Json => tracing_subscriber::fmt::layer()
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .with_writer(lines.clone())
+            .with_filter(filter)
+            .boxed(),
         Format::Text => {
-            let layer = tracing_subscriber::fmt::layer().with_writer(lines.clone());
-            registry.with(layer).try_init()?;
+            tracing_subscriber::fmt::layer().with_writer(lines.clone()).with_filter(filter).boxed()
         }
-    }
+    };
+    tracing_subscriber::registry().with(written).with(traces.map(Traces::layer)).try_init()?;
     // The usual hook writes to standard error itself, and waits.
     std::panic::set_hook(Box::new(|panic| {
         let backtrace = std::backtrace::Backtrace::capture();
         tracing::error!(%panic, %backtrace, "a part of the program panicked");
     }));
-    Ok(lines)
+    Ok((lines, Level(level)))
 }
 
 /// Reads the directives. Every one must parse: a typing error should not switch logging off in silence.
-fn filter(text: &str) -> Result<EnvFilter, Error> {
+///
+/// # Errors
+/// [`Error::Filter`].
+pub fn filter(text: &str) -> Result<EnvFilter, Error> {
     EnvFilter::from_str(text).map_err(|source| Error::Filter { filter: text.to_owned(), source })
 }
 

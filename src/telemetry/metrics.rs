@@ -17,6 +17,11 @@ use prometheus_client::registry::{Metric, Registry};
 
 use crate::api::Reason;
 
+mod clouds;
+
+pub use clouds::CloudUse;
+use clouds::Clouds;
+
 /// What a metric is, for its registration and for the reference in the docs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Description {
@@ -41,9 +46,15 @@ macro_rules! descriptions {
 }
 
 descriptions! {
-    BUILD_INFO: "info" "portcullis_build" ["version"] "The version that runs";
+    BUILD_INFO: "info" "portcullis_build" ["version", "commit"] "The version that runs, and the commit that it was built from";
     RECONCILES: "counter" "controller_runtime_reconcile" ["controller", "result"] "Reconciles, by result: success, requeue_after or error";
     RECONCILE_TIME: "histogram" "controller_runtime_reconcile_time_seconds" ["controller"] "How long a reconcile took";
+    ACTIVE_WORKERS: "gauge" "controller_runtime_active_workers" ["controller"] "Reconciles under way";
+    REST_REQUESTS: "counter" "rest_client_requests" ["code", "method"] "Calls to the API server, by method and status of the answer; code is error where none came";
+    CLOUD_REQUESTS: "counter" "portcullis_cloud_requests" ["credential", "method", "code"] "Calls to the cloud, by method and status of the answer; code is error where none came";
+    CLOUD_WAITS: "counter" "portcullis_cloud_waits" ["credential"] "Calls that waited before they were sent, to stay below the cloud's limits or because it had asked to";
+    CLOUD_WAITED: "counter" "portcullis_cloud_waited_seconds" ["credential"] "How long those calls have waited, together";
+    CLOUD_BUDGET: "gauge" "portcullis_cloud_budget" ["credential", "class"] "Calls that can be made at once before the next has to wait, in the subscription where they are fewest, by class (read, write, delete, network)";
     CLOUD_WRITES: "counter" "portcullis_cloud_writes" ["operation", "outcome"] "Writes to the cloud, by operation (open, close, lock, unlock) and outcome";
     EXPIRY_LAG: "histogram" "portcullis_expiry_lag_seconds" [] "Time from the deadline of a rule to the moment it was read back as gone";
     TIME_TO_OPEN: "histogram" "portcullis_time_to_open_seconds" [] "Time from the grant of a request to the moment all its rules were read back";
@@ -57,7 +68,7 @@ descriptions! {
     ADMISSION_IN_FORCE: "gauge" "portcullis_admission_in_force" [] "1 where requests and reviews that are created now count, 0 where the admission policies are not provably in force and nothing is opened, or another replica holds the lease";
     API_CLOCK_AHEAD: "gauge" "portcullis_api_server_clock_ahead_seconds" [] "By how much the API server's clock was ahead of ours when it last answered; more than 30 s apart, nothing is opened";
     CLOCK_AHEAD: "gauge" "portcullis_cloud_clock_ahead_seconds" ["credential"] "By how much the cloud's clock was ahead of ours when it last answered; more than 30 s apart, nothing is opened";
-    THROTTLED: "gauge" "portcullis_cloud_throttled_seconds" ["credential"] "For how long the cloud has asked to wait, as of the last sweep; closes do not wait";
+    THROTTLED: "gauge" "portcullis_cloud_throttled_seconds" ["credential"] "For how long the cloud has asked to wait; closes do not wait";
     LEADER: "gauge" "leader_election_master_status" ["name"] "1 where this replica holds the lease and writes, else 0";
     EVENTS: "counter" "portcullis_events" ["type"] "Events written, by type (Normal, Warning)";
     AUDIT_RECORDS: "counter" "portcullis_audit_records" ["outcome"] "Audit records, by outcome: written to standard output, or dropped";
@@ -152,6 +163,22 @@ struct Sweep {
     result: SweepResult,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RestRequest {
+    code: String,
+    method: String,
+}
+
+/// A reconcile that is under way.
+#[derive(Debug)]
+pub struct AtWork(Gauge);
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// The metrics of the program. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -170,8 +197,9 @@ pub struct Metrics {
     swept_rules: Counter,
     admission_in_force: Gauge,
     api_clock_ahead: Gauge,
-    clock_ahead: Family<[(&'static str, String); 1], Gauge>,
-    throttled: Family<[(&'static str, String); 1], Gauge>,
+    active_workers: Family<Labels<1>, Gauge>,
+    rest_requests: Family<RestRequest, Counter>,
+    clouds: Clouds,
     leader: Family<Labels<1>, Gauge>,
     events: Family<Labels<1>, Counter>,
     audit_records: Family<Labels<1>, Counter>,
@@ -192,8 +220,10 @@ impl Metrics {
         registry.register(
             BUILD_INFO.name,
             BUILD_INFO.help,
-            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+            Info::new([("version", super::VERSION), ("commit", super::COMMIT)]),
         );
+        let clouds = Clouds::default();
+        registry.register_collector(Box::new(clouds.clone()));
         // From 1 s, the least that a cloud takes, to over two hours, which is an outage.
         let lag = || Histogram::new(exponential_buckets(1.0, 2.0, 14));
         Self {
@@ -215,12 +245,13 @@ impl Metrics {
             swept_rules: add(&mut registry, SWEPT_RULES, Counter::default()),
             admission_in_force: add(&mut registry, ADMISSION_IN_FORCE, Gauge::default()),
             api_clock_ahead: add(&mut registry, API_CLOCK_AHEAD, Gauge::default()),
-            clock_ahead: add(&mut registry, CLOCK_AHEAD, Family::default()),
-            throttled: add(&mut registry, THROTTLED, Family::default()),
+            active_workers: add(&mut registry, ACTIVE_WORKERS, Family::default()),
+            rest_requests: add(&mut registry, REST_REQUESTS, Family::default()),
             leader: add(&mut registry, LEADER, Family::default()),
             events: add(&mut registry, EVENTS, Family::default()),
             audit_records: add(&mut registry, AUDIT_RECORDS, Family::default()),
             log_lines_dropped: add(&mut registry, LOG_LINES_DROPPED, Counter::default()),
+            clouds,
             registry: Arc::new(registry),
         }
     }
@@ -289,14 +320,23 @@ impl Metrics {
         self.admission_in_force.set(i64::from(counts));
     }
 
-    /// What a cloud says of the time, where it does, and for how long it has asked to wait.
-    pub fn cloud(&self, credential: &str, ahead: Option<i64>, throttled: Duration) {
-        let label = [("credential", credential.to_owned())];
-        if let Some(ahead) = ahead {
-            self.clock_ahead.get_or_create(&label).set(ahead);
-        }
-        let throttled = i64::try_from(throttled.as_secs_f64().ceil() as u64).unwrap_or(i64::MAX);
-        self.throttled.get_or_create(&label).set(throttled);
+    /// A reconcile is under way for as long as the guard is held.
+    #[must_use]
+    pub fn at_work(&self, controller: &'static str) -> AtWork {
+        let workers = self.active_workers.get_or_create(&[("controller", controller)]).clone();
+        workers.inc();
+        AtWork(workers)
+    }
+
+    /// A call to the API server ended, with this status where it was answered.
+    pub fn rest_request(&self, method: &str, status: Option<u16>) {
+        let code = code(status);
+        self.rest_requests.get_or_create(&RestRequest { code, method: method.to_owned() }).inc();
+    }
+
+    /// From now on the clouds are asked for what they count whenever metrics are read.
+    pub fn ask_clouds(&self, ask: impl Fn() -> Vec<CloudUse> + Send + Sync + 'static) {
+        self.clouds.ask(ask);
     }
 
     /// By how many seconds the API server's clock is ahead of ours.
@@ -345,6 +385,11 @@ fn add<M: Metric + Clone>(registry: &mut Registry, what: Description, metric: M)
     metric
 }
 
+/// A status as a label.
+fn code(status: Option<u16>) -> String {
+    status.map_or_else(|| "error".to_owned(), |status| status.to_string())
+}
+
 fn whole(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
@@ -361,87 +406,4 @@ pub fn router(metrics: Metrics) -> axum::Router {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn all_touched() -> Metrics {
-        let metrics = Metrics::new();
-        metrics.reconcile("policy", ReconcileResult::Success, Duration::from_millis(3));
-        metrics.cloud_write("close", CloudOutcome::Ambiguous);
-        metrics.expiry_lag(Duration::from_secs(6));
-        metrics.time_to_open(Duration::from_secs(9));
-        metrics.overdue_rules(2);
-        metrics.open_grants(5);
-        metrics.drift_repair(DriftKind::Removed);
-        metrics.lockdown_effective("team-web", "web-admins", true);
-        metrics.refusal(Reason::PortNotAllowed);
-        metrics.sweep(SweepResult::Complete, 4);
-        metrics.admission_in_force(true);
-        metrics.cloud("default", Some(2), Duration::from_millis(6500));
-        metrics.leader(true);
-        metrics.event("Warning");
-        metrics.audit_record(false);
-        metrics.log_lines_dropped().inc();
-        metrics
-    }
-
-    #[test]
-    fn every_metric_is_rendered_under_its_name_with_its_labels() {
-        let text = all_touched().render();
-        for line in [
-            r#"controller_runtime_reconcile_total{controller="policy",result="success"} 1"#,
-            r#"controller_runtime_reconcile_time_seconds_count{controller="policy"} 1"#,
-            r#"portcullis_cloud_writes_total{operation="close",outcome="ambiguous"} 1"#,
-            "portcullis_expiry_lag_seconds_sum 6.0",
-            "portcullis_time_to_open_seconds_count 1",
-            "portcullis_overdue_rules 2",
-            "portcullis_open_grants 5",
-            r#"portcullis_drift_repairs_total{kind="removed"} 1"#,
-            r#"portcullis_lockdown_effective{namespace="team-web",policy="web-admins"} 1"#,
-            r#"portcullis_refusals_total{reason="PortNotAllowed"} 1"#,
-            r#"portcullis_sweeps_total{result="complete"} 1"#,
-            "portcullis_swept_rules_total 4",
-            "portcullis_admission_in_force 1",
-            r#"portcullis_cloud_clock_ahead_seconds{credential="default"} 2"#,
-            r#"portcullis_cloud_throttled_seconds{credential="default"} 7"#,
-            r#"leader_election_master_status{name="portcullis"} 1"#,
-            r#"portcullis_events_total{type="Warning"} 1"#,
-            r#"portcullis_audit_records_total{outcome="dropped"} 1"#,
-            "portcullis_log_lines_dropped_total 1",
-            concat!(r#"portcullis_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),
-        ] {
-            assert!(text.lines().any(|found| found == line), "no line {line:?} in\n{text}");
-        }
-        for what in ALL {
-            assert!(text.contains(&format!("# TYPE {} {}", what.name, what.kind)), "{what:?}\n{text}");
-            let sample = text.lines().find(|line| line.starts_with(what.name)).unwrap_or_default();
-            for label in what.labels {
-                assert!(sample.contains(&format!("{label}=\"")), "{what:?}: {sample}");
-            }
-        }
-    }
-
-    #[test]
-    fn one_that_does_not_hold_the_lease_says_nothing_of_what_only_the_holder_knows() {
-        let metrics = all_touched();
-        metrics.leader(false);
-        let text = metrics.render();
-        assert!(!text.contains("team-web"));
-        for line in [
-            r#"leader_election_master_status{name="portcullis"} 0"#,
-            "portcullis_admission_in_force 0",
-            "portcullis_open_grants 0",
-            // What is overdue is for everybody.
-            "portcullis_overdue_rules 2",
-        ] {
-            assert!(text.lines().any(|found| found == line), "no line {line:?} in\n{text}");
-        }
-    }
-
-    #[test]
-    fn the_series_of_a_deleted_policy_goes_away() {
-        let metrics = all_touched();
-        metrics.forget_policy("team-web", "web-admins");
-        assert!(!metrics.render().contains("team-web"));
-    }
-}
+mod tests;

@@ -61,6 +61,7 @@ mod sessions;
 mod silent;
 mod tenancy;
 mod walk;
+mod watching;
 mod without_cluster;
 mod worlds;
 mod worlds_drift;

@@ -118,7 +118,8 @@ namespaces:
   []
   {{- end }}
 dryRun: {{ .Values.dryRun }}
-{{- range $field := list "clusterId" "previousClusterIds" "controllerUser" "cloud" "credentials" "namespaces" "dryRun" }}
+logLevel: {{ .Values.log.level | quote }}
+{{- range $field := list "clusterId" "previousClusterIds" "controllerUser" "cloud" "credentials" "namespaces" "dryRun" "logLevel" }}
 {{- if hasKey $.Values.config $field }}
 {{- fail (printf "config.%s is not for here: there is a value of its own for it" $field) }}
 {{- end }}

@@ -69,6 +69,14 @@ pub struct File {
     /// still be carried out: until then such a port is closed again and again, and does not count as closed.
     #[serde(default = "quarter_of_an_hour")]
     pub unfinished_writes: String,
+    /// Which log lines are written: a level (`error`, `warn`, `info`, `debug`, `trace`), or directives such as
+    /// `info,portcullis::controllers=debug`. The one field that is read again while the program runs: a change takes
+    /// effect within 10 s. `--log-level` wins.
+    #[serde(default = "info")]
+    pub log_level: String,
+    /// Base URL of an OTLP/HTTP receiver that traces are sent to. Left out: there are none.
+    #[serde(default)]
+    pub otlp_endpoint: Option<String>,
     /// Where `/metrics` is served.
     #[serde(default = "metrics_address")]
     pub metrics_address: String,
@@ -139,6 +147,10 @@ const fn sixteen() -> u16 {
 
 fn service_account() -> String {
     crate::api::admission::CONTROLLER_USER.to_owned()
+}
+
+fn info() -> String {
+    "info".to_owned()
 }
 
 fn metrics_address() -> String {

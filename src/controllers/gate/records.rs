@@ -1,16 +1,24 @@
 //! The record of a round's writes: what is intended, before it is sent, and what became of it.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
+use tokio::time::Instant;
+use tracing::Span;
 
 use super::round::Round;
 use crate::plan::desired::Drift;
 use crate::plan::model::{Access, Peer, Rule, RuleProtocol};
-use crate::plan::names::{Mark, parse_name};
+use crate::plan::names::{self, Mark, parse_name};
 use crate::plan::report;
 use crate::providers::{CloudError, CloudErrorKind, Written};
-use crate::telemetry::CloudOutcome;
 use crate::telemetry::audit::record::{self, Cause, Content, Ended, Operation, Outcome, Text, Write};
-use crate::telemetry::audit::{Event, Receipt};
+use crate::telemetry::audit::{Event, Progress, Receipt};
+use crate::telemetry::{CloudOutcome, traces};
+
+/// How long the record of an open may take to leave the program.
+const RECORD_PATIENCE: Duration = Duration::from_secs(1);
+const RECORD_LOOK: Duration = Duration::from_millis(2);
 
 /// A write that was recorded as intended.
 pub(super) struct Intent {
@@ -18,6 +26,8 @@ pub(super) struct Intent {
     operation: Operation,
     rule: String,
     pub(super) receipt: Receipt,
+    /// In the trace of the request or policy that the rule is of; it ends with this.
+    pub(super) span: Span,
 }
 
 impl Round<'_> {
@@ -45,7 +55,25 @@ impl Round<'_> {
             owner: mark.as_ref().map(owner).unwrap_or_default().into(),
             rule: name.into(),
         }));
-        Intent { number, operation, rule: name.to_owned(), receipt }
+        let owner = mark.as_ref().map(owner).unwrap_or_default();
+        let span = tracing::debug_span!(
+            "write a rule",
+            otel.name = operation.label(),
+            otel.status_code = tracing::field::Empty,
+            otel.status_description = tracing::field::Empty,
+            firewall = self.gate.firewall.as_str(),
+            rule = name,
+            audit.write = number,
+        );
+        let span = traces::of_object(self.uid(owner).unwrap_or_default(), span);
+        Intent { number, operation, rule: name.to_owned(), receipt, span }
+    }
+
+    /// The whole UID of the request or policy that a rule's name has the beginning of.
+    fn uid(&self, owner: &str) -> Option<&str> {
+        let requests = self.wanted.grants.iter().map(|grant| &grant.request_uid);
+        let policies = self.lockers.keys();
+        requests.chain(policies).map(String::as_str).find(|uid| names::uid12(uid) == owner)
     }
 
     pub(super) fn count(&self, intent: &Intent, result: &Result<Written, CloudError>) {
@@ -57,11 +85,32 @@ impl Round<'_> {
             Err(_) => (CloudOutcome::Failed, Ended::Failed),
         };
         self.inner.metrics.cloud_write(intent.operation.label(), outcome);
+        if let Err(error) = result {
+            intent.span.record("otel.status_code", "ERROR");
+            intent.span.record("otel.status_description", &error.message);
+        }
         let id = match result {
             Ok(written) => written.request_id.as_deref(),
             Err(error) => error.request_id.as_deref(),
         };
         self.record_end(intent, ended, id, result.as_ref().err());
+    }
+
+    /// Whether the record of what is intended has left the program. Not waited for where something is to be closed.
+    pub(super) async fn handed_over(&self, receipt: &Receipt) -> bool {
+        let until = Instant::now() + RECORD_PATIENCE;
+        loop {
+            match receipt.progress() {
+                Progress::Written => return true,
+                Progress::Lost => return false,
+                Progress::Waiting => {
+                    if self.close_is_due() || Instant::now() >= until {
+                        return false;
+                    }
+                    tokio::time::sleep(RECORD_LOOK).await;
+                }
+            }
+        }
     }
 
     pub(super) fn record_end(

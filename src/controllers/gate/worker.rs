@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
+use tracing::Instrument;
 
 use super::pace::Pace;
 use super::round::{self, Memory, Outcome};
@@ -44,7 +45,8 @@ async fn run(inner: Arc<Inner>, gate: Arc<Gate>) {
     loop {
         // From before the round: a role that changes in it is not missed.
         let roles = inner.leadership.changes();
-        let outcome = round::round(&inner, &gate, &mut memory).await;
+        let span = tracing::debug_span!("round", firewall = gate.firewall.as_str());
+        let outcome = round::round(&inner, &gate, &mut memory).instrument(span).await;
         let now = inner.clock.now();
         // However the round ended: the read-back that ends it well is often of a later one.
         if std::mem::take(&mut memory.closed) {

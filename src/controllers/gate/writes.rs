@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::{Instrument, Span};
 
 use super::records::{Intent, deadline, owner};
 use super::round::Round;
@@ -20,13 +21,9 @@ use crate::plan::model::{Access, Rule};
 use crate::plan::names;
 use crate::providers::{Change, CloudError, CloudErrorKind, Firewall, Written};
 use crate::telemetry::audit::record::{Cause, Ended, Operation};
-use crate::telemetry::audit::{Progress, Receipt};
 
 /// What takes less holds up no close.
 const QUICK: Duration = Duration::from_secs(1);
-/// How long the record of an open may take to leave the program.
-const RECORD_PATIENCE: Duration = Duration::from_secs(1);
-const RECORD_LOOK: Duration = Duration::from_millis(2);
 
 impl Round<'_> {
     /// Closes what goes in one write.
@@ -50,7 +47,8 @@ impl Round<'_> {
                 let intent = self.intend(&deny.name, Operation::Close, cause, Some(deny));
                 let way = Arc::clone(self.ways.current());
                 let firewall = self.gate.firewall.clone();
-                let written = way.put(&firewall, deny, self.pace.patience).await;
+                let written =
+                    way.put(&firewall, deny, self.pace.patience).instrument(intent.span.clone()).await;
                 self.wrote(&intent, deny, written)
             }
             Some(_) => false,
@@ -128,7 +126,8 @@ impl Round<'_> {
             let begun = Instant::now();
             self.tried = true;
             let intent = self.intend(&rule.name, Operation::Lock, cause, Some(rule));
-            let written = self.unless_due(way.put(&firewall, rule, self.pace.patience)).await;
+            let write = way.put(&firewall, rule, self.pace.patience).instrument(intent.span.clone());
+            let written = self.unless_due(write).await;
             self.hold_back_if(place, &written);
             if self.wrote(&intent, rule, written) || self.gives_way(begun) {
                 return;
@@ -146,8 +145,10 @@ impl Round<'_> {
         self.tried = true;
         let (firewall, change) = (self.gate.firewall.clone(), Change::CutSessions);
         let intent = self.intend(change.rule(), Operation::Lock, Cause::Policy, None);
-        let written =
-            self.unless_due(way.write(&firewall, std::slice::from_ref(&change), self.pace.patience)).await;
+        let write = way
+            .write(&firewall, std::slice::from_ref(&change), self.pace.patience)
+            .instrument(intent.span.clone());
+        let written = self.unless_due(write).await;
         self.count(&intent, &written);
         match written {
             Ok(written) => {
@@ -228,7 +229,9 @@ impl Round<'_> {
         let changes: Vec<Change> = recorded.iter().map(|(_, rule)| Change::Put((*rule).clone())).collect();
         let left = recorded.iter().map(|(_, rule)| self.open_patience(&rule.name)).min();
         let patience = left.unwrap_or_default();
-        let written = self.unless_due(way.write(&firewall, &changes, patience)).await;
+        // One write of several rules is shown in the trace of the first.
+        let span = recorded.first().map_or_else(Span::none, |(intent, _)| intent.span.clone());
+        let written = self.unless_due(way.write(&firewall, &changes, patience).instrument(span)).await;
         self.hold_back_if(place, &written);
         if let Ok(written) = &written {
             self.tell_of_others(written);
@@ -260,22 +263,6 @@ impl Round<'_> {
             return self.pace.open_patience;
         }
         self.pace.open_patience.min(left.unwrap_or_default())
-    }
-
-    async fn handed_over(&self, receipt: &Receipt) -> bool {
-        let until = Instant::now() + RECORD_PATIENCE;
-        loop {
-            match receipt.progress() {
-                Progress::Written => return true,
-                Progress::Lost => return false,
-                Progress::Waiting => {
-                    if self.close_is_due() || Instant::now() >= until {
-                        return false;
-                    }
-                    tokio::time::sleep(RECORD_LOOK).await;
-                }
-            }
-        }
     }
 
     /// What a write comes to. Nothing that hangs holds up a close for long.
@@ -380,7 +367,8 @@ impl Round<'_> {
             Operation::Lock | Operation::Open | Operation::Unlock => Change::Unlock,
         };
         let changes: Vec<Change> = names.iter().cloned().map(change).collect();
-        let removal = way.write(&firewall, &changes, self.pace.patience);
+        let span = intents.first().map_or_else(Span::none, |intent| intent.span.clone());
+        let removal = way.write(&firewall, &changes, self.pace.patience).instrument(span);
         let result = match operation {
             Operation::Close => removal.await,
             Operation::Lock | Operation::Open | Operation::Unlock => self.unless_due(removal).await,

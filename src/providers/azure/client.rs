@@ -12,20 +12,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use reqwest::header::{HeaderMap, HeaderValue};
+use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode};
-use secrecy::ExposeSecret;
 use serde_json::Value;
 use tokio::time::Instant;
 use url::Url;
 
-use super::answer::{error, held_back, jitter, judged, no_token, retry_after, subscription, text};
+use super::answer::{error, held_back, jitter, judged, no_token, retry_after, subscription};
 use super::errors::{self, Call};
-use super::http;
 use super::limiter::{Class, Limiter, Urgency};
-use super::token::{Token, TokenError, Tokens};
-use crate::clock::{Clock, Server, http_date};
-use crate::providers::{CloudError, CloudErrorKind, Written};
+use super::token::{TokenError, Tokens};
+use super::usage::Calls;
+use crate::clock::{Clock, Server};
+use crate::providers::{CloudError, CloudErrorKind, Usage, Written};
+
+mod send;
 
 /// Longest that a read takes, retries included.
 pub(super) const READ_TIME: Duration = Duration::from_secs(45);
@@ -44,6 +45,7 @@ pub(super) struct Arm {
     base: Url,
     tokens: Arc<Tokens>,
     pub(super) limiter: Limiter,
+    calls: Calls,
     clock: Clock,
     /// The cloud's own clock, as of the last answer.
     server: Server,
@@ -91,12 +93,17 @@ pub(super) enum Silence {
 impl Arm {
     pub(super) fn new(http: reqwest::Client, base: Url, tokens: Arc<Tokens>, clock: Clock) -> Self {
         let server = clock.server();
-        Self { http, base, tokens, limiter: Limiter::default(), clock, server }
+        Self { http, base, tokens, limiter: Limiter::default(), calls: Calls::default(), clock, server }
     }
 
     /// By how much the cloud's clock was ahead of ours when it last answered, to a second or two.
     pub(super) fn ahead(&self) -> Option<SignedDuration> {
         self.clock.ahead(&self.server)
+    }
+
+    /// What it has been asked, and what it may be asked.
+    pub(super) fn usage(&self) -> Usage {
+        Usage { calls: self.calls.all(), ..self.limiter.usage() }
     }
 
     /// The address of a path of Resource Manager.
@@ -326,89 +333,6 @@ impl Arm {
             return Err(self.refused(operation, &reply, Call::Write, &subscription, own));
         }
         self.wait(request, &url, reply, until).await
-    }
-
-    /// Sends one request; where the token is refused, once more with a new one.
-    pub(super) async fn send(
-        &self,
-        method: &Method,
-        url: &Url,
-        body: Option<&Value>,
-    ) -> Result<Reply, Silence> {
-        self.send_if(method, url, body, None).await
-    }
-
-    /// The same, to be refused where what is there is of another version.
-    async fn send_if(
-        &self,
-        method: &Method,
-        url: &Url,
-        body: Option<&Value>,
-        if_match: Option<&str>,
-    ) -> Result<Reply, Silence> {
-        let token = self.tokens.get().await.map_err(Silence::Token)?;
-        let reply = self.send_with(method, url, (body, if_match), &token).await?;
-        if reply.status != StatusCode::UNAUTHORIZED {
-            return Ok(reply);
-        }
-        match self.tokens.replace(&token).await {
-            Ok(token) => self.send_with(method, url, (body, if_match), &token).await,
-            Err(TokenError::Refused(_)) => Ok(reply),
-            Err(error) => Err(Silence::Token(error)),
-        }
-    }
-
-    async fn send_with(
-        &self,
-        method: &Method,
-        url: &Url,
-        (body, if_match): (Option<&Value>, Option<&str>),
-        token: &Token,
-    ) -> Result<Reply, Silence> {
-        let client_request_id = uuid::Uuid::new_v4().to_string();
-        let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.secret.expose_secret()))
-            .map_err(|_| Silence::NotSent("the token cannot stand in a header".into()))?;
-        bearer.set_sensitive(true);
-        let mut request = self
-            .http
-            .request(method.clone(), url.clone())
-            .header("authorization", bearer)
-            .header("accept", "application/json")
-            .header("x-ms-client-request-id", &client_request_id)
-            .header("x-ms-return-client-request-id", "true");
-        if let Some(version) = if_match {
-            request = request.header("if-match", version);
-        }
-        if let Some(body) = body {
-            request = request.json(body);
-        }
-        let begun = Instant::now();
-        let response = request.send().await.map_err(|error| {
-            if error.is_connect() || error.is_builder() {
-                Silence::NotSent(http::describe(error))
-            } else {
-                Silence::Broken(http::describe(error))
-            }
-        })?;
-        let (status, headers) = (response.status(), response.headers().clone());
-        if let Some(date) = http_date(text(&headers, "date").as_deref().unwrap_or_default()) {
-            self.server.said(date);
-        }
-        let body = http::bounded(response, LARGEST).await.map_err(Silence::Broken)?;
-        let given =
-            ["x-ms-request-id", "x-ms-correlation-request-id"].iter().find_map(|name| text(&headers, name));
-        let by_resource_manager = given.is_some();
-        let request_id = given.unwrap_or(client_request_id);
-        tracing::debug!(
-            http.method = %method,
-            http.path = url.path(),
-            http.status = status.as_u16(),
-            elapsed.ms = begun.elapsed().as_millis(),
-            arm.request_id = request_id,
-            arm.correlation_id = text(&headers, "x-ms-correlation-request-id"),
-            "called Resource Manager"
-        );
-        Ok(Reply { status, headers, body, request_id: Some(request_id), by_resource_manager })
     }
 
     /// The error that an answer stands for.

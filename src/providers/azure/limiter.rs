@@ -4,11 +4,13 @@
 //! at 10 a second each; and Microsoft.Network 1,000 writes or deletes in five minutes. The buckets here are
 //! smaller. What can wait leaves the last tokens to what cannot.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::providers::Usage;
 
 /// What cannot wait goes first: the share of a bucket that a call leaves to those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,6 +47,15 @@ pub(super) enum Class {
 }
 
 impl Class {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Delete => "delete",
+            Self::Network => "network",
+        }
+    }
+
     /// Tokens that a full bucket holds, and how many come back a second.
     fn size(self) -> (f64, f64) {
         match self {
@@ -64,6 +75,13 @@ struct Bucket {
 }
 
 impl Bucket {
+    /// Adds what has come back since it was last looked at.
+    fn refill(&mut self, class: Class, now: Instant) {
+        let (capacity, rate) = class.size();
+        self.tokens = (self.tokens + (now - self.at).as_secs_f64() * rate).min(capacity);
+        self.at = now;
+    }
+
     /// Takes a token. The debt has a bound: it delays what comes after, and must not do so for long.
     fn pay(&mut self) {
         self.tokens = (self.tokens - 1.0).max(-100.0);
@@ -74,14 +92,25 @@ impl Bucket {
 #[derive(Debug, Default)]
 pub(super) struct Limiter {
     buckets: Mutex<HashMap<(String, Class), Bucket>>,
+    waited: Mutex<(u64, Duration)>,
 }
 
 impl Limiter {
-    /// For how long the cloud has asked to wait, of all that it was asked.
-    pub(super) fn blocked_for(&self) -> Duration {
-        let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        let until = buckets.values().map(|bucket| bucket.blocked).max();
-        until.map(|until| until.saturating_duration_since(Instant::now())).unwrap_or_default()
+    /// What is left, and what was waited for. The calls are for others to count.
+    pub(super) fn usage(&self) -> Usage {
+        let now = Instant::now();
+        let mut left = BTreeMap::new();
+        let mut throttled_for = Duration::ZERO;
+        for ((_, class), bucket) in self.buckets.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
+            bucket.refill(*class, now);
+            let tokens = bucket.tokens.floor() as i64;
+            left.entry(class.name())
+                .and_modify(|fewest: &mut i64| *fewest = tokens.min(*fewest))
+                .or_insert(tokens);
+            throttled_for = throttled_for.max(bucket.blocked.saturating_duration_since(now));
+        }
+        let (waits, waited) = *self.waited.lock().unwrap_or_else(PoisonError::into_inner);
+        Usage { calls: Vec::new(), waits, waited, left: left.into_iter().collect(), throttled_for }
     }
 
     /// Waits for a token of every class. The error is how long it would take, where that is past `until`.
@@ -92,14 +121,21 @@ impl Limiter {
         urgency: Urgency,
         until: Instant,
     ) -> Result<(), Duration> {
+        let begun = Instant::now();
+        let mut waited = false;
         loop {
             let wait = self.take(subscription, classes, urgency);
             if wait.is_zero() {
+                if waited {
+                    let mut all = self.waited.lock().unwrap_or_else(PoisonError::into_inner);
+                    *all = (all.0 + 1, all.1 + begun.elapsed());
+                }
                 return Ok(());
             }
             if Instant::now() + wait > until {
                 return Err(wait);
             }
+            waited = true;
             tokio::time::sleep(wait).await;
         }
     }
@@ -116,8 +152,7 @@ impl Limiter {
                 at: now,
                 blocked: now,
             });
-            bucket.tokens = (bucket.tokens + (now - bucket.at).as_secs_f64() * rate).min(capacity);
-            bucket.at = now;
+            bucket.refill(*class, now);
             let missing = 1.0 + capacity * urgency.floor() - bucket.tokens;
             let counted_only = urgency == Urgency::Close && *class == Class::Network;
             if missing > 0.0 && !counted_only {
@@ -220,5 +255,25 @@ mod tests {
         assert_eq!(limiter.acquire("s", DELETE, Urgency::Close, soon()).await, Ok(()));
         tokio::time::sleep(Duration::from_secs(30)).await;
         assert_eq!(limiter.acquire("s", DELETE, Urgency::Lock, soon()).await, Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_is_told_of_the_subscription_that_has_fewest_as_of_now() {
+        let limiter = Limiter::default();
+        assert_eq!(limiter.usage(), Usage::default());
+        let far = Instant::now() + Duration::from_secs(60);
+        for _ in 0..100 {
+            limiter.acquire("busy", WRITE, Urgency::Open, far).await.unwrap();
+        }
+        limiter.acquire("idle", WRITE, Urgency::Open, far).await.unwrap();
+        assert_eq!(limiter.usage().left, [("network", 240), ("write", 60)]);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(limiter.usage().left, [("network", 249), ("write", 100)]);
+        limiter.block("idle", Class::Read, Duration::from_secs(30));
+        assert_eq!(limiter.usage().throttled_for, Duration::from_secs(30));
+        assert_eq!(limiter.usage().waits, 0);
+        let begun = Instant::now();
+        limiter.acquire("idle", &[Class::Read], Urgency::Open, far).await.unwrap();
+        assert_eq!((limiter.usage().waits, limiter.usage().waited), (1, begun.elapsed()));
     }
 }

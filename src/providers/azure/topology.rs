@@ -21,7 +21,7 @@ use super::wire;
 use crate::api::Reason;
 use crate::api::values::ArmId;
 use crate::plan::model::{FirewallHop, FirewallId, Machine, Observed, Unsupported};
-use crate::providers::{CloudError, CloudErrorKind, Firewall, Inventory, has_tags};
+use crate::providers::{CloudError, CloudErrorKind, Firewall, Inventory, Usage, has_tags};
 
 mod admin;
 mod assemble;
@@ -416,8 +416,8 @@ impl Inventory for Topology {
         self.arm.ahead()
     }
 
-    fn throttled_for(&self) -> std::time::Duration {
-        self.arm.limiter.blocked_for()
+    fn usage(&self) -> Usage {
+        self.arm.usage()
     }
 }
 

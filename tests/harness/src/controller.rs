@@ -173,6 +173,14 @@ impl Controller {
         &mut self.setup
     }
 
+    /// Writes its configuration file anew while it runs.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_config(&self) -> anyhow::Result<()> {
+        write_config(&self.setup).map(drop)
+    }
+
     /// Its process id.
     #[must_use]
     pub fn id(&self) -> u32 {
@@ -286,11 +294,16 @@ impl Controller {
     }
 }
 
-fn spawn(setup: &Setup) -> anyhow::Result<Process> {
-    let program = crate::program("portcullis", "PORTCULLIS")?;
+fn write_config(setup: &Setup) -> anyhow::Result<PathBuf> {
     let config = setup.folder.join("config.yaml");
     // JSON is YAML.
     std::fs::write(&config, serde_json::to_string_pretty(&setup.config)?)?;
+    Ok(config)
+}
+
+fn spawn(setup: &Setup) -> anyhow::Result<Process> {
+    let program = crate::program("portcullis", "PORTCULLIS")?;
+    let config = write_config(setup)?;
     let mut command = Command::new(program);
     command
         .arg("run")

@@ -82,6 +82,21 @@ fn plain(mut object: Value) -> (String, Value) {
     (format!("{} {name}", object["kind"].as_str().unwrap()), object)
 }
 
+#[test]
+fn a_changed_configuration_restarts_the_controller_and_a_changed_log_level_does_not() {
+    let checksum = |value: &str| {
+        let objects = rendered(&["--set", CLUSTER, "--set", value]);
+        let deployment = objects.iter().find(|object| object["kind"] == "Deployment").unwrap();
+        deployment["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(checksum("log.level=info"), checksum("log.level=warn\\,portcullis=debug"));
+    assert_ne!(checksum("log.level=info"), checksum("config.driftInterval=2m"));
+    assert_ne!(checksum("config.driftInterval=3m"), checksum("config.driftInterval=2m"));
+}
+
 #[tokio::test]
 async fn the_chart_and_deploy_hold_the_same_objects() {
     let assets = portcullis_harness::assets::Assets::find_or_build(|line| println!("{line}")).unwrap();
