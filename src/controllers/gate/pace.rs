@@ -14,6 +14,8 @@ pub(super) struct Pace {
     /// How long what is under way goes on when something is to be closed. Not given up at once: the cloud refuses a second
     /// write until the first has ended.
     pub(super) grace: Duration,
+    /// The same for what closes, when something else is to be closed: longer, since what is given up is sent once more.
+    pub(super) close_grace: Duration,
     /// How long a write that was not answered may take to land.
     pub(super) lands_within: Duration,
     /// How long until it is read again while something that was written has not been read back.
@@ -28,6 +30,7 @@ const BY_RULE: Pace = Pace {
     patience: Duration::from_secs(60),
     open_patience: Duration::from_secs(30),
     grace: Duration::from_secs(12),
+    close_grace: Duration::from_secs(20),
     lands_within: Duration::from_secs(120),
     read_back: Duration::from_secs(1),
     at_once: 1,
@@ -39,6 +42,7 @@ const WHOLE: Pace = Pace {
     patience: Duration::from_secs(15 * 60),
     open_patience: Duration::from_secs(15 * 60),
     grace: Duration::from_secs(15 * 60),
+    close_grace: Duration::from_secs(15 * 60),
     lands_within: Duration::from_secs(15 * 60),
     read_back: Duration::from_secs(5),
     at_once: usize::MAX,

@@ -265,14 +265,24 @@ impl Round<'_> {
         self.pace.open_patience.min(left.unwrap_or_default())
     }
 
-    /// What a write comes to. Nothing that hangs holds up a close for long.
+    /// What a write that closes nothing comes to. Nothing that hangs holds up a close for long.
     async fn unless_due(
         &self,
         write: impl Future<Output = Result<Written, CloudError>> + Send,
     ) -> Result<Written, CloudError> {
+        self.unless(self.until_to_close(), self.pace.grace, write).await
+    }
+
+    /// What a write comes to, unless it is still under way this long after something was to be closed.
+    async fn unless(
+        &self,
+        to_close: impl Future<Output = ()> + Send,
+        grace: Duration,
+        write: impl Future<Output = Result<Written, CloudError>> + Send,
+    ) -> Result<Written, CloudError> {
         let due = async {
-            self.until_to_close().await;
-            tokio::time::sleep(self.pace.grace).await;
+            to_close.await;
+            tokio::time::sleep(grace).await;
         };
         tokio::select! {
             biased;
@@ -280,7 +290,7 @@ impl Round<'_> {
             () = due => Err(CloudError {
                 kind: CloudErrorKind::Unanswered,
                 operation: format!("wait for a write to {}", self.gate.firewall.0.name()),
-                message: format!("given up {} s after something was to be closed", self.pace.grace.as_secs()),
+                message: format!("given up {} s after something was to be closed", grace.as_secs()),
                 code: None,
                 retry_after: None,
                 request_id: None,
@@ -370,7 +380,10 @@ impl Round<'_> {
         let span = intents.first().map_or_else(Span::none, |intent| intent.span.clone());
         let removal = way.write(&firewall, &changes, self.pace.patience).instrument(span);
         let result = match operation {
-            Operation::Close => removal.await,
+            Operation::Close => {
+                let others = self.until_due(|grant| !names.contains(&grant.name));
+                self.unless(others, self.pace.close_grace, removal).await
+            }
             Operation::Lock | Operation::Open | Operation::Unlock => self.unless_due(removal).await,
         };
         for intent in &intents {

@@ -42,6 +42,31 @@ async fn a_write_that_hangs_holds_up_no_close_for_long() {
     }
 }
 
+/// Its operation never comes to an end, as Azure has it: the other is closed long before its patience does.
+#[tokio::test(start_paused = true)]
+async fn a_close_that_hangs_holds_up_no_other_for_long() {
+    let bench = Bench::new();
+    bench.give(&[bench.grant(1, 30, OPEN), bench.grant(2, 32, OPEN), bench.grant(3, 32, OPEN)]);
+    bench.pass(25).await;
+    assert_eq!(bench.allows(), 3);
+    bench.memory.faults(|faults| faults.break_write(1, WriteFault::RequestLost));
+    bench.pass(7 + 20 + 2).await;
+    let left: Vec<String> = bench.memory.rules(&nsg()).iter().map(|rule| rule.name.clone()).collect();
+    assert!(left.len() <= 1 && left.iter().all(|name| name.contains("00000001")), "{left:?}");
+    bench.pass(20).await;
+    assert_eq!(bench.allows(), 0, "nor is it itself forgotten");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_that_takes_twice_as_long_as_azure_takes_is_not_given_up_for_another() {
+    let bench = Bench::new();
+    bench.give(&[bench.grant(1, 60, OPEN), bench.grant(2, 60, OPEN)]);
+    bench.pass(30).await;
+    bench.memory.faults(|faults| faults.write_time = Duration::from_secs(19));
+    bench.pass(30 + 2 * 19 + 3).await;
+    assert_eq!((bench.allows(), bench.memory.overlaps()), (0, 0), "no write was refused because of another");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_write_that_takes_as_long_as_azure_takes_is_not_given_up_for_a_close() {
     let bench = Bench::new();
