@@ -8,7 +8,7 @@
 //! - [`plan`]: decisions, pure: no async, no IO, no clock, no logs.
 //! - [`providers`]: clouds, behind two traits: what machines there are, and what a firewall holds.
 //! - [`controllers`]: the loops that observe, plan, act and report.
-//! - [`telemetry`]: logs, metrics, health and the audit trail, for the controllers and the command line.
+//! - [`telemetry`]: logs, traces, metrics, health and the audit trail, for the controllers and the command line.
 //! - [`cli`]: the commands, wiring the rooms together.
 //! - [`fuzzing`]: ways in for fuzzers, to what reads what strangers send.
 

@@ -1,6 +1,6 @@
 //! What the program says of itself: logs, traces, metrics, health, the audit trail.
 //!
-//! For the controllers and the command line; nothing below them logs or counts. May use `api` and `clock`.
+//! For the controllers and the command line; what the clouds' clients count is asked of them. May use `api` and `clock`.
 
 use std::net::SocketAddr;
 use std::sync::LazyLock;

@@ -12,7 +12,8 @@ const LOOK: Duration = Duration::from_secs(10);
 /// Reads the configuration file again and again, for its log level; of what else was changed in it, it says that a
 /// restart is needed. A file that cannot be used changes nothing.
 pub async fn follow(file: PathBuf, mut in_force: Config, level: Level) {
-    let mut read = std::fs::read_to_string(&file).ok();
+    // The first look compares with what was started with, whatever was written since.
+    let mut read = None;
     loop {
         tokio::time::sleep(LOOK).await;
         let Ok(text) = tokio::fs::read_to_string(&file).await else { continue };

@@ -24,6 +24,9 @@ use url::Url;
 
 use super::Error;
 
+/// How long the collector has to take what is sent at once.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Where spans are sent to, and in whose name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Collector {
@@ -41,23 +44,19 @@ pub struct Collector {
 pub struct Traces(SdkTracerProvider);
 
 impl Traces {
-    /// Begins to collect spans. A collector that does not answer is no error.
+    /// Begins to collect spans. A collector that does not answer is no error. Not to be called within a runtime: the client
+    /// has one of its own.
     ///
     /// # Errors
     /// [`Error::Traces`] where the exporter cannot be set up.
     pub fn start(collector: &Collector) -> Result<Self, Error> {
         let endpoint = format!("{}/v1/traces", collector.endpoint.as_str().trim_end_matches('/'));
-        // Made on a thread of its own: it brings a runtime along, which cannot be made or dropped within another.
-        let client = std::thread::spawn(|| {
-            reqwest::blocking::Client::builder()
-                .timeout(Duration::from_secs(10))
-                // What is to reach a collector goes nowhere else.
-                .redirect(reqwest::redirect::Policy::none())
-                .build()
-        })
-        .join()
-        .map_err(|_| Error::Traces("the HTTP client cannot be made".into()))?
-        .map_err(|error| Error::Traces(error.to_string()))?;
+        let client = reqwest::blocking::Client::builder()
+            .timeout(PATIENCE)
+            // What is to reach a collector goes nowhere else.
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(|error| Error::Traces(error.to_string()))?;
         let exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_http()
             .with_http_client(client)
