@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Bytes;
+use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
@@ -17,7 +18,10 @@ use crate::walk::Play;
 
 const REQUESTER: &str = "203.0.113.7";
 
-/// A collector as OpenTelemetry's protocol has it. Keeps what it is sent, as it came and as it is.
+/// What the collector wants to see of whoever sends it something.
+const KEY: (&str, &str) = ("x-collector-key", "open-sesame");
+
+/// A collector as OpenTelemetry's protocol has it. Keeps what it is sent with its key, as it came and as it is.
 #[derive(Clone, Default)]
 struct Collector(Arc<Mutex<(Vec<u8>, Vec<ExportTraceServiceRequest>)>>);
 
@@ -25,10 +29,14 @@ impl Collector {
     /// Its base URL.
     async fn start(&self) -> String {
         let kept = self.clone();
-        let take = move |body: Bytes| async move {
+        let take = move |headers: HeaderMap, body: Bytes| async move {
+            if headers.get(KEY.0).is_none_or(|key| key != KEY.1) {
+                return StatusCode::UNAUTHORIZED;
+            }
             let mut kept = kept.0.lock().unwrap();
             kept.1.push(ExportTraceServiceRequest::decode(body.clone()).unwrap());
             kept.0.extend_from_slice(&body);
+            StatusCode::OK
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -77,6 +85,7 @@ async fn the_trace_of_a_request_has_its_uid_and_leads_to_each_call_of_the_cloud(
     let collector = Collector::default();
     let mut setup = play.stage.setup().await.unwrap();
     setup.config["otlpEndpoint"] = json!(collector.start().await);
+    setup.environment.push(("OTEL_EXPORTER_OTLP_HEADERS".into(), format!("{}={}", KEY.0, KEY.1).into()));
     let mut controller = Controller::start(setup).await.unwrap();
     play.policy("web-1", &play.one_machine("web-1")).await;
     play.condition("jitpol/web-1", "Ready", "True").await;
@@ -97,6 +106,12 @@ async fn the_trace_of_a_request_has_its_uid_and_leads_to_each_call_of_the_cloud(
     assert!(
         spans.iter().any(|span| span.name == "reconcile request" && attribute(span, "object.uid") == uid)
     );
+    // A write has the number that the audit trail has for it.
+    let open = spans.iter().find(|span| span.name == "open" && attribute(span, "rule") == rule).unwrap();
+    let number = format!(r#""number":{},"#, attribute(open, "audit.write"));
+    let log = controller.log_text().unwrap();
+    let intent = log.lines().find(|line| line.contains("WriteIntended") && line.contains(&number));
+    assert!(intent.is_some_and(|intent| intent.contains(&rule)), "{number}: {intent:?}");
     let policy = play.get("jitpol/web-1").await.unwrap();
     let locks = calls(&spans, policy["metadata"]["uid"].as_str().unwrap(), "lock");
     assert!(locks.iter().any(|(method, ..)| method == "PUT"), "{locks:?}");
