@@ -20,6 +20,7 @@
 //! - [`desired`]: what is wanted of one firewall, and what to do there.
 //! - [`changes`]: from what a firewall holds and what is wanted of it, to what to do.
 //! - [`adoption`]: locks of an id that the cluster had before, under its present one.
+//! - [`foresight`]: what can be told of a lock before it is written.
 //! - [`exposure`]: what gets through to a machine, whatever rules say.
 //! - [`priority`]: stable places for rules of ours around those of others.
 //! - [`sources`], [`packets`]: exact sets of addresses, ports and packets.
@@ -31,6 +32,7 @@ pub mod changes;
 pub mod desired;
 pub mod dnat;
 pub mod exposure;
+pub mod foresight;
 pub mod lease;
 pub mod lifecycle;
 pub mod locks;

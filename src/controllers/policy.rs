@@ -15,6 +15,7 @@ use super::tenancy::Tenant;
 use crate::api::values::ArmId;
 use crate::api::{DeletionPolicy, FINALIZER, JitPolicy, JitPolicyStatus, Mode, Reason, Tolerant};
 use crate::plan::desired::Lock;
+use crate::plan::foresight;
 use crate::plan::locks;
 use crate::plan::model::{FirewallId, Machine, Peer};
 use crate::plan::report::{self, FirewallReport, Problem, World};
@@ -157,6 +158,8 @@ async fn enforce(
         let locks = locks::wanted(&uid, &name, terms, &resolution.machines, &before.targets, &read.departed);
         // Where groups are not enforced, what stands there is treated as in Audit.
         let mode = if terms.uses_groups() { terms.mode } else { Mode::Audit };
+        let foreseen =
+            if mode == Mode::Audit || context.settings.dry_run { locks.clone() } else { BTreeMap::new() };
         let mut wanted: BTreeMap<FirewallId, Option<Lock>> = match (mode, terms.deletion_policy) {
             (Mode::Enforce, _) => locks.into_iter().map(|(firewall, lock)| (firewall, Some(lock))).collect(),
             // Entering Audit treats the locks as deletionPolicy says.
@@ -184,6 +187,22 @@ async fn enforce(
                     (standing, lock) => standing.is_none() && lock.is_none(),
                 };
                 done &= locked || known.gone;
+                let refused = known.refused.into_iter().find(|refused| refused.owner_uid == uid);
+                let refused =
+                    refused.map(|refused| Problem { reason: refused.reason, message: refused.message });
+                let cluster = &context.settings.cluster;
+                let foresee = || {
+                    let (lock, observed) = (foreseen.get(&firewall)?, known.observed.as_ref()?);
+                    let limits = cloud.firewall.limits(&firewall).into();
+                    foresight::obstacle(observed, lock, cluster, limits, context.clock.now())
+                };
+                let refused = refused.or_else(foresee);
+                let without_room = match (&lock, &known.observed) {
+                    (Some(lock), Some(observed)) if locked => {
+                        foresight::without_room(observed, lock, cluster)
+                    }
+                    _ => None,
+                };
                 let seen = FirewallReport {
                     locked,
                     gone: known.gone,
@@ -191,12 +210,8 @@ async fn enforce(
                     error: known
                         .error
                         .map(|error| Problem { reason: error.kind.reason(), message: error.to_string() }),
-                    refused: known
-                        .refused
-                        .into_iter()
-                        .filter(|refused| refused.owner_uid == uid)
-                        .map(|refused| Problem { reason: refused.reason, message: refused.message })
-                        .next(),
+                    refused,
+                    without_room,
                 };
                 (firewall, seen)
             })

@@ -65,8 +65,8 @@ pub struct Cost {
     pub wrong_side: usize,
     /// Whether it would shut out a live grant.
     pub shuts_out_grant: bool,
-    /// How far it is from where denies prefer to stand.
-    pub band: u8,
+    /// How far it is from where denies prefer to stand, and how little room it leaves for grants.
+    pub band: u32,
 }
 
 /// What decides where a deny may stand.
@@ -92,7 +92,9 @@ impl Surroundings {
         let band = match priority {
             p if PREFERRED.contains(&p) => 0,
             p if p > *PREFERRED.end() => 1,
-            _ => 2,
+            // Grants stand above it: half the room is one worse. A finer measure would have it move with every rule
+            // of others that comes and goes.
+            p => 2 + p.saturating_sub(MIN_PRIORITY).leading_zeros(),
         };
         Cost { wrong_side: above, shuts_out_grant, band }
     }
@@ -152,6 +154,18 @@ mod tests {
         assert_eq!(around(&[]).best(&slots([4096])), Some(4095));
         assert_eq!(around(&[4000]).place(Some(500), &slots([4000, 500])), Some(4096));
         assert_eq!(around(&[400]).place(Some(500), &slots([400, 500])), Some(500));
+    }
+
+    #[test]
+    fn a_deny_that_a_rule_pushed_up_comes_down_again_to_leave_grants_room() {
+        let around = |allows: &[u16]| Surroundings { allows: allows.to_vec(), ..Default::default() };
+        // Pushed up by a rule at 101; another at 300 stays.
+        assert_eq!(around(&[101, 300]).place(Some(299), &slots([101, 299, 300])), Some(100));
+        assert_eq!(around(&[300]).place(Some(100), &slots([100, 300])), Some(299));
+        assert_eq!(around(&[104]).place(Some(100), &slots([100, 104])), Some(103));
+        assert_eq!(around(&[101]).place(Some(100), &slots([100, 101])), Some(100));
+        // A little more room is not worth a write.
+        assert_eq!(around(&[300]).place(Some(280), &slots([280, 300])), Some(280));
     }
 
     #[test]

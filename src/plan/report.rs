@@ -41,8 +41,10 @@ pub struct FirewallReport {
     pub observed: Option<Arc<Observed>>,
     /// What failed.
     pub error: Option<Problem>,
-    /// Why the lock cannot be written.
+    /// Why the lock cannot be written; where nothing is written, why it could not be.
     pub refused: Option<Problem>,
+    /// Why no grant can be opened under the lock that stands.
+    pub without_room: Option<Problem>,
 }
 
 /// Everything that a policy's status says something about.
@@ -93,6 +95,8 @@ struct Judged {
     state: TargetState,
     /// Whether the lock closes the ports; none where it is not known or does not matter.
     effective: Option<bool>,
+    /// Whether its message says what would be in the way of a lock, where nothing is written.
+    foreseen: bool,
     status: TargetStatus,
 }
 
@@ -197,14 +201,16 @@ fn conditions(
 ) -> Vec<Condition> {
     let make = |kind, value, reason, message: &str| condition(kind, value, reason, message, generation, now);
     let idle = if world.terms.mode == Mode::Audit {
-        Some((
-            Reason::Audit,
-            format!(
-                "would lock {} of {} machines; nothing is written",
-                summary.targets - summary.unsupported,
-                summary.targets
-            ),
-        ))
+        let mut message = format!(
+            "would lock {} of {} machines; nothing is written",
+            summary.targets - summary.unsupported,
+            summary.targets
+        );
+        if let Some(one) = judged.iter().find(|one| one.foreseen) {
+            let why = one.status.message.as_deref().unwrap_or_default();
+            message = format!("{message}; in the way: {}: {why}", one.status.name);
+        }
+        Some((Reason::Audit, message))
     } else if world.dry_run {
         Some((Reason::DryRun, Reason::DryRun.description().trim().to_owned()))
     } else {
@@ -233,7 +239,9 @@ fn conditions(
             ),
         ))
     } else {
-        first(&[TargetState::NotConfigured, TargetState::Unlocking]).map(|one| {
+        let crowded = |one: &&Judged| one.status.reason.as_deref() == Some(Reason::NoPriorityRoom.as_str());
+        let first = first(&[TargetState::NotConfigured, TargetState::Unlocking]);
+        first.or_else(|| judged.iter().find(crowded)).map(|one| {
             let reason = one.status.reason.as_deref().and_then(Reason::parse).unwrap_or(Reason::Progressing);
             (reason, format!("{}: {}", one.status.name, one.status.message.clone().unwrap_or_default()))
         })
@@ -251,7 +259,7 @@ fn conditions(
             ConditionType::Ready,
             true,
             Reason::Configured,
-            &format!("{} machines are locked and were read back", summary.configured),
+            &format!("locked and read back: {} of {} machines", summary.configured, summary.targets),
         ),
         None => make(ConditionType::Ready, false, effective.1, &effective.2),
     };

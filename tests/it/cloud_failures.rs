@@ -286,12 +286,20 @@ fn a_full_priority_band_is_said_and_the_first_free_number_is_the_locks() {
             .await;
         assert!(site.passes(STRANGER, &a.ip, 22).await);
         site.delete(&format!("{}/securityRules/filler-150", site.nsg("net"))).await;
-        site.says("jitpol/web", "Ready", "True", "Configured", "").await;
+        site.says("jitpol/web", "LockdownEffective", "True", "Configured", "").await;
         assert!(!site.passes(STRANGER, &a.ip, 22).await);
+        // The lock has the only number; a grant would need one too.
+        let why = "every number from 100 on: give one a higher number";
+        site.says("jitpol/web", "Ready", "False", "NoPriorityRoom", why).await;
         site.request("mine", "web", "a", 22, REQUESTER, "1h").await;
         let request = site.state("jitreq/mine", "Failed").await;
         assert!(request["status"]["conditions"].to_string().contains("NoPriorityRoom"), "{request:#}");
         assert!(!site.passes(REQUESTER, &a.ip, 22).await);
+        site.delete(&format!("{}/securityRules/filler-120", site.nsg("net"))).await;
+        site.says("jitpol/web", "Ready", "True", "Configured", "").await;
+        site.request("again", "web", "a", 22, REQUESTER, "1h").await;
+        site.state("jitreq/again", "Active").await;
+        assert!(site.passes(REQUESTER, &a.ip, 22).await);
         site.kubectl_delete("jitpol/web").await;
     });
 }

@@ -241,6 +241,10 @@ fn a_scheduled_request_opens_at_its_start_is_judged_again_and_not_before() {
         assert!(moment(&found, "/status/grantedAt") >= start);
         let open = site.exposed(REQUESTER, &a.ip, 22, locked).await;
         assert!(open.len() == 1 && open[0].0 >= start, "{open:?} before {start}");
+        // What lacks an approval now waits for it at once, and not only from its start on.
+        site.terms("web", &a, json!({"approval": {"required": 2}})).await;
+        site.state("jitreq/never", "Pending").await;
+        site.says("jitreq/never", "Approved", "False", "WaitingForApproval", "1 of 2 approvals").await;
         // What the policy does not allow any more is refused without waiting for the start.
         let spec = json!({"targets": targets(&[&a]), "approval": {"required": 1},
             "ports": [{"port": 22, "maxDuration": "1h"}]});

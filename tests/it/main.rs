@@ -39,6 +39,7 @@ mod plan_authorize;
 mod plan_changes;
 mod plan_dnat;
 mod plan_exposure;
+mod plan_foresight;
 mod plan_laws;
 mod plan_lifecycle;
 mod plan_locks;

@@ -581,6 +581,26 @@ fn a_scheduled_request_opens_at_its_start_and_ends_at_its_hard_end() {
 }
 
 #[test]
+fn a_scheduled_request_that_lacks_an_approval_says_so_long_before_its_start() {
+    let (mut request, judged) = (request(7200), two_of(3600));
+    request.spec.not_before = Some((start() + SignedDuration::from_secs(600)).into());
+    let hash = "a".repeat(64);
+    let both: Vec<_> =
+        [(1, "bob"), (2, "carol")].map(|(number, who)| review(number, who, Verdict::Approved, &hash)).into();
+    let now = start() + SignedDuration::from_secs(20);
+    let mut come = |reviews: &[Arc<JitAccessReview>]| {
+        (0..5).for_each(|_| {
+            reviewed(&mut request, &mut Cloud::default(), &judged, reviews, now, false);
+        });
+        state(&request)
+    };
+    assert_eq!(come(&both), State::Scheduled);
+    // One of the two may approve no more, or the policy asks for more than there are.
+    assert_eq!(come(&both[..1]), State::Pending);
+    assert_eq!(come(&both), State::Scheduled);
+}
+
+#[test]
 fn a_grant_whose_packets_somebody_stops_says_so_and_stays_to_be_closed() {
     let (mut request, mut cloud, judged) = (request(3600), Cloud::default(), judgement(0, 3600));
     for _ in 0..8 {

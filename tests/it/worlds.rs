@@ -15,7 +15,7 @@ async fn tagged(site: &Site, deletion_policy: &str) -> [Vm; 3] {
     site.rule("net", "allow-ssh", "Allow", 300, "22", "Internet").await;
     let scope = json!([{"name": "web", "azureScope": {"id": site.group(), "tags": {"role": "web"}}}]);
     site.policy("web", &json!({"targets": scope, "deletionPolicy": deletion_policy})).await;
-    site.says("jitpol/web", "Ready", "True", "Configured", "2 machines are locked").await;
+    site.says("jitpol/web", "Ready", "True", "Configured", "2 of 2 machines").await;
     machines.try_into().unwrap()
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use portcullis_harness::eventually;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -95,6 +96,38 @@ fn a_foreign_allow_above_the_lock_is_overtaken_or_named_where_there_is_no_room()
         site.delete(&child(&site, "topmost")).await;
         site.says("jitpol/web", "Ready", "True", "Configured", "").await;
         assert!(!site.passes(STRANGER, &a.ip, 22).await);
+        site.kubectl_delete("jitpol/web").await;
+    });
+}
+
+#[test]
+fn a_lock_that_was_pushed_up_to_the_first_number_comes_down_again_and_grants_open() {
+    on_site(|site| async move {
+        let a = site.usual().await;
+        site.rule("net", "jit", "Allow", 101, "22", "198.51.100.0/24").await;
+        let (looks, locks) =
+            (json!({"targets": targets(&[&a]), "mode": "Audit"}), json!({"targets": targets(&[&a])}));
+        site.policy("web", &looks).await;
+        site.says("jitpol/web", "Ready", "True", "Audit", "has to stand above rule jit at priority 101")
+            .await;
+        site.policy("web", &locks).await;
+        site.says("jitpol/web", "LockdownEffective", "True", "Configured", "").await;
+        site.says("jitpol/web", "Ready", "False", "NoPriorityRoom", "above rule jit at priority 101").await;
+        site.says("jitpol/web", "Stalled", "True", "NoPriorityRoom", "no grant can be opened").await;
+        let locked = Timestamp::now();
+        site.request("early", "web", "a", 22, REQUESTER, "1h").await;
+        let request = site.state("jitreq/early", "Failed").await;
+        assert!(
+            request["status"]["conditions"].to_string().contains("rule jit at priority 101"),
+            "{request:#}"
+        );
+
+        site.delete(&child(&site, "jit")).await;
+        site.says("jitpol/web", "Ready", "True", "Configured", "").await;
+        site.request("late", "web", "a", 22, REQUESTER, "1h").await;
+        site.state("jitreq/late", "Active").await;
+        assert!(site.passes(REQUESTER, &a.ip, 22).await);
+        assert_eq!(site.exposed(STRANGER, &a.ip, 22, locked).await, [], "it stood all the time");
         site.kubectl_delete("jitpol/web").await;
     });
 }

@@ -1,9 +1,11 @@
 //! Which allows are to be written, and why some cannot be.
 
+use std::fmt::Write as _;
+
 use jiff::Timestamp;
 
 use super::closes::{Shown, shown};
-use super::{Draft, dnat, grant_rule, is_live};
+use super::{Draft, Placed, dnat, grant_rule, is_live};
 use crate::api::Reason;
 use crate::plan::desired::{Duty, Grant, Limits};
 use crate::plan::model::{Access, ResourceLock, Rule};
@@ -77,7 +79,7 @@ fn open(draft: &mut Draft<'_>, grant: &Grant) -> Result<(), (Reason, String)> {
     let bound = draft.first_deny(&reach).into_iter().chain(ground).min().unwrap_or(u16::MAX);
     rule.priority = match standing.filter(|standing| standing.priority < bound) {
         Some(standing) => standing.priority,
-        None => draft.slots.lowest_below(bound).ok_or_else(|| no_room(draft, bound))?,
+        None => draft.slots.lowest_below(bound).ok_or_else(|| no_room(draft, bound, &reach))?,
     };
     few_enough(draft, standing)?;
     // The rest of the firewall is reserved for locks.
@@ -121,9 +123,20 @@ pub(super) fn one_cross_product(grant: &Grant) -> Result<(), (Reason, String)> {
     Ok(())
 }
 
-fn no_room(draft: &Draft<'_>, bound: u16) -> (Reason, String) {
+fn no_room(draft: &Draft<'_>, bound: u16, reach: &Reach) -> (Reason, String) {
     let in_the_way = |rule: &&Rule| rule.priority == bound;
-    let name = draft.observed.rules.iter().find(in_the_way).map_or("a deny of ours", |rule| &rule.name);
-    let message = format!("no free priority number is left above rule {name} at priority {bound}");
+    let standing = draft.observed.rules.iter().find(in_the_way);
+    let name = standing.map_or("a deny of ours", |rule| &rule.name);
+    let mut message = format!("no free priority number is left above rule {name} at priority {bound}");
+    let ours = standing.is_none_or(|rule| names::parse(&draft.wanted.cluster, rule).is_some());
+    // What pushed the deny up need not be of the packets of this grant.
+    let reach = standing.map_or_else(|| reach.clone(), |deny| Reach::of(deny, None));
+    let held_up = draft.foreign.iter().find(|placed| {
+        placed.rule.priority > bound && placed.rule.access == Access::Allow && placed.reach.meets(&reach)
+    });
+    if let (true, Some(Placed { rule, .. })) = (ours, held_up) {
+        message.push_str(", which has to stand above rule ");
+        let _ = write!(message, "{} at priority {}: give that a higher number", rule.name, rule.priority);
+    }
     (Reason::NoPriorityRoom, message)
 }

@@ -152,13 +152,16 @@ pub(super) fn scheduled(world: &World<'_>, now: Timestamp) -> Step {
         Err(step) => return *step,
     };
     let start = Ask::parse(&world.request.spec).ok().and_then(|ask| ask.not_before);
+    // Said at once, so that there is time to approve what it is now.
     match world.judgement {
         Judgement::Refused(reason, message) => return draft.end_unopened(State::Denied, *reason, message),
         Judgement::Impossible(reason, message) => return draft.end_unopened(State::Failed, *reason, message),
-        // Said at once, so that there is time to approve what it is now.
         Judgement::Allowed(plan) => {
             if let Some(what) = super::approval::changed(&draft.status, plan) {
                 return back(draft, Reason::PlanChanged, &what);
+            }
+            if is_short_of_approvals(world) {
+                return back(draft, Reason::WaitingForApproval, &waiting(world));
             }
         }
         Judgement::Held(..) | Judgement::Unknown(..) => {}
@@ -167,6 +170,15 @@ pub(super) fn scheduled(world: &World<'_>, now: Timestamp) -> Step {
         Some(start) if start > now => draft.stay(Some(start)),
         _ => draft.go(State::Approved, Reason::Progressing, "the start has come; judged again"),
     }
+}
+
+/// Whether it is known that approvals are lacking.
+fn is_short_of_approvals(world: &World<'_>) -> bool {
+    let tally = world.tally;
+    !tally.is_reached()
+        && tally.doubt.is_none()
+        && tally.open_question().is_none()
+        && matches!(world.admission, Admission::InForce { .. })
 }
 
 /// What ends every state before a grant.

@@ -58,6 +58,7 @@ fn unsupported(name: &str, id: &ArmId, error: &Unsupported) -> Judged {
     Judged {
         state: TargetState::Unsupported,
         effective: None,
+        foreseen: false,
         status: TargetStatus {
             name: name.to_owned(),
             id: id.to_string(),
@@ -88,6 +89,7 @@ fn judge(world: &World<'_>, name: &str, machine: &Machine, now: Timestamp) -> Ju
     let say = |state: TargetState, effective, reason: Reason, message: String| Judged {
         state,
         effective,
+        foreseen: false,
         status: TargetStatus {
             state: state.as_str().to_owned(),
             reason: Some(reason.as_str().to_owned()),
@@ -136,13 +138,25 @@ fn judge(world: &World<'_>, name: &str, machine: &Machine, now: Timestamp) -> Ju
         .map(|firewall| (firewall, world.firewalls.get(firewall).cloned().unwrap_or_default()))
         .collect();
     let verdict = lockdown(world, machine, &known, now);
-    let mut judged = if world.terms.mode == Mode::Audit {
-        let message = format!("would be locked: {}", status.locked_ports.join(", "));
-        say(TargetState::NotConfigured, effective(&verdict), Reason::Audit, message)
-    } else if world.dry_run {
-        say(TargetState::NotConfigured, effective(&verdict), Reason::DryRun, "would be locked".into())
+    let idle = match (world.terms.mode, world.dry_run) {
+        (Mode::Audit, _) => Some(Reason::Audit),
+        (Mode::Enforce, dry_run) => dry_run.then_some(Reason::DryRun),
+    };
+    let mut judged = if let Some(reason) = idle {
+        let obstacle = known.iter().find_map(|(firewall, report)| Some((firewall, report.refused.as_ref()?)));
+        let message = match obstacle {
+            Some((firewall, problem)) => format!("{firewall}: {}", problem.message),
+            None => format!("would be locked: {}", status.locked_ports.join(", ")),
+        };
+        let judged = say(TargetState::NotConfigured, effective(&verdict), reason, message);
+        Judged { foreseen: obstacle.is_some(), ..judged }
     } else if let Some(judged) = in_the_way(&known, &say, &verdict) {
         judged
+    } else if let Some((firewall, problem)) =
+        known.iter().find_map(|(firewall, report)| Some((firewall, report.without_room.as_ref()?)))
+    {
+        let message = format!("locked, and read back; {firewall}: {}", problem.message);
+        say(TargetState::Configured, effective(&verdict), problem.reason, message)
     } else {
         let message = if by_firewall_alone {
             "closed at the Azure Firewall, which leads nothing on to it without a grant; no network security group locks it, so \
@@ -352,7 +366,7 @@ fn unlocking(world: &World<'_>, machines: &BTreeMap<String, Vec<Resolved>>) -> V
                 path: Vec::new(),
                 ..target.clone()
             };
-            Judged { state, effective: None, status }
+            Judged { state, effective: None, foreseen: false, status }
         })
         .collect()
 }
