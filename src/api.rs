@@ -30,5 +30,7 @@ pub use tolerant::Tolerant;
 
 /// The API group.
 pub const GROUP: &str = "jit.portcullis.io";
+/// Version of every kind.
+pub const VERSION: &str = "v1alpha1";
 /// The finalizer that holds a policy or request until the cloud is as its going requires.
 pub const FINALIZER: &str = "jit.portcullis.io/cloud-rules";

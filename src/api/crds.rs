@@ -8,6 +8,8 @@ use serde_yaml_ng::Value;
 
 use super::{JitAccessRequest, JitAccessReview, JitPolicy};
 
+pub mod served;
+
 /// The definitions of the three kinds, in the order of their names.
 #[must_use]
 pub fn all() -> Vec<CustomResourceDefinition> {

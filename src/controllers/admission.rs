@@ -28,6 +28,10 @@ use crate::api::admission::{AdmissionKind, AdmissionObject, InvalidUser, objects
 use crate::plan::admission::Admission;
 use crate::plan::admission::interval::{Found, Guard, Next, Record, Sight, advice, judge};
 
+mod definitions;
+
+use definitions::Definitions;
+
 /// The ConfigMap in which the beginning of an interval is written down.
 pub const MARKER: &str = "portcullis-admission";
 /// The key in it.
@@ -268,11 +272,12 @@ fn tell(context: &Context, failed: bool) {
     context.wake_all();
 }
 
-/// What was said already.
+/// What was said already, and what was found of the definitions.
 #[derive(Debug, Default)]
 struct Told {
     no_stamping: bool,
     advice: Vec<String>,
+    definitions: Definitions,
 }
 
 struct Looker {
@@ -305,8 +310,18 @@ impl Looker {
         })
     }
 
-    /// One look, and what follows from it for the marker.
+    /// One look.
     async fn look(&self, told: &mut Told) -> Result<Admission, LookError> {
+        let admission = self.look_at_policies(told).await?;
+        // Under older definitions too they vouch for what is created: their interval goes on.
+        Ok(match told.definitions.lacking(&self.client).await? {
+            Some(why) => Admission::NotInForce { why },
+            None => admission,
+        })
+    }
+
+    /// What is seen of the policies, and what follows from it for the marker.
+    async fn look_at_policies(&self, told: &mut Told) -> Result<Admission, LookError> {
         let (sight, marker) = tokio::try_join!(self.sight(), self.marker())?;
         self.advise(&sight, told);
         let user = &self.settings.controller_user;

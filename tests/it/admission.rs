@@ -88,3 +88,37 @@ async fn while_a_guard_is_away_nothing_opens_and_what_was_asked_then_is_void() {
     play.reaches("jitreq/waits", "/status/state", "Void").await;
     assert!(play.passes(REQUESTER, "web-1", 22).await && play.passes("198.51.100.24", "web-1", 22).await);
 }
+
+const REQUESTS: &str = "jitaccessrequests.jit.portcullis.io";
+
+/// What the API server would drop from a status is not written down: nothing may be opened then.
+#[tokio::test(flavor = "multi_thread")]
+async fn under_definitions_of_an_older_version_ports_are_locked_and_none_is_opened() {
+    let play = Play::new().await;
+    let shipped = play.admin.json(&["crd", REQUESTS]).await.unwrap();
+    let mut older = shipped.clone();
+    let status = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties";
+    older.pointer_mut(status).unwrap().as_object_mut().unwrap().remove("rules").unwrap();
+    let put = async |definition: &serde_json::Value| {
+        let mut definition = definition.clone();
+        definition["metadata"].as_object_mut().unwrap().remove("resourceVersion");
+        play.admin.output(&["replace", "-f", "-"], Some(&definition.to_string())).await.unwrap()
+    };
+    let mut controller = play.controller().await;
+    controller.kill();
+    assert_eq!(put(&older).await.code, 0);
+    controller.restart_unready().unwrap();
+    play.policy("web-1", &play.one_machine("web-1")).await;
+    assert_eq!(play.condition("jitpol/web-1", "LockdownEffective", "True").await, "Configured");
+    assert_eq!(play.condition("jitpol/web-1", "Stalled", "True").await, "AdmissionNotEnforced");
+    play.request("mine", "web-1", "web-1", 22, REQUESTER, "10m").await;
+    assert_eq!(play.condition("jitreq/mine", "Stalled", "True").await, "AdmissionNotEnforced");
+    let said = play.get("jitreq/mine").await.unwrap()["status"]["conditions"].to_string();
+    assert!(said.contains("they lack JitAccessRequest.status.rules; apply those of this version"), "{said}");
+    assert!(!play.passes(REQUESTER, "web-1", 22).await);
+    // Nobody has to ask again.
+    assert_eq!(put(&shipped).await.code, 0);
+    play.reaches("jitreq/mine", "/status/state", "Active").await;
+    assert!(play.passes(REQUESTER, "web-1", 22).await);
+    drop(controller);
+}
