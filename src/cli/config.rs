@@ -94,7 +94,7 @@ pub enum Error {
     },
     /// It is not YAML of this shape.
     #[error("the configuration does not have the right form: {0}")]
-    Form(#[from] serde_yaml_ng::Error),
+    Form(String),
     /// Fields say what cannot be.
     #[error("the configuration has {}:{}", count(.0.len()), lines(.0))]
     Content(Vec<Problem>),
@@ -139,7 +139,7 @@ impl Config {
     /// # Errors
     /// [`Error::Form`] and [`Error::Content`].
     pub fn parse(text: &str) -> Result<Self, Error> {
-        Self::check(serde_yaml_ng::from_str(text)?)
+        Self::check(serde_yaml_ng::from_str(text).map_err(|error| Error::Form(error.to_string()))?)
     }
 
     /// Judges every field and gives all complaints at once.

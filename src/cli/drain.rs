@@ -54,7 +54,7 @@ pub fn run(arguments: &Arguments, out: &mut (impl Write + Send)) -> anyhow::Resu
     })?;
     writeln!(
         out,
-        "{closed} grants were closed; {released} policies and requests wait for no controller any more"
+        "grants closed: {closed}; policies and requests that wait for no controller any more: {released}"
     )?;
     Ok(())
 }

@@ -61,6 +61,13 @@ fn national_clouds_differ_by_their_name_alone() {
     }
 }
 
+#[test]
+fn what_is_wrong_with_the_form_is_said_once() {
+    let error = anyhow::Error::from(Config::parse(&with("clusterID: x")).unwrap_err());
+    let said = format!("{error:#}");
+    assert_eq!(said.matches("unknown field `clusterID`").count(), 1, "{said}");
+}
+
 const CREDENTIAL: &str = "credentials: [{name: main, managedIdentity: {}}]\n";
 const SUB: &str = "/subscriptions/11111111-2222-3333-4444-555555555555";
 

@@ -373,7 +373,7 @@ async fn installed_by_helm_it_locks_opens_and_expires_and_is_drained_and_gone() 
     // As the hook runs it: as the same service account.
     let kubeconfig = installed.plane.service_account_kubeconfig(NAMESPACE, &account).await.unwrap();
     let drained = drain(&kubeconfig, &[]);
-    assert!(drained.contains("1 grants were closed"), "{drained}");
+    assert!(drained.contains("grants closed: 1;"), "{drained}");
     assert!(!installed.passes("web-1").await);
     let policy = installed.object("jitpol/web-1").await.unwrap();
     assert!(policy["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty), "{policy:#}");
