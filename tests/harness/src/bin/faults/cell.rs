@@ -103,7 +103,7 @@ pub async fn play(fault: &Fault, expected: Option<&BTreeSet<String>>) -> anyhow:
         calls_a_minute: (api_calls as f64 / minutes, cloud_calls as f64 / minutes),
         struck: (trouble.struck, fault.strikes()),
         took: begun.elapsed(),
-        logs: trouble.replicas.iter().filter_map(|replica| replica.log_text().ok()).collect(),
+        logs: trouble.logs(),
     })
 }
 
@@ -141,6 +141,11 @@ impl Admin {
 }
 
 impl Driver {
+    /// What the replicas logged.
+    pub fn logs(&self) -> Vec<String> {
+        self.replicas.iter().filter_map(|replica| replica.log_text().ok()).collect()
+    }
+
     /// Of the replicas of a story. `before`: the group that most scenarios share, before anything of ours was there.
     pub fn new(
         story: &Story,

@@ -50,7 +50,7 @@ struct Arguments {
     /// Leave out the crashes after each write.
     #[arg(long)]
     no_crashes: bool,
-    /// Keep what the replicas log in this folder, where something is wrong.
+    /// Keep what the replicas log in this folder, where something is wrong; of a soak, `soak.log`.
     #[arg(long)]
     logs: Option<std::path::PathBuf>,
     /// In place of the matrix: grants all the time, and one fault after another, for so many minutes.
@@ -71,7 +71,9 @@ fn main() -> ExitCode {
         }
     };
     let done = match arguments.soak {
-        Some(minutes) => runtime.block_on(soak::soak(Duration::from_secs(minutes * 60))),
+        Some(minutes) => {
+            runtime.block_on(soak::soak(Duration::from_secs(minutes * 60), arguments.logs.as_deref()))
+        }
         None => runtime.block_on(run(arguments)),
     };
     match done {

@@ -2,7 +2,9 @@
 //! over. What the program takes of memory and handles must not grow.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -40,12 +42,41 @@ pub struct Soaked {
     grants: usize,
     late: Vec<f64>,
     wrong: Vec<String>,
-    faults: BTreeMap<String, usize>,
 }
 
-/// Soaks for so long; whether nothing was wrong.
+/// When something went wrong.
+#[derive(Debug, Clone)]
+struct Window {
+    fault: String,
+    from: Timestamp,
+    /// None: it still does.
+    until: Option<Timestamp>,
+}
+
+/// All that went wrong so far, by time.
+#[derive(Debug, Clone, Default)]
+struct Windows(Arc<Mutex<Vec<Window>>>);
+
+impl Windows {
+    fn all(&self) -> Vec<Window> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn begin(&self, fault: &str) {
+        let window = Window { fault: fault.to_owned(), from: Timestamp::now(), until: None };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(window);
+    }
+
+    fn end(&self) {
+        if let Some(last) = self.0.lock().unwrap_or_else(PoisonError::into_inner).last_mut() {
+            last.until = Some(Timestamp::now());
+        }
+    }
+}
+
+/// Soaks for so long; whether nothing was wrong. Where something was, `logs` is a folder for what the program logged.
 #[allow(clippy::print_stdout)]
-pub async fn soak(length: Duration) -> anyhow::Result<bool> {
+pub async fn soak(length: Duration, logs: Option<&Path>) -> anyhow::Result<bool> {
     let mut story = Story::prepare().await?;
     story.set_up_wall_clock()?;
     let replica = story.replica()?;
@@ -57,11 +88,9 @@ pub async fn soak(length: Duration) -> anyhow::Result<bool> {
     let (simulator, gateway) = (Arc::clone(&story.simulator), Arc::clone(&story.gateway));
     let driver = Driver::new(&story, simulator, gateway, vec![replica], group, before)?;
     let begun = Instant::now();
-    let (ended, mut windows_in) = (begun + length, tokio::sync::mpsc::unbounded_channel());
-    let sender = windows_in.0.clone();
-    let troubles = tokio::spawn(trouble(driver, ended, sender));
+    let (ended, windows) = (begun + length, Windows::default());
+    let troubles = tokio::spawn(trouble(driver, ended, windows.clone()));
     let mut soaked = Soaked::default();
-    let mut windows: Vec<(Timestamp, Timestamp)> = Vec::new();
     let (mut number, mut next) = (0_u32, Instant::now());
     let mut start = None;
     let mut judged = Instant::now();
@@ -71,23 +100,23 @@ pub async fn soak(length: Duration) -> anyhow::Result<bool> {
         number += 1;
         // Its controller may not hear of it just now; the API server does.
         story.ask_once(number).await?;
-        while let Ok((name, from, until)) = windows_in.1.try_recv() {
-            *soaked.faults.entry(name).or_default() += 1;
-            windows.push((from, until));
-        }
         if start.is_none() && begun.elapsed() > (length / 5).min(Duration::from_secs(300)) {
             start = Some(size(pid)?);
         }
         if judged.elapsed() > Duration::from_secs(10) {
             judged = Instant::now();
-            judge(&mut story, &windows, &mut soaked).await?;
+            judge(&mut story, &windows.all(), &mut soaked).await?;
         }
     }
     let driver = troubles.await??;
     tokio::time::sleep(Duration::from_secs(90)).await;
-    judge(&mut story, &windows, &mut soaked).await?;
+    judge(&mut story, &windows.all(), &mut soaked).await?;
     let (start, end) = (start.context("it was too short to be measured")?, size(pid)?);
     soaked.wrong.extend(story.left().await?);
+    if let Some(folder) = logs.filter(|_| !soaked.wrong.is_empty()) {
+        std::fs::create_dir_all(folder)?;
+        std::fs::write(folder.join("soak.log"), driver.logs().join("\n"))?;
+    }
     drop::<Driver>(driver);
     soaked.late.sort_by(f64::total_cmp);
     let quantile = |part: f64| {
@@ -116,7 +145,9 @@ pub async fn soak(length: Duration) -> anyhow::Result<bool> {
         start.handles,
         end.handles
     );
-    for (name, times) in &soaked.faults {
+    let mut faults: BTreeMap<String, usize> = BTreeMap::new();
+    windows.all().into_iter().for_each(|window| *faults.entry(window.fault).or_default() += 1);
+    for (name, times) in faults {
         println!("  {times} times {name}");
     }
     soaked.wrong.iter().for_each(|wrong| println!("WRONG {wrong}"));
@@ -129,11 +160,7 @@ pub async fn soak(length: Duration) -> anyhow::Result<bool> {
 }
 
 /// One thing after another goes wrong.
-async fn trouble(
-    mut driver: Driver,
-    ended: Instant,
-    windows: tokio::sync::mpsc::UnboundedSender<(String, Timestamp, Timestamp)>,
-) -> anyhow::Result<Driver> {
+async fn trouble(mut driver: Driver, ended: Instant, windows: Windows) -> anyhow::Result<Driver> {
     // What changes who holds the rules, or needs a second replica, is for the matrix.
     let fits = |fault: &&Fault| {
         !fault.gaps
@@ -148,20 +175,15 @@ async fn trouble(
         tokio::time::sleep(CALM).await;
         let mut fault = faults.choose(&mut rand::rng()).context("no faults")?.clone();
         (fault.from, fault.until) = (0, TROUBLE.as_secs());
-        let from = Timestamp::now();
+        windows.begin(&fault.name);
         driver.go_wrong(&fault).await?;
-        // Nobody reads it any more: the end is near.
-        let _ = windows.send((fault.name, from, Timestamp::now()));
+        windows.end();
     }
     Ok(driver)
 }
 
 /// Judges what is over, and forgets it.
-async fn judge(
-    story: &mut Story,
-    windows: &[(Timestamp, Timestamp)],
-    soaked: &mut Soaked,
-) -> anyhow::Result<()> {
+async fn judge(story: &mut Story, windows: &[Window], soaked: &mut Soaked) -> anyhow::Result<()> {
     for (source, request) in story.over().await? {
         let moment =
             |pointer: &str| request.pointer(pointer).and_then(Value::as_str)?.parse::<Timestamp>().ok();
@@ -179,20 +201,35 @@ async fn judge(
         let soon = due + SignedDuration::from_secs(10);
         let over = windows
             .iter()
+            .map(|window| (window.from, window.until.unwrap_or_else(Timestamp::now)))
             .filter(|(from, until)| *from <= soon && *until >= due)
-            .map(|(_, until)| *until)
+            .map(|(_, until)| until)
             .max();
         for (from, to) in open {
             let late = to.unwrap_or_else(Timestamp::now).duration_since(over.unwrap_or(due).max(due));
             soaked.late.push(late.as_secs_f64());
             if from < granted || to.is_none() || late > BOUND {
-                soaked
-                    .wrong
-                    .push(format!("{name} was open from {from} to {to:?}; granted {granted}, due {due}"));
+                soaked.wrong.push(format!(
+                    "{name} was open from {from} to {to:?}; granted {granted}, due {due}{}",
+                    meanwhile(windows, due, to)
+                ));
             }
         }
     }
     Ok(())
+}
+
+/// What went wrong from a minute before it was due until it was closed.
+fn meanwhile(windows: &[Window], due: Timestamp, closed: Option<Timestamp>) -> String {
+    let (since, until) = (due - SignedDuration::from_mins(1), closed.unwrap_or_else(Timestamp::now));
+    let mut said = String::new();
+    for window in windows {
+        if window.from <= until && window.until.is_none_or(|end| end >= since) {
+            let end = window.until.map_or_else(|| "now".to_owned(), |end| end.to_string());
+            let _ = write!(said, "; {} from {} until {end}", window.fault, window.from);
+        }
+    }
+    said
 }
 
 /// What a process takes, as the kernel says.
