@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::pace::Pace;
@@ -21,7 +22,8 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 /// After a close the firewall is looked at again: a foreign read-modify-write may bring the rule back.
 const RECHECK: Duration = Duration::from_secs(60);
-const RECHECK_FOR: SignedDuration = SignedDuration::from_hours(1);
+/// By the clock that is never set, as every length of time here that is no deadline.
+const RECHECK_FOR: Duration = Duration::from_secs(3600);
 
 /// Works, and works again where a round panics: a firewall without its worker would keep what should be closed.
 pub(super) async fn keep_running(inner: Arc<Inner>, gate: Arc<Gate>) {
@@ -41,21 +43,20 @@ async fn run(inner: Arc<Inner>, gate: Arc<Gate>) {
     let mut memory = Memory::default();
     let mut failures: u32 = 0;
     // A firewall that was just taken over counts as just closed.
-    let mut recheck_until = inner.clock.now().checked_add(RECHECK_FOR).unwrap_or(Timestamp::MAX);
+    let mut recheck_until = Instant::now() + RECHECK_FOR;
     loop {
         // From before the round: a role that changes in it is not missed.
         let roles = inner.leadership.changes();
         let span = tracing::debug_span!("round", firewall = gate.firewall.as_str());
         let outcome = round::round(&inner, &gate, &mut memory).instrument(span).await;
-        let now = inner.clock.now();
         // However the round ended: the read-back that ends it well is often of a later one.
         if std::mem::take(&mut memory.closed) {
-            recheck_until = now.checked_add(RECHECK_FOR).unwrap_or(Timestamp::MAX);
+            recheck_until = Instant::now() + RECHECK_FOR;
         }
         let pause = match outcome {
             Outcome::Done => {
                 failures = 0;
-                if now < recheck_until || watches(&gate) {
+                if Instant::now() < recheck_until || watches(&gate) {
                     RECHECK.min(inner.settings.drift_interval)
                 } else {
                     inner.settings.drift_interval
@@ -108,14 +109,14 @@ async fn rest(
     memory: &Memory,
 ) {
     // The pause goes by the clock that is never set; deadlines by the one on the wall.
-    let wake_at = tokio::time::Instant::now() + pause;
+    let wake_at = Instant::now() + pause;
     let stands_by = inner.leadership.role() == Role::Standby;
     loop {
         let next = if stands_by { standby::next_due(gate, memory.looked_at) } else { next_deadline(gate) };
         let deadline = next.map(|at| at.duration_since(inner.clock.now()));
         let until_deadline =
             deadline.map_or(Duration::MAX, |left| Duration::try_from(left).unwrap_or(Duration::ZERO));
-        let left = until_deadline.min(wake_at.saturating_duration_since(tokio::time::Instant::now()));
+        let left = until_deadline.min(wake_at.saturating_duration_since(Instant::now()));
         if left.is_zero() {
             return;
         }
@@ -145,7 +146,7 @@ fn next_deadline(gate: &Gate) -> Option<Timestamp> {
 }
 
 /// Whether nothing is wanted any more; then the gate is gone.
-fn idle(inner: &Inner, gate: &Gate, recheck_until: Timestamp) -> bool {
+fn idle(inner: &Inner, gate: &Gate, recheck_until: Instant) -> bool {
     // Both locks, in this order everywhere: nobody can give a duty to a gate that is going.
     let mut gates = lock(&inner.gates);
     let duties = lock(&gate.duties);
@@ -153,7 +154,7 @@ fn idle(inner: &Inner, gate: &Gate, recheck_until: Timestamp) -> bool {
         && duties.watchers.is_empty()
         && duties.grants.is_empty()
         && duties.orphans.is_empty()
-        && inner.clock.now() >= recheck_until;
+        && Instant::now() >= recheck_until;
     if nothing {
         gates.remove(&gate.firewall);
     }
