@@ -197,11 +197,9 @@ async fn enforce(
                     foresight::obstacle(observed, lock, cluster, limits, context.clock.now())
                 };
                 let refused = refused.or_else(foresee);
-                let without_room = match (&lock, &known.observed) {
-                    (Some(lock), Some(observed)) if locked => {
-                        foresight::without_room(observed, lock, cluster)
-                    }
-                    _ => None,
+                let crowded = match (&lock, &known.observed) {
+                    (Some(_), Some(observed)) if locked => foresight::without_room(observed, cluster),
+                    _ => Vec::new(),
                 };
                 let seen = FirewallReport {
                     locked,
@@ -211,7 +209,7 @@ async fn enforce(
                         .error
                         .map(|error| Problem { reason: error.kind.reason(), message: error.to_string() }),
                     refused,
-                    without_room,
+                    crowded,
                 };
                 (firewall, seen)
             })

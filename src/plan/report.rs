@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::authorize::Resolved;
 use super::desired::Grant;
+use super::foresight::Crowded;
 use super::model::{FirewallId, Observed, Peer};
 use super::names::Cluster;
 use super::terms::Terms;
@@ -43,8 +44,8 @@ pub struct FirewallReport {
     pub error: Option<Problem>,
     /// Why the lock cannot be written; where nothing is written, why it could not be.
     pub refused: Option<Problem>,
-    /// Why no grant can be opened under the lock that stands.
-    pub without_room: Option<Problem>,
+    /// Denies of ours that leave no room for grants, where the lock stands.
+    pub crowded: Vec<Crowded>,
 }
 
 /// Everything that a policy's status says something about.

@@ -289,7 +289,7 @@ fn a_full_priority_band_is_said_and_the_first_free_number_is_the_locks() {
         site.says("jitpol/web", "LockdownEffective", "True", "Configured", "").await;
         assert!(!site.passes(STRANGER, &a.ip, 22).await);
         // The lock has the only number; a grant would need one too.
-        let why = "every number from 100 on: give one a higher number";
+        let why = "no priority number is left above the deny at 150, which has to stand above rule allow-ssh";
         site.says("jitpol/web", "Ready", "False", "NoPriorityRoom", why).await;
         site.request("mine", "web", "a", 22, REQUESTER, "1h").await;
         let request = site.state("jitreq/mine", "Failed").await;

@@ -1,8 +1,9 @@
 //! What is told of a lock before anything is written.
 
 use portcullis::api::Reason;
+use portcullis::api::values::Protocol;
 use portcullis::plan::desired::{Duty, Limits, Lock};
-use portcullis::plan::foresight::{obstacle, without_room};
+use portcullis::plan::foresight::{first_of, obstacle, without_room};
 use portcullis::plan::model::{Observed, ResourceLock};
 use portcullis::plan::report::Problem;
 
@@ -18,7 +19,8 @@ fn foreseen(world: &Observed) -> Option<(Reason, String)> {
 }
 
 fn crowded(world: &Observed) -> Option<String> {
-    without_room(world, &web(), &cluster()).map(|problem| problem.message)
+    let (addresses, ports) = ([ip("10.0.0.4")], [(Protocol::Any, port("22"))]);
+    first_of(&without_room(world, &cluster()), &addresses, &ports).map(|problem| problem.message)
 }
 
 #[test]
@@ -52,7 +54,7 @@ fn a_lock_that_would_leave_grants_no_number_is_told_before_with_the_rule_that_is
     let texts: Vec<&str> = taken.iter().map(String::as_str).collect();
     let (reason, message) = foreseen(&nsg(&texts)).unwrap();
     assert_eq!(reason, Reason::NoPriorityRoom);
-    assert!(message.contains("the deny at 150") && message.contains("every number from 100 on"), "{message}");
+    assert!(message.contains("the deny at 150") && message.contains("rule ssh at priority 151"), "{message}");
 }
 
 #[test]

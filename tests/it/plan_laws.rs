@@ -139,6 +139,8 @@ enum Step {
     End(Index),
     Wait(i64),
     Foreign(Rule),
+    /// Somebody removes a rule of his own.
+    ForeignGone(Index),
     Erase(Index),
     /// Somebody opens a rule of ours wide, or flips it.
     Edit(Index, bool),
@@ -158,6 +160,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<Index>().prop_map(Step::End),
         2 => (1..120i64).prop_map(Step::Wait),
         3 => foreign_rule().prop_map(Step::Foreign),
+        2 => any::<Index>().prop_map(Step::ForeignGone),
         2 => any::<Index>().prop_map(Step::Erase),
         1 => (any::<Index>(), any::<bool>()).prop_map(|(index, flip)| Step::Edit(index, flip)),
         1 => (any::<Index>(), 100..=4096u16).prop_map(|(index, priority)| Step::Copy(index, priority)),
@@ -228,6 +231,13 @@ impl History {
             }
             Step::Wait(seconds) => self.second += seconds,
             Step::Foreign(rule) => insert(&mut self.world, rule),
+            Step::ForeignGone(index) => {
+                let foreign = foreign(&self.world);
+                if !foreign.is_empty() {
+                    let name = index.get(&foreign).name.clone();
+                    self.world.rules.retain(|rule| rule.name != name || rule.priority > 4096);
+                }
+            }
             Step::Erase(index) => {
                 if let Some(rule) = own(index, &self.world) {
                     self.world.rules.retain(|other| other.name != rule.name);

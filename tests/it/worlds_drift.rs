@@ -113,7 +113,8 @@ fn a_lock_that_was_pushed_up_to_the_first_number_comes_down_again_and_grants_ope
         site.policy("web", &locks).await;
         site.says("jitpol/web", "LockdownEffective", "True", "Configured", "").await;
         site.says("jitpol/web", "Ready", "False", "NoPriorityRoom", "above rule jit at priority 101").await;
-        site.says("jitpol/web", "Stalled", "True", "NoPriorityRoom", "no grant can be opened").await;
+        site.says("jitpol/web", "Stalled", "True", "NoPriorityRoom", "no grant of port 22 can be opened")
+            .await;
         let locked = Timestamp::now();
         site.request("early", "web", "a", 22, REQUESTER, "1h").await;
         let request = site.state("jitreq/early", "Failed").await;

@@ -30,7 +30,7 @@ pub(super) fn plan(draft: &mut Draft<'_>, shut: &mut Shut<'_>) {
     standing.sort_by_key(|(owner, number, rule)| (owner.clone(), *number, rule.name.clone()));
     let mut waiting: Vec<Rule> = Vec::new();
     let mut alone: Vec<(String, Rule)> = Vec::new();
-    for (owner, content) in wanted(draft, shut) {
+    for (owner, content) in std::mem::take(&mut shut.exempt) {
         let found = standing
             .iter()
             .position(|(own, _, rule)| *own == names::uid12(&owner) && rule.same_effect(&content));
@@ -79,7 +79,7 @@ pub(super) fn plan(draft: &mut Draft<'_>, shut: &mut Shut<'_>) {
 }
 
 /// The exemptions that the locks want, and whose each is: of the policies over a port, the first.
-fn wanted(draft: &Draft<'_>, shut: &Shut<'_>) -> Vec<(String, Rule)> {
+pub(super) fn wanted(draft: &Draft<'_>, shut: &Shut<'_>) -> Vec<(String, Rule)> {
     if shut.wanted.iter().all(|(lock, _)| lock.exempt.is_empty()) {
         return Vec::new();
     }
@@ -280,7 +280,7 @@ fn leave(draft: &mut Draft<'_>, shut: &Shut<'_>, rule: &Rule) {
 }
 
 /// Whether an exemption lets in nothing that another does not.
-fn lies_within(rule: &Rule, wider: &Rule) -> bool {
+pub(super) fn lies_within(rule: &Rule, wider: &Rule) -> bool {
     let sources = Bounds::of(&rule.sources, None).maybe;
     let tags = |rule: &Rule| rule.sources.iter().any(|peer| !matches!(peer, Peer::Net(_) | Peer::Any));
     let from = if tags(rule) || tags(wider) {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Draft;
+use super::{Draft, Placed, exemptions};
 use crate::api::values::PortRange;
 use crate::api::{ExistingRules, Reason};
 use crate::plan::desired::Lock;
@@ -32,6 +32,11 @@ pub(super) struct Shut<'a> {
     spare: Vec<&'a Rule>,
     /// Allows of this plan that are to be removed: denies under them go later.
     pub leaving: Vec<Cells>,
+    /// The exemptions that the locks want, and whose each is.
+    pub exempt: Vec<(String, Rule)>,
+    /// Allows of ours that are to let nobody in: closed, but not gone yet; nobody's; exemptions that no lock wants;
+    /// denies that somebody turned round. What shuts them out stays above them while they stand.
+    dead: Vec<Placed<'a>>,
 }
 
 /// A deny that a lock wants, and the rule that stands for it.
@@ -61,6 +66,8 @@ pub(super) fn plan<'a>(draft: &mut Draft<'a>) -> Shut<'a> {
         over: Vec::new(),
         spare: Vec::new(),
         leaving: Vec::new(),
+        exempt: Vec::new(),
+        dead: Vec::new(),
     };
     let mut by_owner: BTreeMap<&str, Vec<(u32, &Rule)>> = BTreeMap::new();
     let own = draft.own.clone();
@@ -94,8 +101,26 @@ pub(super) fn plan<'a>(draft: &mut Draft<'a>) -> Shut<'a> {
             shut.spare.push(rule);
         }
     }
+    shut.exempt = exemptions::wanted(draft, &shut);
+    shut.dead = dead(draft, &shut.exempt);
     write(draft, &mut shut);
     shut
+}
+
+fn dead<'a>(draft: &Draft<'a>, exempt: &[(String, Rule)]) -> Vec<Placed<'a>> {
+    let live = |rule: &Rule| draft.live.iter().any(|placed| placed.rule.name == rule.name);
+    let is_dead = |mark: &Mark, rule: &Rule| {
+        rule.access == Access::Allow
+            && match mark {
+                Mark::Allow { .. } => !live(rule),
+                Mark::Exempt { .. } => {
+                    !exempt.iter().any(|(_, wanted)| exemptions::lies_within(rule, wanted))
+                }
+                Mark::Deny { .. } => true,
+            }
+    };
+    let dead = draft.own.iter().filter(|(mark, rule)| is_dead(mark, rule));
+    dead.map(|(_, rule)| Placed { rule, reach: Reach::of(rule, None) }).collect()
 }
 
 /// What decides where a deny of this content may stand.
@@ -192,7 +217,8 @@ fn write_one(
         draft.refuse(&lock.policy_uid, None, Reason::NoPriorityRoom, message);
         return false;
     };
-    let stays = standing.filter(|old| is_needed_above(old, better, lock, shut, draft));
+    let stays =
+        standing.filter(|old| shields(old, better, shut) || is_needed_above(old, better, lock, shut, draft));
     let priority = stays.map_or(better, |old| old.priority);
     let wrong_side = around.cost(priority).wrong_side;
     if wrong_side > 0 && !(around.keep && stays.is_some()) {
@@ -243,6 +269,18 @@ fn write_one(
 /// The first name of a numbered series that no rule has.
 pub(super) fn new_name(draft: &Draft<'_>, name: impl Fn(u32) -> String) -> String {
     (0..).map(name).find(|name| !draft.names.contains(&name.to_ascii_lowercase())).unwrap_or_default()
+}
+
+/// Whether a deny shuts out what is to let nobody in, and at `priority` would no longer do so.
+fn shields(deny: &Rule, priority: u16, shut: &Shut<'_>) -> bool {
+    let between = |dead: &&Placed<'_>| {
+        (deny.priority..priority).contains(&dead.rule.priority) && dead.rule.name != deny.name
+    };
+    let mut between = shut.dead.iter().filter(between).peekable();
+    between.peek().is_some() && {
+        let reach = Reach::of(deny, None);
+        between.any(|dead| dead.reach.meets(&reach))
+    }
 }
 
 /// Whether a deny has to stay where it is: other locks want above the rules of others what rests on it there, and
@@ -374,6 +412,11 @@ pub(super) fn unlock(draft: &mut Draft<'_>, shut: &Shut<'_>) {
             continue;
         }
         let named = Cells::named_by(rule);
+        // Where all of it is to be open, nothing has to be shielded.
+        let wanted_shut = shut.wanted.iter().any(|(_, cells)| cells.meets(&named));
+        if wanted_shut && shields(rule, u16::MAX, shut) {
+            continue;
+        }
         if rests_on(rule, shut, draft).is_empty() && !shut.leaving.iter().any(|cells| cells.meets(&named)) {
             draft.changes.unlocks.push(rule.name.clone());
             draft.changes.locks.retain(|mended| mended.name != rule.name);

@@ -79,7 +79,12 @@ fn open(draft: &mut Draft<'_>, grant: &Grant) -> Result<(), (Reason, String)> {
     let bound = draft.first_deny(&reach).into_iter().chain(ground).min().unwrap_or(u16::MAX);
     rule.priority = match standing.filter(|standing| standing.priority < bound) {
         Some(standing) => standing.priority,
-        None => draft.slots.lowest_below(bound).ok_or_else(|| no_room(draft, bound, &reach))?,
+        None => match draft.slots.lowest_below(bound) {
+            Some(priority) => priority,
+            // Planned anew once that was read back.
+            None if makes_room(draft, &reach) => return Ok(()),
+            None => return Err(no_room(draft, bound, &reach)),
+        },
     };
     few_enough(draft, standing)?;
     // The rest of the firewall is reserved for locks.
@@ -94,6 +99,17 @@ fn open(draft: &mut Draft<'_>, grant: &Grant) -> Result<(), (Reason, String)> {
     draft.book(&rule, standing);
     draft.changes.opens.push(rule);
     Ok(())
+}
+
+/// Whether denies of this plan leave room above them where those that they replace do not.
+fn makes_room(draft: &Draft<'_>, reach: &Reach) -> bool {
+    let rewritten = |rule: &Rule| draft.changes.locks.iter().any(|new| new.name == rule.name);
+    let standing = draft.own.iter().map(|(_, rule)| *rule).filter(|rule| !rewritten(rule));
+    let denies = standing.chain(&draft.changes.locks).filter(|rule| rule.access == Access::Deny);
+    let ours = denies.filter(|rule| Reach::of(rule, None).meets(reach)).map(|rule| rule.priority);
+    let others = draft.foreign_denies(reach).into_iter().map(|deny| deny.priority);
+    let bound = ours.chain(others).min().unwrap_or(u16::MAX);
+    draft.slots.lowest_below(bound).is_some()
 }
 
 /// Whether one more allow may stand, or one in place of another.

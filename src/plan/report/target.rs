@@ -1,6 +1,7 @@
 //! One machine of a policy's status.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -10,6 +11,7 @@ use crate::api::values::{ArmId, PortRange, Protocol};
 use crate::api::{Mode, PathStatus, Reason, TargetStatus};
 use crate::plan::authorize::Resolved;
 use crate::plan::exposure::{self, Enforced, Lockdown, Locked, Way};
+use crate::plan::foresight;
 use crate::plan::model::{
     Address, FirewallHop, FirewallId, FirewallKind, Hop, Machine, Observed, Unsupported,
 };
@@ -142,6 +144,8 @@ fn judge(world: &World<'_>, name: &str, machine: &Machine, now: Timestamp) -> Ju
         (Mode::Audit, _) => Some(Reason::Audit),
         (Mode::Enforce, dry_run) => dry_run.then_some(Reason::DryRun),
     };
+    let locked_ports: Vec<(Protocol, PortRange)> =
+        ports.iter().map(|terms| (terms.protocol, terms.range)).collect();
     let mut judged = if let Some(reason) = idle {
         let obstacle = known.iter().find_map(|(firewall, report)| Some((firewall, report.refused.as_ref()?)));
         let message = match obstacle {
@@ -152,9 +156,11 @@ fn judge(world: &World<'_>, name: &str, machine: &Machine, now: Timestamp) -> Ju
         Judged { foreseen: obstacle.is_some(), ..judged }
     } else if let Some(judged) = in_the_way(&known, &say, &verdict) {
         judged
-    } else if let Some((firewall, problem)) =
-        known.iter().find_map(|(firewall, report)| Some((firewall, report.without_room.as_ref()?)))
-    {
+    } else if let Some((firewall, problem)) = known.iter().find_map(|(firewall, report)| {
+        let behind = machine.addresses().filter(|address| address.path.contains(*firewall));
+        let behind: Vec<IpAddr> = behind.map(|address| address.ip).collect();
+        Some((firewall, foresight::first_of(&report.crowded, &behind, &locked_ports)?))
+    }) {
         let message = format!("locked, and read back; {firewall}: {}", problem.message);
         say(TargetState::Configured, effective(&verdict), problem.reason, message)
     } else {
