@@ -244,7 +244,7 @@ pub async fn run(
         .graceful_shutdown_on(shutdown.clone().cancelled_owned())
         .run(
             |policy, context| {
-                let span = pass_over("policy", &*policy);
+                let span = pass_over("policy", &*policy, &context);
                 if_holder("policy", policy::reconcile(policy, Arc::clone(&context)), context).instrument(span)
             },
             |_, error, _| retry::later("policy", error),
@@ -274,7 +274,7 @@ pub async fn run(
         .graceful_shutdown_on(shutdown.clone().cancelled_owned())
         .run(
             |review, context| {
-                let span = pass_over("review", &*review);
+                let span = pass_over("review", &*review, &context);
                 if_holder("review", review::reconcile(review, Arc::clone(&context)), context).instrument(span)
             },
             |_, error, _| retry::later("review", error),
@@ -292,7 +292,8 @@ pub async fn run(
                 .graceful_shutdown_on(shutdown.cancelled_owned())
                 .run(
                     |request, context| {
-                        let span = pass_over("request", &*request);
+                        let span = pass_over("request", &*request, &context);
+                        let span = traces::of_object(&request.uid().unwrap_or_default(), span);
                         request::reconcile_in_turn(request, context).instrument(span)
                     },
                     |_, error, _| retry::later("request", error),
@@ -328,6 +329,7 @@ pub async fn run(
         () = news::spread(Arc::clone(&context), news) => Some("news"),
         () = sweeping => Some("sweep"),
         () = admission::run(&context) => Some("admission"),
+        () = admission::definitions::run(&context) => Some("definitions"),
         () = leader::run(&context, &health) => Some("leader election"),
     };
     let asked = shutdown.is_cancelled();
@@ -390,17 +392,18 @@ async fn if_holder<E: std::error::Error>(
     }
 }
 
-/// One pass over an object, in the object's trace.
-fn pass_over(controller: &'static str, object: &impl ResourceExt) -> Span {
-    let uid = object.uid().unwrap_or_default();
-    let span = tracing::debug_span!(
+/// One pass over an object; none where another replica does that.
+fn pass_over(controller: &'static str, object: &impl ResourceExt, context: &Context) -> Span {
+    if !context.leadership.is_holder() {
+        return Span::none();
+    }
+    tracing::debug_span!(
         "reconcile",
         otel.name = %format_args!("reconcile {controller}"),
         k8s.namespace.name = object.namespace(),
         object.name = object.name_any(),
-        object.uid = uid,
-    );
-    traces::of_object(&uid, span)
+        object.uid = object.uid(),
+    )
 }
 
 async fn timed<E: std::error::Error>(

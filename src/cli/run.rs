@@ -29,7 +29,7 @@ use crate::telemetry::traces::{Collector, Traces};
 use crate::telemetry::{self, Audit, Health, Metrics, Server, Telemetry, health, metrics};
 
 /// How long a stop may take. Kubernetes kills after 30 s by default.
-const PATIENCE: Duration = Duration::from_secs(25);
+const PATIENCE: Duration = Duration::from_secs(22);
 /// How long the last audit records, and the last log lines, are waited for.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 

@@ -28,7 +28,7 @@ use crate::api::admission::{AdmissionKind, AdmissionObject, InvalidUser, objects
 use crate::plan::admission::Admission;
 use crate::plan::admission::interval::{Found, Guard, Next, Record, Sight, advice, judge};
 
-mod definitions;
+pub mod definitions;
 
 use definitions::Definitions;
 
@@ -69,6 +69,7 @@ pub struct Proof(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     known: watch::Sender<Known>,
+    definitions: watch::Sender<Definitions>,
     /// How many looks have begun.
     begun: AtomicU64,
     /// Looks up to this one say nothing any more.
@@ -99,6 +100,7 @@ impl Default for Proof {
     fn default() -> Self {
         Self(Arc::new(Shared {
             known: watch::Sender::default(),
+            definitions: watch::Sender::default(),
             begun: AtomicU64::new(0),
             forgotten: AtomicU64::new(0),
             wanted: Notify::new(),
@@ -110,6 +112,11 @@ impl Proof {
     /// What the last look meant. Not in force where the API server has been silent for too long.
     #[must_use]
     pub fn now(&self) -> Admission {
+        // Under definitions that lack something the policies vouch for what is created all the same: their interval
+        // goes on.
+        if let Some(why) = self.0.definitions.borrow().why() {
+            return Admission::NotInForce { why };
+        }
         let known = self.0.known.borrow();
         match (&known.failure, known.at) {
             (Some(why), at) if at.is_none_or(|at| at.elapsed() > STALE) => {
@@ -129,7 +136,12 @@ impl Proof {
         match ended {
             Ok(Ok(known)) => match &known.failure {
                 Some(why) => Admission::NotInForce { why: why.clone() },
-                None => known.admission.clone(),
+                None => self
+                    .0
+                    .definitions
+                    .borrow()
+                    .why()
+                    .map_or_else(|| known.admission.clone(), |why| Admission::NotInForce { why }),
             },
             // The sender is ours, so it cannot be gone.
             Ok(Err(_)) | Err(_) => Admission::NotInForce { why: "the API server does not answer".to_owned() },
@@ -139,13 +151,13 @@ impl Proof {
     /// Whether the first look has ended, well or not.
     #[must_use]
     pub fn has_looked(&self) -> bool {
-        self.0.known.borrow().look > 0
+        self.0.known.borrow().look > 0 && *self.0.definitions.borrow() != Definitions::Unseen
     }
 
     /// Why admission is not in force, once it was looked at.
     #[must_use]
     pub fn broken(&self) -> Option<String> {
-        if self.0.known.borrow().look == 0 {
+        if !self.has_looked() {
             return None;
         }
         match self.now() {
@@ -263,21 +275,17 @@ fn tell(context: &Context, failed: bool) {
             "the admission policies are in force: requests and reviews that are created from then on count"
         ),
         Admission::NotInForce { why } => {
-            tracing::error!(
-                why,
-                "the admission policies are not in force: nothing is opened; closing and locking go on"
-            );
+            tracing::error!(why, "admission is not in force: nothing is opened; closing and locking go on");
         }
     }
     context.wake_all();
 }
 
-/// What was said already, and what was found of the definitions.
+/// What was said already.
 #[derive(Debug, Default)]
 struct Told {
     no_stamping: bool,
     advice: Vec<String>,
-    definitions: Definitions,
 }
 
 struct Looker {
@@ -310,18 +318,8 @@ impl Looker {
         })
     }
 
-    /// One look.
+    /// One look, and what follows from it for the marker.
     async fn look(&self, told: &mut Told) -> Result<Admission, LookError> {
-        let admission = self.look_at_policies(told).await?;
-        // Under older definitions too they vouch for what is created: their interval goes on.
-        Ok(match told.definitions.lacking(&self.client).await? {
-            Some(why) => Admission::NotInForce { why },
-            None => admission,
-        })
-    }
-
-    /// What is seen of the policies, and what follows from it for the marker.
-    async fn look_at_policies(&self, told: &mut Told) -> Result<Admission, LookError> {
         let (sight, marker) = tokio::try_join!(self.sight(), self.marker())?;
         self.advise(&sight, told);
         let user = &self.settings.controller_user;
@@ -490,6 +488,8 @@ mod tests {
     #[tokio::test]
     async fn what_a_look_says_that_began_before_all_was_forgotten_is_not_heard() {
         let proof = Proof::default();
+        assert!(!proof.has_looked());
+        proof.0.definitions.send_replace(Definitions::Fit);
         let in_force = || Ok(Admission::InForce { since: Timestamp::MIN });
         let first = proof.begin();
         assert!(proof.end(first, Instant::now(), in_force()));
@@ -502,5 +502,7 @@ mod tests {
         let next = proof.begin();
         proof.end(next, Instant::now(), in_force());
         assert!(proof.has_looked() && matches!(proof.now(), Admission::InForce { .. }));
+        proof.0.definitions.send_replace(Definitions::Lacking("a field".to_owned()));
+        assert_eq!(proof.now(), Admission::NotInForce { why: "a field".to_owned() });
     }
 }

@@ -127,10 +127,13 @@ where
             Ok(Response::from_parts(head, Either::Left(Full::new(bytes))))
         };
         Box::pin(async move {
+            // Counted also where whoever asked waits for it no longer.
+            let mut call = metrics.rest_request(method.as_str());
             let ended = tokio::time::timeout(patience, whole);
             let answer = ended.await.unwrap_or_else(|_| Err(Silent(patience).into()));
-            let status = answer.as_ref().ok().map(|answer| answer.status().as_u16());
-            metrics.rest_request(method.as_str(), status);
+            if let Ok(answer) = &answer {
+                call.answered(answer.status().as_u16());
+            }
             answer
         })
     }

@@ -54,7 +54,7 @@ descriptions! {
     CLOUD_REQUESTS: "counter" "portcullis_cloud_requests" ["credential", "method", "code"] "Calls to the cloud, by method and status of the answer; code is error where none came";
     CLOUD_WAITS: "counter" "portcullis_cloud_waits" ["credential"] "Calls that waited before they were sent, to stay below the cloud's limits or because it had asked to";
     CLOUD_WAITED: "counter" "portcullis_cloud_waited_seconds" ["credential"] "How long those calls have waited, together";
-    CLOUD_BUDGET: "gauge" "portcullis_cloud_budget" ["credential", "class"] "Calls that can be made at once before the next has to wait, in the subscription where they are fewest, by class (read, write, delete, network)";
+    CLOUD_BUDGET: "gauge" "portcullis_cloud_budget" ["credential", "class"] "Calls left until removals of rules have to wait, in the subscription where they are fewest, by class (read, write, delete, network); of each a quarter is kept from openings and a tenth from locks; below 0 removals alone go on";
     CLOUD_WRITES: "counter" "portcullis_cloud_writes" ["operation", "outcome"] "Writes to the cloud, by operation (open, close, lock, unlock) and outcome";
     EXPIRY_LAG: "histogram" "portcullis_expiry_lag_seconds" [] "Time from the deadline of a rule to the moment it was read back as gone";
     TIME_TO_OPEN: "histogram" "portcullis_time_to_open_seconds" [] "Time from the grant of a request to the moment all its rules were read back";
@@ -212,6 +212,28 @@ impl Default for Metrics {
     }
 }
 
+/// A call to the API server under way. Counts when it is dropped: without an answer, as one that failed.
+#[derive(Debug)]
+pub struct RestCall {
+    calls: Family<RestRequest, Counter>,
+    method: String,
+    status: Option<u16>,
+}
+
+impl RestCall {
+    /// It was answered.
+    pub const fn answered(&mut self, status: u16) {
+        self.status = Some(status);
+    }
+}
+
+impl Drop for RestCall {
+    fn drop(&mut self) {
+        let labels = RestRequest { code: code(self.status), method: std::mem::take(&mut self.method) };
+        self.calls.get_or_create(&labels).inc();
+    }
+}
+
 impl Metrics {
     /// Metrics at zero.
     #[must_use]
@@ -328,10 +350,10 @@ impl Metrics {
         AtWork(workers)
     }
 
-    /// A call to the API server ended, with this status where it was answered.
-    pub fn rest_request(&self, method: &str, status: Option<u16>) {
-        let code = code(status);
-        self.rest_requests.get_or_create(&RestRequest { code, method: method.to_owned() }).inc();
+    /// A call to the API server is sent.
+    #[must_use]
+    pub fn rest_request(&self, method: &str) -> RestCall {
+        RestCall { calls: self.rest_requests.clone(), method: method.to_owned(), status: None }
     }
 
     /// From now on the clouds are asked for what they count whenever metrics are read.

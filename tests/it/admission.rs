@@ -114,7 +114,12 @@ async fn under_definitions_of_an_older_version_ports_are_locked_and_none_is_open
     play.request("mine", "web-1", "web-1", 22, REQUESTER, "10m").await;
     assert_eq!(play.condition("jitreq/mine", "Stalled", "True").await, "AdmissionNotEnforced");
     let said = play.get("jitreq/mine").await.unwrap()["status"]["conditions"].to_string();
-    assert!(said.contains("they lack JitAccessRequest.status.rules; apply those of this version"), "{said}");
+    assert!(
+        said.contains(
+            "they lack JitAccessRequest.status.rules, which would be lost; apply those of this version"
+        ),
+        "{said}"
+    );
     assert!(!play.passes(REQUESTER, "web-1", 22).await);
     // Nobody has to ask again.
     assert_eq!(put(&shipped).await.code, 0);

@@ -61,11 +61,14 @@ fn attribute(span: &Span, key: &str) -> String {
     }
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The calls of the cloud below the spans of this name in the trace of an object.
 fn calls(spans: &[Span], uid: &str, name: &str) -> Vec<(String, String, String)> {
     let uid = uid.replace('-', "");
-    let in_trace =
-        |span: &&Span| span.trace_id.iter().map(|byte| format!("{byte:02x}")).collect::<String>() == uid;
+    let in_trace = |span: &&Span| hex(&span.trace_id) == uid;
     let above: Vec<&Span> = spans.iter().filter(in_trace).filter(|span| span.name == name).collect();
     let below = spans.iter().filter(in_trace).filter(|span| {
         span.kind == SpanKind::Client as i32 && above.iter().any(|above| above.span_id == span.parent_span_id)
@@ -113,8 +116,15 @@ async fn the_trace_of_a_request_has_its_uid_and_leads_to_each_call_of_the_cloud(
     let intent = log.lines().find(|line| line.contains("WriteIntended") && line.contains(&number));
     assert!(intent.is_some_and(|intent| intent.contains(&rule)), "{number}: {intent:?}");
     let policy = play.get("jitpol/web-1").await.unwrap();
-    let locks = calls(&spans, policy["metadata"]["uid"].as_str().unwrap(), "lock");
-    assert!(locks.iter().any(|(method, ..)| method == "PUT"), "{locks:?}");
+    let uid = policy["metadata"]["uid"].as_str().unwrap();
+    let locks: Vec<&Span> =
+        spans.iter().filter(|span| span.name == "lock" && attribute(span, "object.uid") == uid).collect();
+    let put =
+        |span: &&Span| span.name == "PUT" && locks.iter().any(|lock| lock.span_id == span.parent_span_id);
+    assert!(spans.iter().any(|span| put(&span)), "{locks:?}");
+    let of_policy = uid.replace('-', "");
+    let is_its = |span: &&Span| hex(&span.trace_id) == of_policy;
+    assert!(!spans.iter().any(|span| is_its(&span)), "a policy lives for years, and no trace may");
 
     // Nothing that lets anybody in is sent along.
     let sent = collector.0.lock().unwrap().0.clone();

@@ -1,65 +1,97 @@
-//! Whether the definitions (CRDs) in the cluster are those of this program, or later ones.
+//! Whether the definitions (CRDs) in the cluster have every field of this program's.
 //!
-//! Under older ones the API server would drop fields from what is written, statuses among it, and check less than this
-//! program counts on. So nothing is opened then. Looked at once a minute: they change when somebody installs something.
+//! Under older ones the API server would drop fields from what is written, statuses among it: what stands in the cloud
+//! would not be written down. So nothing is opened then. They change when somebody installs something, and who may
+//! install may do more: this guards against a mistake. So an API server that cannot say what it serves holds nothing up.
 
 use std::time::Duration;
 
 use http::Request;
 use kube::Client;
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::sync::watch;
 
-use super::LookError;
 use crate::api::crds::served;
+use crate::controllers::Context;
 
 const INTERVAL: Duration = Duration::from_secs(60);
 /// While they lack something: somebody is about to mend it.
 const SOON: Duration = Duration::from_secs(5);
+/// How long a look may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// The most that is named.
 const MOST: usize = 3;
 
 /// What is known of them.
-#[derive(Debug, Default)]
-pub(super) struct Definitions {
-    looked: Option<Instant>,
-    lacking: Option<String>,
-    /// Whether it was said that they cannot be looked at.
-    refused: bool,
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Definitions {
+    /// Nothing yet.
+    #[default]
+    Unseen,
+    /// They have all that is needed, or cannot be looked at.
+    Fit,
+    /// They lack this, in a sentence.
+    Lacking(String),
 }
 
 impl Definitions {
-    /// What they lack, in a sentence; none: nothing.
-    pub(super) async fn lacking(&mut self, client: &Client) -> Result<Option<String>, LookError> {
-        let interval = if self.lacking.is_some() { SOON } else { INTERVAL };
-        if self.looked.is_some_and(|at| at.elapsed() < interval) {
-            return Ok(self.lacking.clone());
+    /// Why nothing may be opened.
+    pub(super) fn why(&self) -> Option<String> {
+        match self {
+            Self::Unseen => Some("the definitions (CRDs) have not been looked at yet".to_owned()),
+            Self::Fit => None,
+            Self::Lacking(why) => Some(why.clone()),
         }
-        let failed = |error| LookError::Api("read which definitions are served".to_owned(), error);
-        let request = Request::get(served::PATH)
-            .body(Vec::new())
-            .map_err(|error| failed(kube::Error::HttpError(error)))?;
-        let lacking = match client.request::<Value>(request).await {
-            Ok(document) => served::lacking(&document),
-            // Until somebody installs them there is nothing to open either; the watches say so.
-            Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
-            // Every user may, unless somebody has taken that right away.
-            Err(kube::Error::Api(status)) if matches!(status.code, 401 | 403) => {
-                if !std::mem::replace(&mut self.refused, true) {
+    }
+}
+
+/// Looks until shutdown.
+pub async fn run(context: &Context) {
+    let known = &context.admission.0.definitions;
+    let mut failed = false;
+    loop {
+        let seen = tokio::time::timeout(PATIENCE, look(&context.client)).await;
+        match seen.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs()))) {
+            Ok(seen) => {
+                failed = false;
+                note(context, known, seen);
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut failed, true) {
                     tracing::warn!(
+                        error,
                         path = served::PATH,
-                        "may not read which definitions are served (ClusterRole system:discovery): whether they are of \
-                         this version is not known"
+                        "whether the definitions (CRDs) are of this version cannot be told"
                     );
                 }
-                Vec::new()
+                if *known.borrow() == Definitions::Unseen {
+                    note(context, known, Definitions::Fit);
+                }
             }
-            Err(error) => return Err(failed(error)),
-        };
-        self.looked = Some(Instant::now());
-        self.lacking = sentence(&lacking);
-        Ok(self.lacking.clone())
+        }
+        let lacking = matches!(*known.borrow(), Definitions::Lacking(_));
+        tokio::time::sleep(if lacking { SOON } else { INTERVAL }).await;
     }
+}
+
+fn note(context: &Context, known: &watch::Sender<Definitions>, seen: Definitions) {
+    if known.send_if_modified(|known| std::mem::replace(known, seen.clone()) != seen) {
+        if let Definitions::Lacking(why) = seen {
+            tracing::error!(why, "nothing is opened; closing and locking go on");
+        }
+        context.wake_all();
+    }
+}
+
+async fn look(client: &Client) -> Result<Definitions, String> {
+    let request = Request::get(served::PATH).body(Vec::new()).map_err(|error| error.to_string())?;
+    let lacking = match client.request::<Value>(request).await {
+        Ok(document) => served::lacking(&document),
+        // Until somebody installs them there is nothing to open either; the watches say so.
+        Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
+        Err(error) => return Err(error.to_string()),
+    };
+    Ok(sentence(&lacking).map_or(Definitions::Fit, Definitions::Lacking))
 }
 
 fn sentence(lacking: &[String]) -> Option<String> {
@@ -70,8 +102,8 @@ fn sentence(lacking: &[String]) -> Option<String> {
     let more = lacking.len().saturating_sub(MOST);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     Some(format!(
-        "the definitions (CRDs) in the cluster are older than this program, {}: they lack {named}{more}; apply those of this \
-         version (portcullis crds)",
+        "the definitions (CRDs) in the cluster are not those of this program, {}: they lack {named}{more}, which would be \
+         lost; apply those of this version (portcullis crds)",
         env!("CARGO_PKG_VERSION")
     ))
 }

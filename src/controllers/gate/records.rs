@@ -64,8 +64,11 @@ impl Round<'_> {
             firewall = self.gate.firewall.as_str(),
             rule = name,
             audit.write = number,
+            object.uid = self.uid(owner),
         );
-        let span = traces::of_object(self.uid(owner).unwrap_or_default(), span);
+        // A policy lives for years, and no trace may: its locks are in that of the round.
+        let request = self.wanted.grants.iter().find(|grant| names::uid12(&grant.request_uid) == owner);
+        let span = request.map_or(span.clone(), |grant| traces::of_object(&grant.request_uid, span));
         Intent { number, operation, rule: name.to_owned(), receipt, span }
     }
 

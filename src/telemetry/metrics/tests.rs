@@ -15,8 +15,9 @@ fn all_touched() -> Metrics {
     metrics.admission_in_force(true);
     drop(metrics.at_work("policy"));
     let _at_work = metrics.at_work("request");
-    metrics.rest_request("PATCH", Some(409));
-    metrics.rest_request("GET", None);
+    metrics.rest_request("PATCH").answered(409);
+    // Whoever asked waits for it no longer.
+    drop(metrics.rest_request("GET"));
     metrics.api_server_clock(-3);
     metrics.ask_clouds(|| {
         vec![CloudUse {

@@ -5,7 +5,7 @@ use reqwest::{Method, StatusCode};
 use secrecy::ExposeSecret;
 use serde_json::Value;
 use tokio::time::Instant;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 use url::Url;
 
 use super::super::answer::text;
@@ -64,7 +64,9 @@ impl Arm {
             http.response.status_code = tracing::field::Empty,
             arm.request_id = tracing::field::Empty,
         );
+        let mut given_up = GivenUp(Some(span.clone()));
         let reply = self.exchange(method, url, content, token).instrument(span.clone()).await;
+        given_up.0 = None;
         match &reply {
             Ok(reply) => {
                 span.record("http.response.status_code", reply.status.as_u16());
@@ -136,5 +138,17 @@ impl Arm {
             "called Resource Manager"
         );
         Ok(Reply { status, headers, body, request_id: Some(request_id), by_resource_manager })
+    }
+}
+
+/// The span of a call that nobody waits for any more ends as one that failed.
+struct GivenUp(Option<Span>);
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        if let Some(span) = &self.0 {
+            span.record("otel.status_code", "ERROR");
+            span.record("otel.status_description", "given up: no answer in time");
+        }
     }
 }
