@@ -17,7 +17,7 @@ APART := $(PYTHON) -c 'import os, sys; os.setsid(); os.execvp(sys.argv[1], sys.a
 # More than cores: the longest tests wait for deadlines most of the time.
 TEST_THREADS ?= 8
 
-.PHONY: help demo demo-firewall up down test faults soak build controlplane crds chart docs image image-check image-reproduced \
+.PHONY: help demo demo-firewall up down test faults soak fuzz build controlplane crds chart docs image image-check image-reproduced \
 	lint fmt present prerequisites
 
 help: ## Say what there is
@@ -62,6 +62,13 @@ faults: build ## Play every scenario with every fault, and write the table into 
 
 soak: build ## Have grants come and go, and one thing after another go wrong, for MINUTES=60
 	@$(PLAYGROUND) assets; $(CARGO_TARGET_DIR)/debug/faults --soak $(or $(MINUTES),60)
+
+# Inputs that lead somewhere new are kept beside the caches, and begin the next run; what breaks a target is kept in
+# fuzz/artifacts, for a regression test and the corpus.
+FUZZ := $(PORTCULLIS_CACHE)/fuzz
+FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
+fuzz: prerequisites ## Feed everything that reads what strangers send, FUZZ_SECONDS=60 each (8 minutes to build the first time)
+	@tests/fuzz.sh $(FUZZ) $(SOURCES) $(or $(FUZZ_SECONDS),60) $(FUZZ_TARGETS)
 
 build: prerequisites ## Build the controller, kubectl jit, the simulator and the playground (3 to 6 minutes the first time)
 	@begun=$$SECONDS; \
