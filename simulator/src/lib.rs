@@ -40,6 +40,8 @@ pub struct Options {
     pub http: SocketAddr,
     /// Where TLS listens; `None` for no TLS.
     pub tls: Option<SocketAddr>,
+    /// More names and addresses that its certificate is for, beside those of loopback.
+    pub names: Vec<String>,
     /// The tenant that the subscriptions trust.
     pub tenant_id: String,
     /// The application that exists from the start and may do everything.
@@ -63,6 +65,7 @@ impl Default for Options {
         Self {
             http: loopback,
             tls: Some(loopback),
+            names: Vec::new(),
             tenant_id: Uuid::new_v4().to_string(),
             client_id: Uuid::new_v4().to_string(),
             client_secret: Uuid::new_v4().simple().to_string(),
@@ -169,7 +172,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let mut tls_url = None;
     let mut ca_pem = String::new();
     if let Some(wanted) = options.tls {
-        let identity = tls::shared().map_err(StartError::Tls)?;
+        let identity = tls::identity(&options.names).map_err(StartError::Tls)?;
         let (listener, address) = bind(wanted).await?;
         let acceptor = TlsAcceptor::from(identity.config);
         listeners.push(tokio::spawn(server::accept(listener, Some(acceptor), shared.clone(), stopped)));

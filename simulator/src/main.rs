@@ -19,6 +19,9 @@ struct Arguments {
     /// Where TLS listens; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:0")]
     tls: SocketAddr,
+    /// A name or address that the certificate is for, beside localhost; may be given several times.
+    #[arg(long)]
+    name: Vec<String>,
     /// Serve plain HTTP alone.
     #[arg(long)]
     no_tls: bool,
@@ -66,6 +69,7 @@ impl Arguments {
         let mut options = Options {
             http: self.http,
             tls: (!self.no_tls).then_some(self.tls),
+            names: self.name.clone(),
             latency: self.latency,
             retry_after: u64::try_from(self.retry_after).ok(),
             seed: self.random_seed,

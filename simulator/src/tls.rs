@@ -1,4 +1,4 @@
-//! A certificate authority and a leaf for loopback, made once in a process.
+//! A certificate authority and a leaf for loopback, made once in a process; others where more names are wanted.
 
 use std::sync::{Arc, OnceLock};
 
@@ -18,13 +18,14 @@ pub(crate) struct Identity {
     pub(crate) ca_pem: String,
 }
 
-/// The identity of this process.
-pub(crate) fn shared() -> Result<Identity, String> {
-    static IDENTITY: OnceLock<Result<Identity, String>> = OnceLock::new();
-    IDENTITY.get_or_init(|| make().map_err(|e| format!("cannot make a certificate: {e}"))).clone()
+/// The identity of this process; one of its own where it has more `names` than those of loopback.
+pub(crate) fn identity(names: &[String]) -> Result<Identity, String> {
+    static SHARED: OnceLock<Result<Identity, String>> = OnceLock::new();
+    let make = || make(names).map_err(|e| format!("cannot make a certificate: {e}"));
+    if names.is_empty() { SHARED.get_or_init(make).clone() } else { make() }
 }
 
-fn make() -> Result<Identity, Box<dyn std::error::Error>> {
+fn make(names: &[String]) -> Result<Identity, Box<dyn std::error::Error>> {
     let ca_key = KeyPair::generate()?;
     let mut ca = CertificateParams::new(Vec::<String>::new())?;
     ca.distinguished_name.push(DnType::CommonName, "azure-simulator CA");
@@ -35,8 +36,8 @@ fn make() -> Result<Identity, Box<dyn std::error::Error>> {
     let issuer = Issuer::from_params(&ca, &ca_key);
 
     let key = KeyPair::generate()?;
-    let mut leaf =
-        CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()])?;
+    let loopback = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+    let mut leaf = CertificateParams::new([&loopback[..], names].concat())?;
     leaf.distinguished_name.push(DnType::CommonName, "azure-simulator");
     leaf.use_authority_key_identifier_extension = true;
     leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];

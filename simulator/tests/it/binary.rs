@@ -27,6 +27,7 @@ async fn it_announces_itself_with_its_world_and_ends_on_sigterm() {
         .arg("--seed")
         .arg(&seed)
         .args(["--subscription", subscription, "--client-secret", "s3cret", "--retry-after", "-1"])
+        .args(["--name", "simulator.example", "--name", "192.0.2.1"])
         .spawn()
         .unwrap();
     let begun = Instant::now();
@@ -45,6 +46,17 @@ async fn it_announces_itself_with_its_world_and_ends_on_sigterm() {
     let url = document["tlsUrl"].as_str().unwrap();
     let dump = answer(http.get(format!("{url}/_sim/world")).send().await.unwrap()).await.body;
     assert_eq!(dump["settled"], true);
+    // And by the name that others know its machine by.
+    let port = url.rsplit(':').next().unwrap();
+    let there = std::net::SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap()));
+    let http = reqwest::Client::builder()
+        .tls_certs_only([reqwest::Certificate::from_pem(&ca).unwrap()])
+        .resolve("simulator.example", there)
+        .build()
+        .unwrap();
+    let by_name =
+        answer(http.get(format!("https://simulator.example:{port}/_sim/world")).send().await.unwrap()).await;
+    assert_eq!(by_name.body["settled"], true);
     assert!(dump["goal"].to_string().contains(&format!("{subscription}/resourceGroups/world/")));
 
     let told = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
