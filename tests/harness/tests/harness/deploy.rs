@@ -1,11 +1,15 @@
-//! What `deploy/` ships does what its comments say, on a real API server and for real users.
+//! What `deploy/` ships does what its comments say, on a real API server and for real users. [`installed`] runs it.
 
+mod installed;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use portcullis_harness::control_plane::Output;
 use portcullis_harness::install::{self, ARGOCD, CONTROLLER, NAMESPACE};
 use portcullis_harness::{ControlPlane, Kubectl, User, checkout, eventually};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// The shared control plane, with a namespace of the test's own.
@@ -421,19 +425,78 @@ async fn a_request_hears_at_once_what_is_wrong_by_its_policy() -> anyhow::Result
     Ok(())
 }
 
+/// What somebody may apply: the base, and each overlay of it.
+fn kustomizations() -> anyhow::Result<Vec<PathBuf>> {
+    let overlays = std::fs::read_dir(checkout().join("deploy/overlays"))?;
+    let mut folders: Vec<_> =
+        overlays.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+    assert!(folders.len() >= 4, "overlays are missing: {folders:?}");
+    folders.push(checkout().join("deploy/base"));
+    folders.sort();
+    Ok(folders)
+}
+
 #[tokio::test]
-async fn the_whole_base_is_accepted_and_keeps_to_restricted_pod_security() -> anyhow::Result<()> {
+async fn base_and_overlays_are_accepted_and_keep_to_restricted_pod_security() -> anyhow::Result<()> {
     let plane = install::shared().await?;
     let admin = plane.kubectl(User::Admin)?;
-    let base = checkout().join("deploy/base");
-    let base = base.to_string_lossy();
-    // Not carried out: there is nothing here to run it.
-    let arguments =
-        ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "-k", &base];
-    let answer = admin.output(&arguments, None).await?;
-    assert_eq!(answer.code, 0, "{}", answer.stderr);
-    assert!(answer.stdout.contains("deployment.apps/portcullis serverside-applied"), "{}", answer.stdout);
-    assert_eq!(answer.stderr, "", "warnings, as of pods that restricted namespaces refuse");
+    for folder in kustomizations()? {
+        let folder = folder.display().to_string();
+        // Not carried out: there is nothing here to run it.
+        let arguments = [
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--dry-run=server",
+            "--validate=strict",
+            "-k",
+            &folder,
+        ];
+        let answer = admin.output(&arguments, None).await?;
+        assert_eq!(answer.code, 0, "{folder}: {}", answer.stderr);
+        let said = &answer.stdout;
+        assert!(said.contains("deployment.apps/portcullis serverside-applied"), "{folder}: {said}");
+        assert_eq!(answer.stderr, "", "{folder}: warnings, as of pods that restricted namespaces refuse");
+    }
+    Ok(())
+}
+
+/// What an overlay changes is the configuration, and what that needs.
+#[tokio::test]
+async fn overlays_hold_what_the_base_holds_and_a_configuration_that_the_program_takes() -> anyhow::Result<()>
+{
+    let plane = install::shared().await?;
+    let admin = plane.kubectl(User::Admin)?;
+    let program = portcullis_harness::program("portcullis", "PORTCULLIS")?;
+    let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for folder in kustomizations()? {
+        let overlay = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let text = admin.run(&["kustomize", &folder.display().to_string()]).await?;
+        for document in serde_yaml_ng::Deserializer::from_str(&text) {
+            let object = Value::deserialize(document)?;
+            let (kind, name) = (&object["kind"], object["metadata"]["name"].as_str().unwrap_or_default());
+            // Generated names end in a hash of what is in them.
+            let generated = ["ConfigMap", "Secret"].iter().any(|generated| kind == generated);
+            let name = if generated { name.rsplit_once('-').map_or(name, |(name, _)| name) } else { name };
+            names.entry(overlay.clone()).or_default().insert(format!("{kind} {name}"));
+            let Some(config) = object["data"]["config.yaml"].as_str() else { continue };
+            let file = tempfile::NamedTempFile::new()?;
+            std::fs::write(file.path(), config)?;
+            let check = std::process::Command::new(&program)
+                .args(["config", "check", "--config"])
+                .arg(file.path())
+                .output()?;
+            let said = String::from_utf8_lossy(&check.stderr).into_owned();
+            // Whoever applies the base as it is hears of it.
+            assert_eq!(check.status.success(), overlay != "base", "{overlay}: {said}");
+            assert!(overlay != "base" || said.contains("clusterId"), "{said}");
+        }
+    }
+    let base = names.remove("base").unwrap_or_default();
+    for (overlay, mut names) in names {
+        assert_eq!(names.remove("\"Secret\" azure"), overlay == "playground", "{overlay}");
+        assert_eq!(names, base, "{overlay}");
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 mod chart;
 mod control_plane;
 mod deploy;
+mod installation;
 mod lending;
 mod mirror;
 mod playground;
