@@ -69,6 +69,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if and (eq (len $enabled) 0) (not .Values.azure.extraCredentials) }}
 {{- fail "no credential: enable one of azure.workloadIdentity, azure.clientSecret and azure.managedIdentity, or give azure.extraCredentials" }}
 {{- end }}
+{{- if and .Values.azure.workloadIdentity.enabled (not .Values.azure.workloadIdentity.clientId) .Values.serviceAccount.create }}
+{{- $elsewhere := hasKey .Values.serviceAccount.annotations "azure.workload.identity/client-id" }}
+{{- range .Values.extraEnv }}
+{{- $elsewhere = or $elsewhere (eq (toString .name) "AZURE_CLIENT_ID") }}
+{{- end }}
+{{- if not $elsewhere }}
+{{- fail "azure.workloadIdentity.clientId is needed: the client id of the managed identity or application that trusts this service account, such as `az identity show --query clientId` prints it. Where another credential is meant, set azure.workloadIdentity.enabled=false and enable azure.clientSecret or azure.managedIdentity" }}
+{{- end }}
+{{- end }}
 {{- with .Values.azure }}
 {{- if .workloadIdentity.enabled }}
 - name: default
@@ -86,7 +95,69 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
+{{- /* What `Custom` alone has, and needs. */ -}}
+{{- define "portcullis.cloud" -}}
+{{- $azure := .Values.azure }}
+{{- if eq $azure.cloud "Custom" }}
+{{- range $field := list "resourceManager" "authority" }}
+{{- if not (index $azure $field) }}
+{{- fail (printf "azure.%s is needed where azure.cloud is Custom: a base URL such as https://%s.azure.example" $field (ternary "management" "login" (eq $field "resourceManager"))) }}
+{{- end }}
+{{- end }}
+{{- else }}
+{{- range $field := list "resourceManager" "authority" "audience" }}
+{{- if index $azure $field }}
+{{- fail (printf "azure.%s is for azure.cloud=Custom alone, and azure.cloud is %s: leave it out, or set azure.cloud=Custom" $field $azure.cloud) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* Each namespace's credential is one that there is. */ -}}
+{{- define "portcullis.credentials" -}}
+{{- $names := list }}
+{{- if or .Values.azure.workloadIdentity.enabled .Values.azure.clientSecret.enabled .Values.azure.managedIdentity.enabled }}
+{{- $names = append $names "default" }}
+{{- end }}
+{{- range .Values.azure.extraCredentials }}
+{{- $names = append $names (toString .name) }}
+{{- end }}
+{{- range $index, $namespace := .Values.namespaces }}
+{{- $name := default "default" $namespace.credential }}
+{{- if not (has $name $names) }}
+{{- fail (printf "namespaces[%d].credential: %s is no credential: there is %s" $index $name (join ", " $names)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* Fields of the configuration file that have no value of their own: as in values.schema.json, whose messages would not
+       say what there is. */ -}}
+{{- define "portcullis.furtherFields" -}}
+addressInterval admissionMargin allowedExemptSources concurrency driftInterval healthAddress honourDeniesBelow inventoryInterval maxAllowsPerFirewall metricsAddress otlpEndpoint pipelineUsers requestRetention sweepInterval unfinishedWrites
+{{- end }}
+
+{{- define "portcullis.further" -}}
+{{- $own := dict "clusterId" "clusterId" "previousClusterIds" "previousClusterIds" "controllerUser" "serviceAccount.name" "cloud" "azure.cloud" "credentials" "azure" "namespaces" "namespaces" "dryRun" "dryRun" "logLevel" "log.level" }}
+{{- $further := splitList " " (include "portcullis.furtherFields" .) }}
+{{- range $field, $value := .Values.config }}
+{{- if hasKey $own $field }}
+{{- fail (printf "config.%s is not for here: there is a value of its own for it, %s" $field (index $own $field)) }}
+{{- end }}
+{{- if not (has $field $further) }}
+{{- fail (printf "config.%s is no field of the configuration file. What may stand under config: %s" $field (join ", " $further)) }}
+{{- end }}
+{{- end }}
+{{- range $field, $port := dict "metricsAddress" "8080" "healthAddress" "8081" }}
+{{- $address := index $.Values.config $field }}
+{{- if and $address (not (hasSuffix (printf ":%s" $port) $address)) }}
+{{- fail (printf "config.%s has to end in :%s, since that is where probes and scrapes come: %s does not" $field $port $address) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "portcullis.config" -}}
+{{- include "portcullis.cloud" . }}
+{{- include "portcullis.further" . }}
 clusterId: {{ required "clusterId is needed: a name that no other cluster has, such as prod-weu-1" .Values.clusterId | quote }}
 {{- with .Values.previousClusterIds }}
 previousClusterIds: {{ toJson . }}
@@ -109,6 +180,7 @@ credentials:
   {{- with .Values.azure.extraCredentials }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
+{{- include "portcullis.credentials" . }}
 namespaces:
   {{- range .Values.namespaces }}
   - name: {{ .name | quote }}
@@ -119,11 +191,6 @@ namespaces:
   {{- end }}
 dryRun: {{ .Values.dryRun }}
 logLevel: {{ .Values.log.level | quote }}
-{{- range $field := list "clusterId" "previousClusterIds" "controllerUser" "cloud" "credentials" "namespaces" "dryRun" "logLevel" }}
-{{- if hasKey $.Values.config $field }}
-{{- fail (printf "config.%s is not for here: there is a value of its own for it" $field) }}
-{{- end }}
-{{- end }}
 {{- with .Values.config }}
 {{ toYaml . }}
 {{- end }}

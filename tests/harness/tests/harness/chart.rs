@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// The least that it wants.
-const CLUSTER: &str = "clusterId=prod";
+const CLUSTER: &str = "clusterId=prod,azure.workloadIdentity.clientId=00000000-0000-0000-0000-000000000000";
 
 fn folder() -> PathBuf {
     checkout().join("charts/portcullis")
@@ -100,9 +100,10 @@ fn a_changed_configuration_restarts_the_controller_and_a_changed_log_level_does_
 #[tokio::test]
 async fn the_chart_and_deploy_hold_the_same_objects() {
     let assets = portcullis_harness::assets::Assets::find_or_build(|line| println!("{line}")).unwrap();
-    let base = checkout().join("deploy/base");
+    // With workload identity, as the chart has it unless told otherwise.
+    let overlay = checkout().join("deploy/overlays/workload-identity");
     let built =
-        std::process::Command::new(assets.path("kubectl")).arg("kustomize").arg(base).output().unwrap();
+        std::process::Command::new(assets.path("kubectl")).arg("kustomize").arg(overlay).output().unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     // The name of the configuration carries a hash there, and the namespace is Helm's to create.
     let text = String::from_utf8(built.stdout).unwrap();
@@ -155,6 +156,12 @@ fn what_is_wrong_in_the_values_is_named() {
     refused(&[], &["clusterId is needed", "prod-weu-1"]);
     refused(&["--set", CLUSTER, "--set", "replica=3"], &["replica", "not allowed"]);
     refused(&["--set", CLUSTER, "--set-string", "replicas=two"], &["/replicas", "want integer"]);
+    refused(
+        &["--set", CLUSTER, "--set", "config.driftIntervall=2m"],
+        &["config.driftIntervall", "driftInterval,"],
+    );
+    refused(&["--set", "clusterId=prod"], &["azure.workloadIdentity.clientId is needed"]);
+    refused(&["--set", CLUSTER, "--set", "azure.cloud=Custom"], &["azure.resourceManager is needed"]);
     refused(&["--set", CLUSTER, "--set", "azure.cloud=Germany"], &["/azure/cloud", "USGovernment"]);
     refused(
         &["--set", CLUSTER, "--set", "azure.managedIdentity.enabled=true"],
@@ -181,6 +188,32 @@ fn what_is_wrong_in_the_values_is_named() {
         &["counted twice"],
     );
     refused(&["--set", CLUSTER, "--kube-version", "1.32.0"], &["1.33"]);
+}
+
+/// Every field of the configuration file has a value, or may stand under `config`, and nothing else may.
+#[test]
+fn what_may_stand_under_config_is_what_the_program_reads() {
+    let read = |path: &str| std::fs::read_to_string(checkout().join(path)).unwrap();
+    let example: Value = serde_yaml_ng::from_str(&read("docs/configuration.example.yaml")).unwrap();
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+    let own = "clusterId previousClusterIds controllerUser cloud credentials namespaces dryRun logLevel";
+    let own: BTreeSet<String> = own.split(' ').map(str::to_owned).collect();
+    let further: BTreeSet<String> = keys(&example).difference(&own).cloned().collect();
+    let schema: Value = serde_json::from_str(&read("charts/portcullis/values.schema.json")).unwrap();
+    assert_eq!(keys(&schema["properties"]["config"]["properties"]), further, "values.schema.json");
+    for field in &further {
+        let value = serde_json::to_string(&example[field]).unwrap();
+        let objects = rendered(&["--set", CLUSTER, "--set-json", &format!("config.{field}={value}")]);
+        let map = objects.iter().find(|object| object["kind"] == "ConfigMap").unwrap();
+        let config: Value = serde_yaml_ng::from_str(map["data"]["config.yaml"].as_str().unwrap()).unwrap();
+        assert_eq!(config[field], example[field], "{field}");
+    }
+    for field in own {
+        refused(
+            &["--set", CLUSTER, "--set", &format!("config.{field}=x")],
+            &[&format!("config.{field} is not for here")],
+        );
+    }
 }
 
 #[test]
@@ -245,7 +278,7 @@ fn alerts_and_dashboard_ask_for_metrics_that_there_are() {
     let dashboard = std::fs::read_to_string(folder().join("files/dashboard.json")).unwrap();
     let words = |text: &str| -> BTreeSet<String> {
         let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
-        let ours = ["portcullis_", "controller_runtime_", "leader_election_"];
+        let ours = ["portcullis_", "controller_runtime_", "leader_election_", "rest_client_"];
         words.filter(|word| ours.iter().any(|prefix| word.starts_with(prefix))).map(str::to_owned).collect()
     };
     let mut asked = 0;
@@ -262,6 +295,70 @@ fn alerts_and_dashboard_ask_for_metrics_that_there_are() {
         assert!(runbook.contains(&format!("\n## {alert}\n")), "{alert} is not in docs/runbook.md");
         assert!(alerts.contains(&format!("runbook.md#{}\n", alert.to_lowercase())), "{alert}");
     }
+}
+
+/// A misspelt label is no mistake to Prometheus: the panel would be empty.
+#[test]
+fn every_query_is_one_that_prometheus_takes_and_names_labels_that_its_metrics_have() {
+    let reference = std::fs::read_to_string(checkout().join("docs/reference/metrics.md")).unwrap();
+    let mut labels: Vec<(String, BTreeSet<String>)> = Vec::new();
+    for line in reference.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let names = cells[3].split(", ").map(|label| label.trim_matches('`').to_owned());
+        labels.push((cells[1].trim_matches('`').to_owned(), names.filter(|name| !name.is_empty()).collect()));
+    }
+    let read = |name: &str| std::fs::read_to_string(folder().join("files").join(name)).unwrap();
+    let dashboard: Value = serde_json::from_str(&read("dashboard.json")).unwrap();
+    let alerts: Value = serde_yaml_ng::from_str(&read("alerts.yaml")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap());
+    let mut queries: Vec<(String, String)> = targets
+        .map(|target| {
+            let (query, legend) =
+                (target["expr"].as_str().unwrap(), target["legendFormat"].as_str().unwrap_or_default());
+            (query.replace("$__rate_interval", "5m"), legend.to_owned())
+        })
+        .collect();
+    for rule in alerts["groups"][0]["rules"].as_array().unwrap() {
+        let text: String =
+            ["summary", "description"].iter().filter_map(|name| rule["annotations"][name].as_str()).collect();
+        queries.push((rule["expr"].as_str().unwrap().to_owned(), text.replace("$labels.", "")));
+    }
+    let rules: Vec<Value> = queries
+        .iter()
+        .enumerate()
+        .map(|(number, (query, _))| json!({"record": format!("query{number}"), "expr": query}))
+        .collect();
+    let scratch = tempfile::tempdir().unwrap();
+    let all = json!({"groups": [{"name": "queries", "rules": rules}]});
+    std::fs::write(scratch.path().join("queries.yaml"), all.to_string()).unwrap();
+    let judged = tools().run(scratch.path(), "promtool", &["check", "rules", "queries.yaml"]).unwrap();
+    assert!(judged.status.success(), "{}", String::from_utf8_lossy(&judged.stderr));
+
+    let mut asked = 0;
+    for (query, text) in &queries {
+        let known: BTreeSet<&str> = labels
+            .iter()
+            .filter(|(metric, _)| query.contains(metric))
+            .flat_map(|(_, labels)| labels.iter().map(String::as_str))
+            .chain(["le"])
+            .collect();
+        let within = |open: &'static str, close: &'static str, text: &str| -> Vec<String> {
+            text.split(open).skip(1).map(|rest| rest.split(close).next().unwrap().to_owned()).collect()
+        };
+        let grouped = within("by (", ")", query).join(",");
+        let matched = within("{", "}", query).join(",");
+        let matched = matched.split(',').map(|one| one.split(['=', '!']).next().unwrap());
+        let told = within("{{", "}}", text);
+        let told = told.iter().map(String::as_str).filter(|name| !name.trim().starts_with("$value"));
+        for label in
+            grouped.split(',').chain(matched).chain(told).map(str::trim).filter(|name| !name.is_empty())
+        {
+            assert!(known.contains(label), "{query} or its legend names {label}; there are {known:?}");
+            asked += 1;
+        }
+    }
+    assert!(asked > 40, "{asked}");
 }
 
 /// Where kustomize has installed it, Helm does not do so again.
