@@ -38,6 +38,7 @@ mod plan_adoption;
 mod plan_authorize;
 mod plan_changes;
 mod plan_dnat;
+mod plan_edges;
 mod plan_exposure;
 mod plan_foresight;
 mod plan_laws;
