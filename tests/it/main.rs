@@ -40,6 +40,7 @@ mod plan_changes;
 mod plan_dnat;
 mod plan_edges;
 mod plan_exposure;
+mod plan_firewall;
 mod plan_foresight;
 mod plan_laws;
 mod plan_lifecycle;
