@@ -45,6 +45,7 @@ mod plan_foresight;
 mod plan_laws;
 mod plan_lifecycle;
 mod plan_locks;
+mod plan_opens;
 mod plan_review_laws;
 mod plan_reviews;
 mod plan_shortening;
