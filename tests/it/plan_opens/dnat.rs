@@ -127,10 +127,15 @@ fn a_firewall_that_leads_on_is_filled_to_the_last_rule_and_address() {
         changes.opens.len()
     };
     let wide = Limits { rules: 1000, addresses: 1000 };
-    // A grant takes two rules, and those of one plan count together.
+    // A grant takes a rule for each port where packets come in and one that lets them through, and those of one plan
+    // count together.
     let grants = [led(0, 50_000, "22"), led(1, 50_001, "22")];
-    for (rules, fit) in [(1, 0), (2, 1), (3, 2), (4, 2)] {
+    for (rules, fit) in [(1, 0), (2, 1), (3, 1), (4, 2)] {
         assert_eq!(full(&firewall(&[], vec![]), &grants, Limits { rules, ..wide }), fit, "{rules}");
+    }
+    let row = [led(0, 50_000, "8000-8003")];
+    for (rules, fit) in [(4, 0), (5, 1)] {
+        assert_eq!(full(&firewall(&[], vec![]), &row, Limits { rules, ..wide }), fit, "{rules}");
     }
     let world = firewall(&[], vec![leads(50_009, None)]);
     assert_eq!(full(&world, &grants[..1], Limits { rules: 2, ..wide }), 0);
@@ -142,4 +147,6 @@ fn a_firewall_that_leads_on_is_filled_to_the_last_rule_and_address() {
     let mut world = firewall(&[&grants[0]], vec![]);
     world.rules[0].provisioning = Provisioning::Failed;
     assert_eq!(full(&world, &grants[..1], Limits { rules: 2, ..wide }), 1);
+    assert_eq!(full(&world, &grants, Limits { rules: 3, ..wide }), 1);
+    assert_eq!(full(&world, &grants, Limits { rules: 4, ..wide }), 2);
 }
