@@ -48,6 +48,7 @@ mod plan_locks;
 mod plan_opens;
 mod plan_review_laws;
 mod plan_reviews;
+mod plan_sets;
 mod plan_shortening;
 mod plan_slow;
 mod plan_world;
