@@ -51,6 +51,7 @@ mod plan_reviews;
 mod plan_sets;
 mod plan_shortening;
 mod plan_slow;
+mod plan_terms;
 mod plan_world;
 mod protocol_model;
 mod provider_azure;
