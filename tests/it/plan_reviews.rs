@@ -16,6 +16,8 @@ use portcullis::plan::authorize::GrantPlan;
 use portcullis::plan::people::Pipelines;
 use portcullis::plan::reviews::{Case, MOST, Quorum, Right, Tally, questions, tally};
 
+mod past;
+
 const UID: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
 
 fn at(second: i64) -> Timestamp {
