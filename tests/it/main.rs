@@ -37,6 +37,7 @@ mod loops;
 mod plan_adoption;
 mod plan_authorize;
 mod plan_changes;
+mod plan_denies;
 mod plan_dnat;
 mod plan_edges;
 mod plan_exposure;

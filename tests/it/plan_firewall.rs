@@ -217,7 +217,8 @@ fn what_the_cloud_is_still_writing_is_waited_for_unless_it_is_written_or_removed
     let mut world = nsg(&[]);
     put(&mut world, updating(&grant_rule(&cluster(), &held, 300)));
     let unsettled = |grants: Vec<Grant>| planned(&world, &wanted(vec![], grants)).unsettled;
-    assert_eq!(unsettled(vec![held.clone()]), [held.name.clone()]);
+    let name = held.name.clone();
+    assert_eq!(unsettled(vec![held]), [name]);
     assert_eq!(unsettled(vec![one(0, 3600, Duty::Close { sent: true })]).len(), 0, "it is closed");
     assert_eq!(unsettled(vec![]).len(), 0, "nobody asks for it");
 }

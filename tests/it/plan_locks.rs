@@ -74,7 +74,7 @@ fn a_machine_that_cannot_be_read_keeps_its_lock_and_one_that_is_gone_does_not() 
     }
 }
 
-fn policy(targets: serde_json::Value, deletion_policy: &str) -> Terms {
+fn policy(targets: &serde_json::Value, deletion_policy: &str) -> Terms {
     let spec = json!({"targets": targets, "deletionPolicy": deletion_policy});
     Terms::parse(&serde_json::from_value(spec).unwrap()).unwrap()
 }
@@ -99,7 +99,7 @@ fn found(name: &str, addresses: &[&str]) -> (ArmId, Result<portcullis::plan::mod
 
 #[test]
 fn a_policy_locks_every_machine_once_behind_every_firewall_on_its_way() {
-    let terms = policy(json!([named("web-1")]), "Retain");
+    let terms = policy(&json!([named("web-1")]), "Retain");
     let entry = || vec![found("web-1", &["10.0.0.5", "10.0.0.4"])];
     let machines = BTreeMap::from([
         ("web-1".to_owned(), entry()),
@@ -115,7 +115,7 @@ fn a_policy_locks_every_machine_once_behind_every_firewall_on_its_way() {
     assert_eq!(wanted.keys().collect::<Vec<_>>(), [&nsg()]);
     assert_eq!(wanted[&nsg()].machines, [locked(&["10.0.0.4", "10.0.0.5"]), locked(&["10.0.0.6"])]);
     assert!(wanted[&nsg()].keep_others && wanted[&nsg()].release.is_empty());
-    let unlocking = policy(json!([named("web-1")]), "Unlock");
+    let unlocking = policy(&json!([named("web-1")]), "Unlock");
     assert!(!locks::wanted("a", "web/a", &unlocking, &machines, &[], &BTreeMap::new())[&nsg()].keep_others);
     // An address that it had and has no more is released; one that another machine has now is not.
     let moved = BTreeMap::from([(
@@ -159,7 +159,7 @@ fn what_became_of_a_machine_follows_from_its_entry_and_from_the_cloud() {
         ("it cannot be read", json!([named("web-1")]), Some(unread(Reason::NotPermitted)), None),
         ("nobody asked", json!([named("web-1")]), None, None),
     ] {
-        let departed = locks::departure(&before(), &policy(targets, "Retain"), cloud.as_ref());
+        let departed = locks::departure(&before(), &policy(&targets, "Retain"), cloud.as_ref());
         assert_eq!(departed, became, "{what}");
     }
 }

@@ -52,7 +52,8 @@ fn each_family_is_exempted_by_a_rule_of_its_own() {
 
 #[test]
 fn two_locks_exempt_what_lies_in_both_of_theirs() {
-    let cases: [(&[&str], &[&str], &[&str], &[&str]); 8] = [
+    type Sources = &'static [&'static str];
+    let cases: [(Sources, Sources, Sources, Sources); 8] = [
         // One's, the other's, who gets in, who does not.
         (&["*"], &["10.9.0.0/16"], &["10.9.0.1"], &["10.8.0.1"]),
         (&["10.9.0.0/16"], &["*"], &["10.9.0.1"], &["10.8.0.1"]),
@@ -189,4 +190,35 @@ fn an_exemption_of_a_policy_that_is_gone_stays_only_over_denies_that_stay() {
         !left(&|_| {}, vec![Lock { machines: vec![], keep_others: false, ..web() }]),
         "the policy is here"
     );
+}
+
+/// While its lock grows an exemption waits for the new deny: what stands goes on if it lets in no more than that.
+#[test]
+fn what_an_exemption_no_longer_lets_in_is_shut_out_at_once() {
+    let small = [("10.0.0.4", "22")];
+    let grown = [("10.0.0.4", "22"), ("10.0.0.5", "22")];
+    for (stands, waits, goes_on) in [
+        (&["10.9.0.0/16"][..], &["10.9.0.0/16"][..], true),
+        (&["10.9.1.0/24"], &["10.9.0.0/16"], true),
+        (&["10.9.0.0/16"], &["10.9.1.0/24"], false),
+        (&["10.9.0.0/16"], &["10.8.0.0/16"], false),
+        (&["AzureLoadBalancer"], &["AzureLoadBalancer"], true),
+        (&["AzureLoadBalancer"], &["Internet"], false),
+        (&["AzureLoadBalancer"], &["10.9.0.0/16"], false),
+        (&["10.9.0.0/16"], &["AzureLoadBalancer"], false),
+    ] {
+        let mut world = settled(&[exempting(WEB, stands, &small)]);
+        let wanted = wanted(vec![exempting(WEB, waits, &grown)], vec![]);
+        let first = planned(&world, &wanted);
+        let leaves = first.unlocks.contains(&exempt(0));
+        let changes = first.locks.iter().any(|rule| rule.name == exempt(0));
+        assert_eq!(!leaves && !changes, goes_on, "{stands:?} for {waits:?}: {first:?}");
+        settle(&mut world, &wanted, at(0));
+    }
+    // For a machine less, it is less.
+    let world = settled(&[exempting(WEB, &["10.9.0.0/16"], &[("10.0.0.4,10.0.0.5", "22")])]);
+    let other =
+        Lock { keep_others: false, ..exempting(WEB, &["10.9.0.0/16"], &[("10.0.0.4,10.0.0.6", "22")]) };
+    let first = planned(&world, &wanted(vec![other], vec![]));
+    assert!(first.unlocks.contains(&exempt(0)) || first.locks.iter().any(|rule| rule.name == exempt(0)));
 }
