@@ -96,7 +96,7 @@ fn adopt(
     }
     let slots = Slots::of(draft);
     let above = slots.free().rev().find(|number| *number < original.priority);
-    let below = slots.free().find(|number| *number > original.priority && *number <= MAX_PRIORITY);
+    let below = slots.free().find(|number| *number > original.priority);
     let mut near: Vec<u16> = above.into_iter().chain(below).collect();
     near.sort_by_key(|number| number.abs_diff(original.priority));
     let Some(priority) = near.into_iter().find(|number| decides_alike(draft, original, *number)) else {

@@ -250,6 +250,28 @@ mod tests {
     }
 
     #[test]
+    fn one_that_was_given_back_is_nobodys_at_once() {
+        let mut mine = Knowledge::new("b".into(), TIMES, at(0));
+        mine.wrote(record("b", 1), at(1));
+        assert_eq!(mine.role(at(2)), Role::Holder);
+        mine.gave_back();
+        assert_eq!((mine.role(at(2)), mine.next(at(2))), (Role::Nobody, Next::Take));
+        assert!(!mine.outlasts(Duration::ZERO, at(2)));
+    }
+
+    #[test]
+    fn when_the_role_changes_by_itself_is_known_beforehand() {
+        let mut mine = Knowledge::new("b".into(), TIMES, at(100));
+        assert_eq!(mine.changes_at(), at(115), "it was never read");
+        mine.saw(Some(record("a", 1)), at(120));
+        assert_eq!(mine.changes_at(), at(135), "another holds it");
+        mine.wrote(record("b", 2), at(140));
+        assert_eq!(mine.changes_at(), at(150), "it has to be renewed");
+        let before = Duration::from_millis(1);
+        assert_ne!(mine.role(mine.changes_at() - before), mine.role(mine.changes_at()));
+    }
+
+    #[test]
     fn one_that_says_it_is_held_for_ever_is_not() {
         let mut mine = Knowledge::new("b".into(), TIMES, at(0));
         mine.saw(Some(Record { duration: Duration::MAX, ..record("a", 1) }), at(1));

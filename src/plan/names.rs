@@ -295,7 +295,29 @@ mod tests {
         ] {
             assert_eq!(parse(&cluster, &rule(&name, "portcullis", Access::Allow)), None, "{name}");
         }
+        // A deny lets nobody in, whatever its description says; and one with no owner, or with words, is not of our form.
+        let ours = description(&cluster, UID, Some(at("2026-11-22T08:00:00Z")));
+        assert_eq!(parse(&cluster, &rule("innocent", &ours, Access::Deny)), None);
+        for text in [
+            ours.replace(UID, ""),
+            ours.replace(UID, "some one"),
+            ours.replace(&cluster.mark, "00000000"),
+            format!("{ours} and more"),
+        ] {
+            assert_eq!(parse(&cluster, &rule("innocent", &text, Access::Allow)), None, "{text}");
+        }
         let of_old = allow_name(&Cluster::new("old", &[]), UID, at("2026-11-22T08:00:00Z"), 0);
         assert!(parse_name(&cluster, &of_old).is_some());
+    }
+    #[test]
+    fn a_description_comes_under_the_present_id_from_none_but_a_previous_one() {
+        let (old, present) = (Cluster::new("old", &[]), Cluster::new("prod", &["old".into()]));
+        assert_eq!(
+            under_present_id(&present, &description(&old, UID, None)),
+            description(&present, UID, None)
+        );
+        for text in [description(&Cluster::new("other", &[]), UID, None), "mine cluster=big".to_owned()] {
+            assert_eq!(under_present_id(&present, &text), text);
+        }
     }
 }

@@ -120,7 +120,7 @@ mod tests {
     }
 
     fn pipelines() -> Pipelines {
-        Pipelines::new(&["ci@contoso.com".into()])
+        Pipelines::new(&["ci@contoso.com".into(), "other-ci".into()])
     }
 
     #[test]
@@ -149,6 +149,7 @@ mod tests {
         assert!(!shared(("system:serviceaccount:a:x", "1"), ("system:serviceaccount:b:x", "2")));
         assert!(shared(("ci@contoso.com", "1"), ("CI@contoso.com", "2")));
         assert!(!shared(("ci@contoso.com", "1"), ("system:serviceaccount:a:x", "1")));
+        assert!(!shared(("ci@contoso.com", "1"), ("other-ci", "1")), "each has places of its own");
     }
 
     #[test]
@@ -172,6 +173,8 @@ mod tests {
             ("alice", "malice"),
             ("bob", "alice@contoso.com"),
             (":", "alice"),
+            ("ci@contoso.com", "alice"),
+            ("alice", "system:serviceaccount:a:x"),
         ] {
             assert!(!named(claim, name), "{claim} is not {name}");
         }

@@ -146,3 +146,24 @@ fn a_twin_that_is_not_in_force_is_written_again() {
         }
     }
 }
+
+#[test]
+fn a_twin_stands_right_beside_the_rule_on_the_side_where_it_decides_alike() {
+    for (neighbours, beside) in [
+        (vec![], -1_i32),
+        // One of others that lets the packets in is not to come between.
+        (vec![-1], 1),
+        (vec![1], -1),
+    ] {
+        let mut world = locked(&[]);
+        let place = i32::from(old_rules(&world)[0].priority);
+        for neighbour in neighbours {
+            let text = format!("theirs {} Allow TCP * > 10.0.0.4 : 22", place + neighbour);
+            apply(&mut world, &Write::Put(rule(&text))).unwrap();
+        }
+        let adopted = plan(&world, &cluster(), 1000);
+        let [Adopted { outcome: Ok((_, steps)), .. }] = adopted.as_slice() else { panic!("{adopted:?}") };
+        let Step::Put(twin) = &steps[0] else { panic!("{steps:?}") };
+        assert_eq!(i32::from(twin.priority), place + beside);
+    }
+}

@@ -19,6 +19,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 mod dnat;
+mod limits;
 mod live;
 mod unread;
 
@@ -262,6 +263,8 @@ fn what_is_granted_goes_on_for_as_long_as_the_strictest_policy_allows() {
         (vec![named("1h", "1h")], 60, None),
         (vec![named("3h", "30m")], 30, Some("JitPolicy web (generation 1) allows 30m for port 5985")),
         (vec![named("20m", "30m")], 20, Some("JitPolicy web (generation 1) allows 20m for port 22")),
+        (vec![named("30m", "20m")], 20, Some("JitPolicy web (generation 1) allows 20m for port 5985")),
+        (vec![named("30m", "30m")], 30, Some("JitPolicy web (generation 1) allows 30m for port 22")),
         (
             vec![named("3h", "30m"), strict("10m")],
             10,

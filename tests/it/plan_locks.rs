@@ -74,6 +74,114 @@ fn a_machine_that_cannot_be_read_keeps_its_lock_and_one_that_is_gone_does_not() 
     }
 }
 
+fn policy(targets: &serde_json::Value, deletion_policy: &str) -> Terms {
+    let spec = json!({"targets": targets, "deletionPolicy": deletion_policy});
+    Terms::parse(&serde_json::from_value(spec).unwrap()).unwrap()
+}
+
+fn named(name: &str) -> serde_json::Value {
+    json!({"name": "web-1", "azureVirtualMachine": {"id": id(&format!("Microsoft.Compute/virtualMachines/{name}")).as_str()}})
+}
+
+fn ip(text: &str) -> std::net::IpAddr {
+    text.parse().unwrap()
+}
+
+/// A machine of these addresses behind the group.
+fn found(name: &str, addresses: &[&str]) -> (ArmId, Result<portcullis::plan::model::Machine, Unsupported>) {
+    let mut machine = crate::plan_authorize::machine(name, addresses, &["web"]);
+    machine.id = id(&format!("Microsoft.Compute/virtualMachines/{name}"));
+    for address in machine.nics.iter_mut().flat_map(|nic| &mut nic.addresses) {
+        address.path = vec![nsg()];
+    }
+    (machine.id.clone(), Ok(machine))
+}
+
+#[test]
+fn a_policy_locks_every_machine_once_behind_every_firewall_on_its_way() {
+    let terms = policy(&json!([named("web-1")]), "Retain");
+    let entry = || vec![found("web-1", &["10.0.0.5", "10.0.0.4"])];
+    let machines = BTreeMap::from([
+        ("web-1".to_owned(), entry()),
+        ("twice".to_owned(), entry()),
+        ("other".to_owned(), vec![found("web-2", &["10.0.0.6"])]),
+    ]);
+    let wanted = locks::wanted("a", "web/a", &terms, &machines, &[], &BTreeMap::new());
+    let ssh = vec![(Protocol::Any, PortRange::single(22))];
+    let locked = |addresses: &[&str]| LockedMachine {
+        addresses: addresses.iter().map(|text| ip(text)).collect(),
+        ports: ssh.clone(),
+    };
+    assert_eq!(wanted.keys().collect::<Vec<_>>(), [&nsg()]);
+    assert_eq!(wanted[&nsg()].machines, [locked(&["10.0.0.4", "10.0.0.5"]), locked(&["10.0.0.6"])]);
+    assert!(wanted[&nsg()].keep_others && wanted[&nsg()].release.is_empty());
+    let unlocking = policy(&json!([named("web-1")]), "Unlock");
+    assert!(!locks::wanted("a", "web/a", &unlocking, &machines, &[], &BTreeMap::new())[&nsg()].keep_others);
+    // An address that it had and has no more is released; one that another machine has now is not.
+    let moved = BTreeMap::from([(
+        "web-1".to_owned(),
+        vec![found("web-1", &["10.0.0.7"]), found("web-2", &["10.0.0.8"])],
+    )]);
+    let before = TargetStatus { addresses: vec!["10.0.0.4".into(), "10.0.0.8".into()], ..before() };
+    let lock =
+        locks::wanted("a", "web/a", &terms, &moved, &[before], &BTreeMap::new()).remove(&nsg()).unwrap();
+    assert_eq!(lock.release, [ip("10.0.0.4")].into());
+}
+
+#[test]
+fn what_became_of_a_machine_follows_from_its_entry_and_from_the_cloud() {
+    use Departed::{Gone, LeftScope, TakenOut};
+    let scope = |id: &str| json!([{"name": "web-1", "azureScope": {"id": id, "tags": {"jit": "yes"}}}]);
+    let group = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups";
+    let unread = |reason| {
+        let (id, _) = found("web-1", &[]);
+        (id, Err(Unsupported { reason, message: "generated".into() }))
+    };
+    let there = || found("web-1", &["10.0.0.4"]);
+    for (what, targets, cloud, became) in [
+        (
+            "its entry is gone",
+            json!([{"name": "other", "azureScope": {"id": format!("{group}/web")}}]),
+            Some(there()),
+            Some(TakenOut),
+        ),
+        ("its entry names another", json!([named("web-2")]), Some(there()), Some(TakenOut)),
+        ("its entry names it", json!([named("web-1")]), Some(there()), Some(LeftScope)),
+        ("it is below the scope", scope(&format!("{group}/web")), Some(there()), Some(LeftScope)),
+        ("the scope is another", scope(&format!("{group}/db")), Some(there()), Some(TakenOut)),
+        ("it is gone", json!([named("web-1")]), Some(unread(Reason::VirtualMachineNotFound)), Some(Gone)),
+        (
+            "it became a classic one",
+            json!([named("web-1")]),
+            Some(unread(Reason::ClassicVirtualMachine)),
+            Some(LeftScope),
+        ),
+        ("it cannot be read", json!([named("web-1")]), Some(unread(Reason::NotPermitted)), None),
+        ("nobody asked", json!([named("web-1")]), None, None),
+    ] {
+        let departed = locks::departure(&before(), &policy(&targets, "Retain"), cloud.as_ref());
+        assert_eq!(departed, became, "{what}");
+    }
+}
+
+#[test]
+fn a_policy_that_goes_leaves_no_lock_where_its_status_says_that_it_had_one() {
+    let other = FirewallId(id("Microsoft.Network/networkSecurityGroups/db"));
+    let targets = [
+        before(),
+        TargetStatus { firewalls: vec![other.to_string(), "not an id".into()], ..before() },
+        before(),
+    ];
+    let firewalls = locks::firewalls(&targets);
+    assert_eq!(firewalls, [nsg(), other.clone()].into());
+    let unlocked = locks::unlocked("a", "web/a", None, firewalls);
+    assert_eq!(unlocked.keys().collect::<BTreeSet<_>>(), [&nsg(), &other].into());
+    for lock in unlocked.values() {
+        assert!(lock.machines.is_empty() && lock.exempt.is_empty() && !lock.keep_others, "{lock:?}");
+        assert_eq!((lock.policy_uid.as_str(), lock.policy.as_str()), ("a", "web/a"));
+    }
+}
+
 #[test]
 fn a_lock_below_rules_of_others_takes_over_none_that_stands_above_them() {
     let cluster = Cluster::new("test", &[]);

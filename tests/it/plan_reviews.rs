@@ -14,7 +14,9 @@ use portcullis::api::{
 use portcullis::plan::admission::Admission;
 use portcullis::plan::authorize::GrantPlan;
 use portcullis::plan::people::Pipelines;
-use portcullis::plan::reviews::{Case, MOST, Right, Tally, questions, tally};
+use portcullis::plan::reviews::{Case, MOST, Quorum, Right, Tally, questions, tally};
+
+mod past;
 
 const UID: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
 
@@ -298,4 +300,38 @@ fn more_denials_than_are_looked_at_hold_everything() {
     let (tally, _) = counted(&request("alice"), &plan(false), &words, 30, &only_in("approvers"));
     assert!(tally.against.is_none());
     assert!(tally.doubt.unwrap().contains("no more are looked at"));
+}
+
+#[test]
+fn a_quorum_is_reached_by_the_last_approval_that_was_needed_and_not_by_later_ones() {
+    let mut plan = plan(false);
+    plan.policies[0].required = 2;
+    let by = |people: &[&str]| {
+        let approvals = (1..).zip(people);
+        let approvals = approvals.map(|(n, who)| Arc::new(review(n, &user(who, &[]), Verdict::Approved)));
+        counted(&request("alice"), &plan, &approvals.collect::<Vec<_>>(), -10, &all_may).0.reached_at()
+    };
+    assert_eq!(by(&["bob"]), None);
+    assert_eq!(by(&["bob", "carol"]), Some(at(2)));
+    assert_eq!(by(&["bob", "carol", "dave"]), Some(at(2)));
+}
+
+#[test]
+fn a_question_is_open_only_while_its_answer_could_be_enough() {
+    let asks = |required: usize, by: &[&str], unasked: &[&str]| Quorum {
+        required,
+        by: by.iter().map(|who| (*who).to_owned()).collect(),
+        unasked: unasked.iter().map(|who| format!("{who} was not asked about")).collect(),
+        ..Quorum::default()
+    };
+    let open = |quorums: Vec<Quorum>| {
+        let tally = Tally { quorums, ..Tally::default() };
+        tally.open_question().map(ToOwned::to_owned)
+    };
+    let bob = Some("bob was not asked about".to_owned());
+    assert_eq!(open(vec![asks(1, &[], &["bob"])]), bob);
+    assert_eq!(open(vec![asks(2, &["carol"], &["bob"])]), bob);
+    assert_eq!(open(vec![asks(3, &["carol"], &["bob"])]), None);
+    assert_eq!(open(vec![asks(1, &[], &["bob"]), asks(1, &[], &[])]), None, "the other one is missing");
+    assert_eq!(open(vec![asks(1, &["carol"], &[])]), None);
 }

@@ -189,7 +189,7 @@ impl<'a> Ports<'a> {
                 return Err(Judgement::Impossible(
                     Reason::ForeignTranslation,
                     format!(
-                        "rule {} of {} leads packets on to {to} too: the machine would see them come from the same \\
+                        "rule {} of {} leads packets on to {to} too: the machine would see them come from the same \
                          subnet, and a grant would let them in",
                         dnat_rule.rule.name,
                         firewall.0.name()

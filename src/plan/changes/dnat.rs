@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use super::opens::{few_enough, one_cross_product};
 use super::{Draft, grant_rule};
 use crate::api::Reason;
+use crate::api::values::PortRange;
 use crate::plan::desired::Grant;
 use crate::plan::dnat;
-use crate::plan::model::{Access, DnatRule, ResourceLock, Rule, Translating};
+use crate::plan::model::{Access, DnatRule, ResourceLock, Rule, Translating, Translation};
 use crate::plan::names;
 use crate::plan::packets::{Reach, hosts};
 use crate::plan::sources::Family;
@@ -33,8 +34,7 @@ pub(super) fn open(draft: &mut Draft<'_>, translating: &Translating, grant: &Gra
     nobody_else_leads(draft, translating, grant)?;
     nothing_denies(draft, translating, &rule)?;
     few_enough(draft, standing)?;
-    has_room(draft, translating, grant, standing)?;
-    draft.rules += usize::from(standing.is_none());
+    has_room(draft, translating, grant, &rule)?;
     draft.changes.opens.push(rule);
     Ok(())
 }
@@ -59,7 +59,7 @@ fn is_own(draft: &Draft<'_>, part_of: Option<&String>) -> bool {
 /// Whether the ports where packets are to come in are nobody else's.
 fn nobody_else_leads(draft: &Draft<'_>, translating: &Translating, grant: &Grant) -> Result<(), Refusal> {
     let Some(from) = grant.translation else { return Ok(()) };
-    let count = grant.ports.iter().map(|range| usize::from(range.last() - range.first()) + 1).sum();
+    let count = count(&grant.ports);
     let taken = |name: &str| {
         let message = format!(
             "rule {name} leads packets to {}:{} somewhere else: ask again, for another port",
@@ -81,8 +81,8 @@ fn nobody_else_leads(draft: &Draft<'_>, translating: &Translating, grant: &Grant
         }
     }
     let range = |rule: &Rule| {
-        let count: usize = rule.ports.iter().map(|range| usize::from(range.last() - range.first()) + 1).sum();
-        rule.translation.map(|own| (own.address, usize::from(own.port), usize::from(own.port) + count))
+        let end = |own: Translation| usize::from(own.port) + self::count(&rule.ports);
+        rule.translation.map(|own| (own.address, usize::from(own.port), end(own)))
     };
     let mine = (from.address, usize::from(from.port), usize::from(from.port) + count);
     for other in &draft.changes.opens {
@@ -116,13 +116,19 @@ fn nothing_denies(draft: &Draft<'_>, translating: &Translating, rule: &Rule) -> 
     }
 }
 
+fn count(ports: &[PortRange]) -> usize {
+    ports.iter().map(|range| usize::from(range.last() - range.first()) + 1).sum()
+}
+
+/// How many rules of the firewall one of ours is written as: one for each port where packets come in, and one that lets
+/// them through.
+fn parts(rule: &Rule) -> usize {
+    1 + rule.translation.map_or(0, |_| count(&rule.ports))
+}
+
 /// Rules, and public addresses with the addresses that they lead to.
-fn has_room(
-    draft: &Draft<'_>,
-    translating: &Translating,
-    grant: &Grant,
-    standing: Option<&Rule>,
-) -> Result<(), Refusal> {
+fn has_room(draft: &Draft<'_>, translating: &Translating, grant: &Grant, rule: &Rule) -> Result<(), Refusal> {
+    let is_new = |rule: &&Rule| draft.observed.rule(&rule.name).is_none();
     let mut led: BTreeSet<IpAddr> = translating
         .translations
         .iter()
@@ -135,10 +141,10 @@ fn has_room(
         led.extend(&grant.destinations);
         publics.insert(from.address);
     }
-    let all = translating.translations.len() + translating.filters.len() + draft.changes.opens.len();
-    if led.len() + publics.len() > draft.limits.addresses
-        || (standing.is_none() && all + 2 > draft.limits.rules)
-    {
+    let planned: usize = draft.changes.opens.iter().filter(is_new).map(parts).sum();
+    let all = translating.translations.len() + translating.filters.len() + planned;
+    let grown = all + Some(rule).filter(is_new).map_or(0, parts);
+    if led.len() + publics.len() > draft.limits.addresses || (grown > all && grown > draft.limits.rules) {
         let message = format!(
             "the firewall holds {all} rules and leads {} public addresses on to {}: it holds at most {} rules, and {} \
              addresses of both kinds",

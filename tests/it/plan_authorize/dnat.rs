@@ -234,6 +234,94 @@ fn a_row_of_ports_comes_in_by_a_row_of_ports() {
     assert_eq!(led.ports, [PortRange::new(5985, 5986).unwrap()]);
 }
 
+/// Where packets for port 22 of the machine come in.
+fn comes_in(view: &PolicyView) -> Translation {
+    on(&plan_of(|_| {}, view), "azureFirewalls")[0].translation.unwrap()
+}
+
+#[test]
+fn machines_begin_to_look_for_a_port_far_from_each_other() {
+    let ports: std::collections::BTreeSet<u16> = (1..=40)
+        .map(|last| {
+            let mut machine = behind(&["nic"], &ROUTES);
+            machine.nics[0].addresses[0].ip = format!("10.0.0.{last}").parse().unwrap();
+            comes_in(&view_of(machine, hub(vec![], vec![]), &AzureEnforcement::default())).port
+        })
+        .collect();
+    assert!(ports.len() > 35, "{ports:?}");
+    assert!(ports.last().unwrap() - ports.first().unwrap() > 7_000, "{ports:?}");
+}
+
+/// Grants that are about to be written take their ports, each of a row and no other.
+#[test]
+fn a_port_that_another_grant_takes_is_not_given_twice() {
+    let free = comes_in(&usual(hub(vec![], vec![])));
+    for (begins, ports, address, taken) in [
+        (0, "80", PUBLIC, true),
+        (-1, "80", PUBLIC, false),
+        (-1, "80-81", PUBLIC, true),
+        (-3, "80-82", PUBLIC, false),
+        (-2, "80-82", PUBLIC, true),
+        (1, "80", PUBLIC, false),
+        (1, "80-81", PUBLIC, false),
+        (0, "80", "198.51.100.41", false),
+    ] {
+        let other = PortMapping {
+            from: Translation {
+                address: address.parse().unwrap(),
+                port: free.port.checked_add_signed(begins).unwrap(),
+            },
+            to: "10.0.0.9".parse().unwrap(),
+            ports: vec![ports.parse().unwrap()],
+            name: "portcullis-other".into(),
+            closing: false,
+        };
+        let found = comes_in(&usual(hub(vec![], vec![other])));
+        assert_eq!(found != free, taken, "{ports} from {begins} on");
+    }
+}
+
+#[test]
+fn a_row_of_ports_ends_before_the_last_port_that_azure_takes() {
+    // Everything is taken but the last two.
+    let others = PortRange::new(50_000, 63_997).unwrap();
+    let mut view = usual(hub(vec![onward("theirs/all", "*", others, "10.0.0.9", 80, None)], vec![]));
+    view.terms.as_mut().unwrap().ports[1].range = PortRange::new(5985, 6100).unwrap();
+    let row = |last: i32| {
+        move |spec: &mut Value| {
+            let sources = json!([{"cidr": "203.0.113.7/32"}]);
+            spec["ports"][0] = json!({"port": 5985, "endPort": last, "sources": sources});
+        }
+    };
+    let two = plan_of(row(5986), &view);
+    assert_eq!(on(&two, "azureFirewalls")[0].translation.unwrap().port, 63_998);
+    let three = judged(&request(row(5987)), &view);
+    assert!(matches!(three, Judgement::Impossible(Reason::FirewallUnfit, _)), "{three:?}");
+    // A firewall leads on port by port: there is a limit to that, too.
+    let mut free = usual(hub(vec![], vec![]));
+    free.terms.as_mut().unwrap().ports[1].range = PortRange::new(5985, 6100).unwrap();
+    assert_eq!(on(&plan_of(row(5985 + 31), &free), "azureFirewalls").len(), 1);
+    let many = judged(&request(row(5985 + 32)), &free);
+    assert!(matches!(many, Judgement::Refused(Reason::TooLarge, _)), "{many:?}");
+}
+
+#[test]
+fn a_rule_of_a_grant_that_goes_on_keeps_nobody_out() {
+    let part_of = "portcullis-00c0ffee-nat/x";
+    let live = |closing| PortMapping {
+        from: Translation { address: PUBLIC.parse().unwrap(), port: 50_001 },
+        to: "10.0.0.4".parse().unwrap(),
+        ports: vec![PortRange::single(22)],
+        name: part_of.into(),
+        closing,
+    };
+    let standing =
+        || onward(part_of, "192.0.2.0/24", PortRange::single(50_001), "10.0.0.4", 22, Some(part_of));
+    let judgement = |closing| judged(&request(|_| {}), &usual(hub(vec![standing()], vec![live(closing)])));
+    assert!(matches!(judgement(false), Judgement::Allowed(_)));
+    assert!(matches!(judgement(true), Judgement::Unknown(Reason::Progressing, _)));
+}
+
 #[test]
 fn whoever_else_is_led_on_to_the_machine_keeps_it_from_being_opened() {
     let theirs =
@@ -244,6 +332,9 @@ fn whoever_else_is_led_on_to_the_machine_keeps_it_from_being_opened() {
         let judgement = judged(&request(|_| {}), &usual(hub(vec![theirs(source, port)], vec![])));
         let was = matches!(&judgement, Judgement::Impossible(Reason::ForeignTranslation, why) if why.contains("theirs/ssh"));
         assert_eq!(was, refused, "{source} {port}: {judgement:?}");
+        if let Judgement::Impossible(_, why) = judgement {
+            assert!(!why.contains(['\\', '\n']) && why.contains("the same subnet"), "{why}");
+        }
     }
     // Without a group behind it, nothing is opened for the firewall's subnet.
     let view =
@@ -313,6 +404,30 @@ fn what_a_firewall_does_not_do_is_said_by_field() {
     assert!(matches!(waits, Judgement::Unknown(Reason::CloudUnavailable, _)), "{waits:?}");
 }
 
+#[test]
+fn each_port_is_shown_as_it_is_reached() {
+    let both = |spec: &mut Value| {
+        let port = |port: u16, from: &str| json!({"port": port, "sources": [{"cidr": from}]});
+        spec["ports"] = json!([port(22, "203.0.113.7/32"), port(5985, "203.0.113.7/32")]);
+    };
+    let plan = plan_of(both, &usual(hub(vec![], vec![])));
+    let shown: Vec<(&str, &str)> =
+        plan.connections.iter().map(|it| (it.via.as_str(), it.port.as_str())).collect();
+    let led: BTreeMap<u16, String> = on(&plan, "azureFirewalls")
+        .into_iter()
+        .map(|rule| (rule.ports[0].first(), rule.translation.unwrap().port.to_string()))
+        .collect();
+    assert_eq!(shown, [("fw", led[&22].as_str()), ("fw", led[&5985].as_str())]);
+    // Who is near is answered past the firewall, who is far by way of it: both ways are shown.
+    let mixed = |spec: &mut Value| {
+        spec["ports"][0]["sources"] = json!([{"cidr": "203.0.113.7/32"}, {"cidr": "10.0.7.7/32"}]);
+    };
+    let plan = plan_of(mixed, &usual(hub(vec![], vec![])));
+    let shown: Vec<(&str, &str)> =
+        plan.connections.iter().map(|it| (it.via.as_str(), it.address.as_str())).collect();
+    assert_eq!(shown, [("fw", PUBLIC), ("Direct", "10.0.0.4")]);
+}
+
 /// A live grant keeps the port that its status says, also where another would be chosen by now.
 #[test]
 fn a_live_grant_keeps_its_port() {
@@ -336,9 +451,23 @@ fn a_live_grant_keeps_its_port() {
         }],
         ..JitAccessRequestStatus::default()
     });
-    let kept = match judged(&request, &view) {
+    let kept = |request: &JitAccessRequest| match judged(request, &view) {
         Judgement::Allowed(plan) => on(&plan, "azureFirewalls")[0].translation.unwrap(),
         other => panic!("{other:?}"),
     };
-    assert_eq!(kept, Translation { address: PUBLIC.parse().unwrap(), port: 51_234 });
+    let own = Translation { address: PUBLIC.parse().unwrap(), port: 51_234 };
+    assert_eq!(kept(&request), own);
+    // What it says of another firewall, machine, port or protocol is not of this one.
+    type Change = fn(&mut RuleStatus);
+    let changes: [Change; 4] = [
+        |rule| rule.firewall = id("Microsoft.Network/azureFirewalls/other").to_string(),
+        |rule| rule.destinations = vec!["10.0.0.5".into()],
+        |rule| rule.ports = vec!["23".into()],
+        |rule| rule.protocol = "UDP".into(),
+    ];
+    for change in changes {
+        let mut other = request.clone();
+        change(&mut other.status.as_mut().unwrap().rules[0]);
+        assert_ne!(kept(&other), own, "{other:?}");
+    }
 }

@@ -194,3 +194,37 @@ fn how_long_a_request_waits_is_its_policys_to_say_also_where_that_grants_nothing
     let ever = std::time::Duration::MAX;
     assert_eq!(of(&[policy]), Patience { pending: ever, unused: ever }, "one that cannot be understood");
 }
+
+#[test]
+fn only_the_policies_of_a_grant_have_to_be_read_again_for_it() {
+    let long_ago = now() - SignedDuration::try_from(UNREAD_BOUND).unwrap() - SignedDuration::from_secs(1);
+    let ops = |name: &str| {
+        let machines = vec![machine("web-1", &["10.0.0.4"], &["subnet", "nic"])];
+        PolicyView { read_at: long_ago, ..policy(name, vec![port(22, &[], "3h")], machines) }
+    };
+    let mut request = granted();
+    let known =
+        RequestedPolicy { name: "ops".into(), uid: "uid-of-ops".into(), ..RequestedPolicy::default() };
+    request.status.as_mut().unwrap().policies.push(known);
+    let judged = |policies: &[PolicyView]| judge(&request, policies, &Pipelines::default(), now());
+    let read = PolicyView { read_at: now(), ..ops("ops") };
+    assert!(matches!(judged(&[web(), read.clone()]), Judgement::Allowed(_)));
+    assert!(matches!(judged(&[web(), ops("ops")]), Judgement::Impossible(Reason::CloudUnavailable, _)));
+    assert!(matches!(judged(&[web(), read, ops("another")]), Judgement::Allowed(_)), "it came later");
+}
+
+#[test]
+fn a_live_grant_is_judged_by_its_own_machines() {
+    let mut policy = policy("web", vec![port(22, &["203.0.113.0/24"], "3h")], vec![]);
+    let unread = Unsupported { reason: Reason::NotPermitted, message: "may not be read".into() };
+    let own = machine("web-1", &["10.0.0.4"], &["subnet", "nic"]);
+    let entry = vec![(vm("web-1"), Ok(own)), (vm("web-2"), Err(unread))];
+    policy.terms = web().terms;
+    policy.machines = Some(Arc::new(BTreeMap::from([("web-1".to_owned(), entry)])));
+    let judged = |request: &JitAccessRequest| {
+        judge(request, std::slice::from_ref(&policy), &Pipelines::default(), now())
+    };
+    assert!(matches!(judged(&granted()), Judgement::Allowed(_)));
+    // Who asks now asks for all of them.
+    assert!(matches!(judged(&request(|_| {})), Judgement::Impossible(Reason::NotPermitted, _)));
+}

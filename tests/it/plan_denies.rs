@@ -1,0 +1,196 @@
+//! Denies of locks: how one becomes another while something rests on it, where they go, and what others made of them.
+
+use portcullis::api::{ExistingRules, Reason};
+use portcullis::plan::changes::plan;
+use portcullis::plan::desired::{Changes, Lock, Wanted};
+use portcullis::plan::model::{Access, Observed, Peer, Provisioning, Rule};
+use portcullis::plan::names;
+
+use crate::plan_world::*;
+
+fn planned(world: &Observed, locks: &[Lock]) -> Changes {
+    plan(world, &wanted(locks.to_vec(), vec![]), &LIMITS, at(0))
+}
+
+fn settled(rules: &[&str], locks: &[Lock]) -> Observed {
+    let mut world = nsg(rules);
+    settle(&mut world, &wanted(locks.to_vec(), vec![]), at(0));
+    world
+}
+
+fn deny(n: u32) -> String {
+    names::deny_name(&cluster(), WEB, n)
+}
+
+fn put(world: &mut Observed, rule: Rule) {
+    apply(world, &Write::Put(rule)).unwrap();
+}
+
+fn written(changes: &Changes) -> Vec<(&str, usize, usize)> {
+    let parts = |rule: &'_ Rule| (rule.destinations.len(), rule.ports.len());
+    changes.locks.iter().map(|rule| (rule.name.as_str(), parts(rule).0, parts(rule).1)).collect()
+}
+
+fn both_kinds() -> [ExistingRules; 2] {
+    [ExistingRules::Override, ExistingRules::Keep]
+}
+
+/// One machine of two gets a port more: what was one deny becomes two.
+#[test]
+fn a_deny_keeps_what_rests_on_it_until_that_stands_elsewhere() {
+    for existing in both_kinds() {
+        let web = |machines: &[(&str, &str)]| Lock { existing, ..lock(WEB, machines) };
+        let before = web(&[("10.0.0.4", "22"), ("10.0.0.5", "22")]);
+        let after = [web(&[("10.0.0.4", "22"), ("10.0.0.5", "22,80")])];
+        let mut world = settled(&[], &[before]);
+        let first = planned(&world, &after);
+        assert_eq!(written(&first), [(deny(1).as_str(), 1, 2)], "{existing:?}");
+        put(&mut world, first.locks[0].clone());
+        let second = planned(&world, &after);
+        assert_eq!(written(&second), [(deny(0).as_str(), 1, 1)], "{existing:?}");
+        put(&mut world, second.locks[0].clone());
+        assert!(planned(&world, &after).is_empty());
+    }
+}
+
+/// The same where a port is locked for less protocols than before.
+#[test]
+fn a_deny_keeps_the_ports_that_rest_on_it_until_they_stand_elsewhere() {
+    for existing in both_kinds() {
+        let web = |ports: &str| Lock { existing, ..lock(WEB, &[("10.0.0.4", ports)]) };
+        let mut world = settled(&[], &[web("22,80")]);
+        let after = [web("22,TCP/80")];
+        let first = planned(&world, &after);
+        assert_eq!(written(&first), [(deny(1).as_str(), 1, 1)], "{existing:?}");
+        put(&mut world, first.locks[0].clone());
+        let second = planned(&world, &after);
+        assert_eq!(written(&second), [(deny(0).as_str(), 1, 1)], "{existing:?}");
+        put(&mut world, second.locks[0].clone());
+        assert!(planned(&world, &after).is_empty());
+    }
+}
+
+#[test]
+fn on_a_deny_that_was_not_written_nothing_rests() {
+    let before = lock(WEB, &[("10.0.0.4", "22"), ("10.0.0.5", "22")]);
+    let after = [lock(WEB, &[("10.0.0.4", "22"), ("10.0.0.5", "22,80")])];
+    let mut world = settled(&[], &[before]);
+    let failed = Rule { provisioning: Provisioning::Failed, ..world.rule(&deny(0)).unwrap().clone() };
+    put(&mut world, failed);
+    assert_eq!(written(&planned(&world, &after)), [(deny(0).as_str(), 1, 1), (deny(1).as_str(), 1, 2)]);
+}
+
+/// Nothing is removed on the strength of a deny that is not in force yet.
+#[test]
+fn a_deny_goes_only_when_the_one_that_takes_over_is_in_force() {
+    let ops = lock(OPS, &[("10.0.0.4", "22")]);
+    for existing in both_kinds() {
+        let web = Lock { existing, ..lock(WEB, &[("10.0.0.4", "22")]) };
+        let world = settled(&[], &[web.clone(), ops.clone()]);
+        let going = [Lock { machines: vec![], keep_others: false, ..web }, ops.clone()];
+        assert_eq!(planned(&world, &going).unlocks, [deny(0)]);
+        for provisioning in [Provisioning::Updating, Provisioning::Failed] {
+            let mut world = world.clone();
+            let other = world.rule(&names::deny_name(&cluster(), OPS, 0)).unwrap().clone();
+            put(&mut world, Rule { provisioning, ..other });
+            assert!(planned(&world, &going).unlocks.is_empty(), "{existing:?} {provisioning:?}");
+        }
+    }
+}
+
+#[test]
+fn a_deny_need_not_go_above_what_its_lock_lets_in_anyway() {
+    let place = |allowed: &str, exempt: &[&str]| {
+        let world = nsg(&[&format!("ssh 300 Allow TCP {allowed} > * : 22")]);
+        let exempt = exempt.iter().map(|text| peer(text)).collect();
+        let locks = [Lock { exempt, ..lock(WEB, &[("10.0.0.4", "22")]) }];
+        planned(&world, &locks).locks[0].priority
+    };
+    assert_eq!(place("10.9.1.0/24", &[]), 299);
+    assert_eq!(place("10.9.1.0/24", &["10.9.0.0/16"]), 999);
+    assert_eq!(place("10.9.0.0/15", &["10.9.0.0/16"]), 299, "more than is exempt");
+    assert_eq!(place("10.9.1.0/24,10.7.0.0/16", &["10.9.0.0/16"]), 299);
+    assert_eq!(place("10.9.1.0/24,10.7.0.0/16", &["10.9.0.0/16", "10.7.0.0/16"]), 999);
+    assert_eq!(place("*", &["10.9.0.0/16"]), 299);
+    assert_eq!(place("AzureLoadBalancer", &["azureloadbalancer"]), 999);
+    assert_eq!(place("VirtualNetwork", &["AzureLoadBalancer"]), 299);
+}
+
+#[test]
+fn the_last_rule_that_leaves_no_number_below_it_is_named() {
+    let world = nsg(&["ssh 300 Allow TCP * > * : 22", "all 4096 Allow Any * > * : *"]);
+    let keeps = Lock { existing: ExistingRules::Keep, ..lock(WEB, &[("10.0.0.4", "22")]) };
+    let changes = planned(&world, &[keeps]);
+    assert!(changes.is_empty(), "it would shut out what is to be kept");
+    assert_eq!(changes.refused[0].reason, Reason::NoPriorityRoom);
+    let message = &changes.refused[0].message;
+    assert!(message.contains("below rule all at priority 4096"), "{message}");
+}
+
+#[test]
+fn a_deny_of_a_policy_that_is_gone_stays_a_deny_for_everybody() {
+    let world = settled(&[], &[lock(WEB, &[("10.0.0.4", "22")])]);
+    let own = world.rule(&deny(0)).unwrap().clone();
+    let mended = |edited: Rule, locks: &[Lock]| {
+        let mut world = world.clone();
+        put(&mut world, edited);
+        planned(&world, locks)
+    };
+    assert!(mended(own.clone(), &[]).is_empty());
+    let opened = Rule {
+        access: Access::Allow,
+        sources: vec![peer("203.0.113.0/24")],
+        source_ports: vec![port("1024-65535")],
+        ..own.clone()
+    };
+    assert_eq!(mended(opened.clone(), &[]).locks, [own.clone()]);
+    let failed = Rule { provisioning: Provisioning::Failed, ..own.clone() };
+    assert_eq!(mended(failed, &[]).locks, [own.clone()]);
+    assert!(mended(Rule { provisioning: Provisioning::Updating, ..own.clone() }, &[]).is_empty());
+    // Where another policy locks all of it, it goes.
+    let ops = lock(OPS, &[("10.0.0.4", "22")]);
+    let mut world = settled(&[], &[lock(WEB, &[("10.0.0.4", "22")]), ops.clone()]);
+    put(&mut world, opened);
+    let changes = planned(&world, &[ops.clone()]);
+    assert_eq!((changes.locks.len(), changes.unlocks), (0, vec![deny(0)]));
+    // But not where it names more than single addresses: how much that is, nobody knows.
+    for destinations in [vec![peer("10.0.0.4"), peer("10.0.1.0/24")], vec![Peer::Any]] {
+        put(&mut world, Rule { destinations, ..own.clone() });
+        assert!(planned(&world, &[ops.clone()]).unlocks.is_empty());
+    }
+}
+
+#[test]
+fn a_deny_that_steps_back_does_so_only_as_far_as_no_other_lock_needs_it() {
+    // Kept below what others let in from now on: the number above is given up once nobody else rests on it there.
+    let rules = ["ssh 300 Allow TCP 203.0.113.0/24 > * : 22"];
+    let web = lock(WEB, &[("10.0.0.4", "22")]);
+    let stepping_back = Lock { existing: ExistingRules::Keep, ..web.clone() };
+    let world = settled(&rules, &[web.clone()]);
+    let moves = |locks: &[Lock]| {
+        let found = planned(&world, locks);
+        found.locks.iter().find(|rule| rule.name == deny(0)).map(|rule| rule.priority)
+    };
+    assert_eq!(moves(&[stepping_back.clone()]), Some(4096));
+    assert_eq!(moves(&[stepping_back.clone(), lock(OPS, &[("10.0.0.9", "22")])]), Some(4096));
+    assert_eq!(moves(&[stepping_back.clone(), lock(OPS, &[("10.0.0.4", "80")])]), Some(4096));
+    assert_eq!(moves(&[stepping_back.clone(), lock(OPS, &[("10.0.0.4", "22")])]), None, "it needs it above");
+    let keeps_too = Lock { existing: ExistingRules::Keep, ..lock(OPS, &[("10.0.0.4", "22")]) };
+    assert_eq!(moves(&[stepping_back, keeps_too]), Some(4096));
+}
+
+/// What it was before is known while the program runs: it is that rule that is put right, though it resembles nothing any
+/// more.
+#[test]
+fn a_deny_that_somebody_changed_beyond_recognition_is_mended_in_its_own_place() {
+    let locks = [Lock { keep_others: false, ..lock(WEB, &[("10.0.0.4", "22")]) }];
+    let mut world = settled(&[], &locks);
+    let own = world.rule(&deny(0)).unwrap().clone();
+    put(&mut world, Rule { destinations: vec![peer("10.0.0.9")], ports: vec![port("99")], ..own.clone() });
+    let known = Wanted { standing: vec![own.clone()], ..wanted(locks.to_vec(), vec![]) };
+    let changes = plan(&world, &known, &LIMITS, at(0));
+    assert_eq!((changes.locks, changes.unlocks), (vec![own], vec![]));
+    // After a start nothing tells what it was: it goes once another stands in its place.
+    let forgotten = Wanted { standing: vec![], ..known };
+    assert_eq!(plan(&world, &forgotten, &LIMITS, at(0)).locks[0].name, deny(1));
+}
