@@ -151,12 +151,12 @@ fn a_deny_of_a_policy_that_is_gone_stays_a_deny_for_everybody() {
     let ops = lock(OPS, &[("10.0.0.4", "22")]);
     let mut world = settled(&[], &[lock(WEB, &[("10.0.0.4", "22")]), ops.clone()]);
     put(&mut world, opened);
-    let changes = planned(&world, &[ops.clone()]);
+    let changes = planned(&world, std::slice::from_ref(&ops));
     assert_eq!((changes.locks.len(), changes.unlocks), (0, vec![deny(0)]));
     // But not where it names more than single addresses: how much that is, nobody knows.
     for destinations in [vec![peer("10.0.0.4"), peer("10.0.1.0/24")], vec![Peer::Any]] {
         put(&mut world, Rule { destinations, ..own.clone() });
-        assert!(planned(&world, &[ops.clone()]).unlocks.is_empty());
+        assert!(planned(&world, std::slice::from_ref(&ops)).unlocks.is_empty());
     }
 }
 
@@ -165,13 +165,13 @@ fn a_deny_that_steps_back_does_so_only_as_far_as_no_other_lock_needs_it() {
     // Kept below what others let in from now on: the number above is given up once nobody else rests on it there.
     let rules = ["ssh 300 Allow TCP 203.0.113.0/24 > * : 22"];
     let web = lock(WEB, &[("10.0.0.4", "22")]);
-    let stepping_back = Lock { existing: ExistingRules::Keep, ..web.clone() };
-    let world = settled(&rules, &[web.clone()]);
+    let world = settled(&rules, std::slice::from_ref(&web));
+    let stepping_back = Lock { existing: ExistingRules::Keep, ..web };
     let moves = |locks: &[Lock]| {
         let found = planned(&world, locks);
         found.locks.iter().find(|rule| rule.name == deny(0)).map(|rule| rule.priority)
     };
-    assert_eq!(moves(&[stepping_back.clone()]), Some(4096));
+    assert_eq!(moves(std::slice::from_ref(&stepping_back)), Some(4096));
     assert_eq!(moves(&[stepping_back.clone(), lock(OPS, &[("10.0.0.9", "22")])]), Some(4096));
     assert_eq!(moves(&[stepping_back.clone(), lock(OPS, &[("10.0.0.4", "80")])]), Some(4096));
     assert_eq!(moves(&[stepping_back.clone(), lock(OPS, &[("10.0.0.4", "22")])]), None, "it needs it above");

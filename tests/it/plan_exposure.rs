@@ -18,6 +18,8 @@ use proptest::sample::{select, subsequence};
 
 use crate::plan_world::*;
 
+mod led;
+
 const GROUP: &str = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/web";
 
 fn firewall(name: &str) -> FirewallId {

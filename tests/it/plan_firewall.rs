@@ -113,7 +113,9 @@ fn addresses_are_counted_to_the_last_one() {
     let mut world = nsg(&[]);
     settle(&mut world, &wanted(vec![web()], vec![]), at(0));
     assert_eq!(planned_with(1, vec![two.clone()], &world).locks.len(), 1);
-    assert_eq!(planned_with(0, vec![two], &world).refused[0].reason, Reason::FirewallFull);
+    assert_eq!(planned_with(0, vec![two.clone()], &world).refused[0].reason, Reason::FirewallFull);
+    assert_eq!(planned_with(3, both(), &world).locks.len(), 2);
+    assert_eq!(planned_with(2, both(), &world).locks.len(), 1);
     // And what gets no larger is put right though the firewall is fuller than it may be.
     let edited = Rule { sources: vec![peer("203.0.113.0/24")], ..world.rule(&deny(0)).unwrap().clone() };
     put(&mut world, edited);

@@ -45,6 +45,17 @@ fn sets_of_addresses_are_sets() {
 }
 
 #[test]
+fn a_network_that_lies_within_another_hides_nothing_of_it() {
+    let (wide, narrow) = (net("10.0.0.0/8"), net("10.1.0.0/16"));
+    let both = AddressSet::of_nets([&wide, &narrow]);
+    assert!(both.has(ip("10.200.0.1")) && both.has(ip("10.1.0.1")) && !both.has(ip("11.0.0.0")));
+    assert_eq!(both, AddressSet::of_nets([&wide]));
+    // Halves are the whole.
+    let halves = [net("10.0.0.0/9"), net("10.128.0.0/9")];
+    assert_eq!(AddressSet::of_nets(&halves), AddressSet::of_nets([&wide]));
+}
+
+#[test]
 fn the_first_address_is_of_ipv4_where_there_is_one() {
     let first = |nets: &[&str]| {
         let nets: Vec<_> = nets.iter().map(|text| net(text)).collect();

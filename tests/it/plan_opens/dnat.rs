@@ -147,6 +147,7 @@ fn a_firewall_that_leads_on_is_filled_to_the_last_rule_and_address() {
     let mut world = firewall(&[&grants[0]], vec![]);
     world.rules[0].provisioning = Provisioning::Failed;
     assert_eq!(full(&world, &grants[..1], Limits { rules: 2, ..wide }), 1);
+    assert_eq!(full(&world, &grants[..1], Limits { rules: 1, ..wide }), 1, "fuller than it may be");
     assert_eq!(full(&world, &grants, Limits { rules: 3, ..wide }), 1);
     assert_eq!(full(&world, &grants, Limits { rules: 4, ..wide }), 2);
 }
