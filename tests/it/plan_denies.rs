@@ -143,9 +143,9 @@ fn a_deny_of_a_policy_that_is_gone_stays_a_deny_for_everybody() {
         source_ports: vec![port("1024-65535")],
         ..own.clone()
     };
-    assert_eq!(mended(opened.clone(), &[]).locks, [own.clone()]);
+    assert_eq!(mended(opened.clone(), &[]).locks, std::slice::from_ref(&own));
     let failed = Rule { provisioning: Provisioning::Failed, ..own.clone() };
-    assert_eq!(mended(failed, &[]).locks, [own.clone()]);
+    assert_eq!(mended(failed, &[]).locks, std::slice::from_ref(&own));
     assert!(mended(Rule { provisioning: Provisioning::Updating, ..own.clone() }, &[]).is_empty());
     // Where another policy locks all of it, it goes.
     let ops = lock(OPS, &[("10.0.0.4", "22")]);
