@@ -265,6 +265,19 @@ fn one_request_and_two_with_any_fault() {
     explore(2, 1);
 }
 
+/// Two holders have begun to write the same allow, and nobody knows of either write. Found with two faults in a schedule.
+#[test]
+fn a_write_that_was_begun_twice_is_waited_for_to_the_end_of_the_second() {
+    let protocol = Protocol { requests: 1, faults: 2 };
+    let mut state = protocol.init_states().remove(0);
+    let schedule = [Fault::LateSleep(0), Fault::Nothing, Fault::Nothing, Fault::LateCrash(1)];
+    for fault in schedule.into_iter().chain(std::iter::repeat(Fault::Nothing)).take(HORIZON.into()) {
+        state = protocol.next_state(&state, fault).unwrap();
+        assert_eq!(state.wrong, None, "in step {}: {state:#?}", state.step);
+    }
+    assert!(state.standing.is_empty() && state.requests[0].get().metadata.finalizers.is_none());
+}
+
 /// As many faults in one schedule as `PORTCULLIS_MODEL_FAULTS` says: with two, it takes a quarter of an hour.
 #[test]
 fn one_request_with_as_many_faults_as_are_asked_for() {

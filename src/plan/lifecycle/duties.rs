@@ -73,7 +73,8 @@ pub fn duties(request: &JitAccessRequest) -> Vec<(FirewallId, Grant)> {
 }
 
 /// Allows of a request that a former holder of the lease may have begun to write, and nobody has seen: those that were
-/// written ahead before `since` and not read back. Such a write may land until the moment that comes with each.
+/// written ahead before `since` and not read back. Such a write may land until the moment that comes with each: one that failed
+/// is tried again, and there may have been several holders, so that the last of them may be as young as this term.
 #[must_use]
 pub fn unfinished(
     request: &JitAccessRequest,
@@ -88,7 +89,7 @@ pub fn unfinished(
     if written >= plus(since, 2 * CLOCKS_APART) {
         return Vec::new();
     }
-    let until = plus(written, lands_within);
+    let until = plus(written.max(since), lands_within);
     let unseen = status.rules.iter().filter(|rule| {
         rule.observed_at.is_none()
             && matches!(

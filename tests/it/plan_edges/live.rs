@@ -40,6 +40,8 @@ fn what_a_former_holder_may_have_begun_to_write_is_watched_for_until_it_can_land
     let rule = status(&mut request).rules[0].clone();
     let firewall = FirewallId(ArmId::parse(&rule.firewall).unwrap());
     assert_eq!(unseen(&request, 0)[0], (firewall, rule.name, after(120)));
+    // Whoever held the lease may have begun it anew until it changed hands.
+    assert_eq!(unseen(&request, 90)[0].2, after(210));
     // Written ahead by this holder itself, as far as two clocks can tell.
     assert_eq!(unseen(&request, -apart), []);
     assert_eq!(unseen(&request, 1 - apart).len(), 2);
