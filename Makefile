@@ -17,7 +17,7 @@ APART := $(PYTHON) -c 'import os, sys; os.setsid(); os.execvp(sys.argv[1], sys.a
 # More than cores: the longest tests wait for deadlines most of the time.
 TEST_THREADS ?= 8
 
-.PHONY: help demo demo-firewall up down test faults soak fuzz build controlplane crds chart docs image image-check image-reproduced \
+.PHONY: help demo demo-firewall up down test faults soak fuzz mutants build controlplane crds chart docs image image-check image-reproduced \
 	lint fmt present prerequisites
 
 help: ## Say what there is
@@ -69,6 +69,13 @@ FUZZ := $(PORTCULLIS_CACHE)/fuzz
 FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 fuzz: prerequisites ## Feed everything that reads what strangers send, FUZZ_SECONDS=60 each (8 minutes to build the first time)
 	@tests/fuzz.sh $(FUZZ) $(SOURCES) $(or $(FUZZ_SECONDS),60) $(FUZZ_TARGETS)
+
+# A target folder of its own: what is broken on purpose is not to be reused.
+FILES ?= src/plan/**/*.rs
+mutants: prerequisites ## Break FILES=src/plan/lease.rs in one place after another, and see that tests notice (about a minute for each place)
+	@case " $(FILES)" in *' src/plan/'*) ;; *) echo "make: FILES is $(FILES): only src/plan has tests that are quick enough" >&2; exit 1;; esac
+	@command -v cargo-mutants >/dev/null || { echo "make: cargo-mutants is missing: cargo install cargo-mutants --locked" >&2; exit 1; }
+	CARGO_TARGET_DIR=$(PORTCULLIS_CACHE)/mutants cargo mutants $(foreach file,$(FILES),--file '$(file)') --output $(PORTCULLIS_CACHE)
 
 build: prerequisites ## Build the controller, kubectl jit, the simulator and the playground (3 to 6 minutes the first time)
 	@begun=$$SECONDS; \

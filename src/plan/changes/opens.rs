@@ -77,8 +77,8 @@ fn open(draft: &mut Draft<'_>, grant: &Grant) -> Result<(), (Reason, String)> {
     }
     let ground = denies.first().map(|deny| deny.priority);
     let bound = draft.first_deny(&reach).into_iter().chain(ground).min().unwrap_or(u16::MAX);
-    rule.priority = match standing.filter(|standing| standing.priority < bound) {
-        Some(standing) => standing.priority,
+    rule.priority = match stays(standing, bound) {
+        Some(priority) => priority,
         None => match draft.slots.lowest_below(bound) {
             Some(priority) => priority,
             // Planned anew once that was read back.
@@ -99,6 +99,11 @@ fn open(draft: &mut Draft<'_>, grant: &Grant) -> Result<(), (Reason, String)> {
     draft.book(&rule, standing);
     draft.changes.opens.push(rule);
     Ok(())
+}
+
+/// Where a rule stands, if that is above `bound`.
+fn stays(standing: Option<&Rule>, bound: u16) -> Option<u16> {
+    standing.map(|standing| standing.priority).filter(|priority| *priority < bound)
 }
 
 /// Whether denies of this plan leave room above them where those that they replace do not.
