@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use http::Request;
 use kube::Client;
-use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::api::crds::served;
@@ -85,7 +84,7 @@ fn note(context: &Context, known: &watch::Sender<Definitions>, seen: Definitions
 
 async fn look(client: &Client) -> Result<Definitions, String> {
     let request = Request::get(served::PATH).body(Vec::new()).map_err(|error| error.to_string())?;
-    let lacking = match client.request::<Value>(request).await {
+    let lacking = match client.request::<served::Document>(request).await {
         Ok(document) => served::lacking(&document),
         // Until somebody installs them there is nothing to open either; the watches say so.
         Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
