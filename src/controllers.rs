@@ -55,6 +55,7 @@ pub mod retry;
 pub mod review;
 pub mod sweep;
 pub mod tenancy;
+mod warnings;
 mod watched;
 
 pub use context::Context;
@@ -182,6 +183,7 @@ pub async fn run(
         deadlines,
         api_server: server,
     });
+    health.warn_by(warnings::ask(&context));
 
     let policy_stream = {
         let context = Arc::clone(&context);

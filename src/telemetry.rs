@@ -15,7 +15,7 @@ pub mod metrics;
 pub mod traces;
 
 pub use audit::Audit;
-pub use health::{Check, Health, Pulse};
+pub use health::{Check, Health, Pulse, Warning};
 pub use log::{Format, Logging};
 pub use metrics::{CloudOutcome, CloudUse, DriftKind, Metrics, ReconcileResult, SweepResult};
 pub use traces::Traces;

@@ -68,10 +68,28 @@ struct Beat {
     within: Duration,
 }
 
-#[derive(Debug)]
+/// What does not keep the program from being ready, and keeps it from something else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Warning {
+    /// What it is about.
+    pub name: &'static str,
+    /// What it is, and what it keeps the program from, in a sentence.
+    pub reason: String,
+}
+
+type Ask = Arc<dyn Fn() -> Vec<Warning> + Send + Sync>;
+
 struct Known {
     checks: BTreeMap<Check, Option<String>>,
     pulses: BTreeMap<Pulse, Beat>,
+    warnings: Option<Ask>,
+}
+
+impl std::fmt::Debug for Known {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { checks, pulses, warnings: _ } = self;
+        f.debug_struct("Known").field("checks", checks).field("pulses", pulses).finish_non_exhaustive()
+    }
 }
 
 /// Life and readiness of the program. Clones share it.
@@ -89,7 +107,7 @@ impl Health {
     #[must_use]
     pub fn new() -> Self {
         let checks = Check::ALL.into_iter().map(|check| (check, Some(check.not_yet().to_owned()))).collect();
-        Self(Arc::new(Mutex::new(Known { checks, pulses: BTreeMap::new() })))
+        Self(Arc::new(Mutex::new(Known { checks, pulses: BTreeMap::new(), warnings: None })))
     }
 
     /// `check` holds.
@@ -114,6 +132,11 @@ impl Health {
         }
     }
 
+    /// Whom to ask, at each probe, what to warn of.
+    pub fn warn_by(&self, ask: impl Fn() -> Vec<Warning> + Send + Sync + 'static) {
+        self.lock().warnings = Some(Arc::new(ask));
+    }
+
     /// Whether every check holds.
     #[must_use]
     pub fn is_ready(&self) -> bool {
@@ -135,7 +158,10 @@ impl Health {
                 reason: reason.clone(),
             })
             .collect();
-        Report { ready: checks.iter().all(|check| check.ready), checks }
+        // Asked without the lock: it is anybody's.
+        let ask = self.lock().warnings.clone();
+        let warnings = ask.map(|ask| ask()).unwrap_or_default();
+        Report { ready: checks.iter().all(|check| check.ready), checks, warnings }
     }
 
     fn life(&self) -> Life {
@@ -172,6 +198,8 @@ struct Hung {
 struct Report {
     ready: bool,
     checks: Vec<CheckReport>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<Warning>,
 }
 
 #[derive(Debug, Serialize)]
@@ -219,6 +247,26 @@ mod tests {
         assert!(health.is_ready());
         health.fail(Check::Caches, "the watch ended");
         assert!(!health.is_ready());
+    }
+
+    #[test]
+    fn a_warning_is_told_at_each_probe_and_leaves_it_ready() {
+        let health = Health::new();
+        Check::ALL.into_iter().for_each(|check| health.pass(check));
+        assert_eq!(serde_json::to_value(health.report()).unwrap().get("warnings"), None);
+        let wrong = Arc::new(std::sync::atomic::AtomicBool::new(true));
+        health.warn_by({
+            let wrong = Arc::clone(&wrong);
+            move || {
+                let warning = Warning { name: "clock", reason: "it is an hour behind".to_owned() };
+                wrong.load(std::sync::atomic::Ordering::SeqCst).then_some(warning).into_iter().collect()
+            }
+        });
+        let report = serde_json::to_value(health.report()).unwrap();
+        assert_eq!(report["ready"], true);
+        assert_eq!(report["warnings"][0]["reason"], "it is an hour behind");
+        wrong.store(false, std::sync::atomic::Ordering::SeqCst);
+        assert!(health.report().warnings.is_empty());
     }
 
     #[tokio::test(start_paused = true)]

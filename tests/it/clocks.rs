@@ -36,9 +36,10 @@ async fn while_the_clouds_clock_is_an_hour_off_nothing_opens_and_what_is_open_is
     let play = Play::new().await;
     let mut setup = play.stage.setup().await.unwrap();
     hurry(&mut setup.config);
-    let _controller = Controller::start(setup).await.unwrap();
+    let controller = Controller::start(setup).await.unwrap();
     play.policy("web-1", &play.one_machine("web-1")).await;
     play.condition("jitpol/web-1", "Ready", "True").await;
+    assert_eq!(controller.readiness().await.unwrap().get("warnings"), None);
     play.request("before", "web-1", "web-1", 22, REQUESTER, "30s").await;
     play.request("long", "web-1", "web-1", 22, ANOTHER, "50m").await;
     for request in ["jitreq/before", "jitreq/long"] {
@@ -57,6 +58,9 @@ async fn while_the_clouds_clock_is_an_hour_off_nothing_opens_and_what_is_open_is
         play.request(&request[7..], "web-1", "web-1", 22, "198.51.100.23", "10m").await;
         let found = waits_for_clocks(&play, &request).await;
         assert!(found["status"]["conditions"].to_string().contains(words), "{:#}", found["status"]);
+        let readiness = controller.readiness().await.unwrap();
+        assert_eq!(readiness["warnings"][0]["name"], "clock", "{readiness}");
+        assert!(readiness["ready"] == true && readiness.to_string().contains(words), "{readiness}");
         // The cloud may be right.
         assert!(!play.passes(ANOTHER, "web-1", 22).await);
     }

@@ -168,6 +168,15 @@ impl Controller {
         }
     }
 
+    /// What `/readyz` says.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn readiness(&self) -> anyhow::Result<Value> {
+        let url = format!("http://{}/readyz", self.setup.probes);
+        Ok(reqwest::Client::builder().no_proxy().build()?.get(url).send().await?.json().await?)
+    }
+
     /// Its configuration file and arguments, to be changed before [`Controller::restart`].
     pub const fn setup(&mut self) -> &mut Setup {
         &mut self.setup
