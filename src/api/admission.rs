@@ -12,6 +12,9 @@ const PLACEHOLDER: &str = "{{controllerUser}}";
 /// The user that `deploy/` makes for the controller.
 pub const CONTROLLER_USER: &str = "system:serviceaccount:portcullis-system:portcullis";
 
+/// The policy that lets the controller alone write statuses.
+pub const CONTROLLER_ONLY: &str = "portcullis-controller-only";
+
 /// The kinds of admission objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 pub enum AdmissionKind {
@@ -118,6 +121,26 @@ pub fn objects(user: &str) -> Result<Vec<AdmissionObject>, InvalidUser> {
         .collect())
 }
 
+/// The user whom [`CONTROLLER_ONLY`] lets through, by its spec: that of this version or of another one.
+#[must_use]
+pub fn user_let_through(spec: &Value) -> Option<&str> {
+    let conditions = spec["matchConditions"].as_array()?;
+    conditions.iter().find_map(|condition| {
+        let expression = condition["expression"].as_str()?.trim();
+        let user = expression.strip_prefix("request.userInfo.username != '")?.strip_suffix('\'')?;
+        (!user.contains('\'')).then_some(user)
+    })
+}
+
+/// Why an installation opens nothing where the policies are those of another one.
+#[must_use]
+pub fn another_installation(theirs: &str, ours: &str) -> String {
+    format!(
+        "another installation is in charge of this cluster: its admission policies let {theirs} write, and this one is \
+         {ours}. One installation serves every namespace of a cluster"
+    )
+}
+
 /// The namespace of a service account by its user name.
 #[must_use]
 pub fn namespace_of(user: &str) -> Option<&str> {
@@ -156,6 +179,12 @@ mod tests {
         assert_eq!(text.matches("!= 'system:serviceaccount:ops:jit'").count(), 3);
         assert_eq!(namespace_of("system:serviceaccount:ops:jit"), Some("ops"));
         assert_eq!(namespace_of("admin"), None);
+        let objects = objects("system:serviceaccount:ops:jit").unwrap();
+        let named: Vec<_> =
+            objects.iter().filter(|one| one.name == CONTROLLER_ONLY).map(|one| &one.spec).collect();
+        assert_eq!(named.len(), 2, "a policy and its binding");
+        assert_eq!(user_let_through(named[0]), Some("system:serviceaccount:ops:jit"));
+        assert_eq!(user_let_through(named[1]), None);
     }
 
     #[test]

@@ -454,7 +454,7 @@ impl Looker {
     }
 }
 
-fn resource(kind: AdmissionKind) -> ApiResource {
+pub(super) fn resource(kind: AdmissionKind) -> ApiResource {
     let gvk = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind.as_str());
     let plural = match kind {
         AdmissionKind::MutatingAdmissionPolicy => "mutatingadmissionpolicies",

@@ -10,14 +10,16 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::api::{DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::time::Instant;
 
+use super::admission::resource;
 use super::leader::{self, LEASE};
+use crate::api::admission::{self, AdmissionKind, CONTROLLER_ONLY, another_installation, namespace_of};
 use crate::api::{FINALIZER, JitAccessRequest, JitPolicy, Tolerant};
 use crate::clock::Clock;
 use crate::plan::lifecycle::state;
@@ -58,6 +60,13 @@ pub enum Error {
         .0.join(", ")
     )]
     Left(Vec<String>, Duration),
+    /// The admission policies are those of an installation in another namespace: the grants are that one's.
+    #[error(
+        "{0}. Nothing was suspended or closed: that one would have been drained. To close what this one has open, put it in \
+         charge first: apply what `portcullis admission --controller-user` prints for its user, drain again, and apply the other \
+         one's admission policies anew"
+    )]
+    NotInCharge(String),
     /// Admission put a finalizer back.
     #[error(
         "the finalizer of {0} was put back: only the controller's own user may take it off. Run it as its service account, as \
@@ -79,7 +88,8 @@ fn failed(operation: impl Into<String>) -> impl FnOnce(kube::Error) -> Error {
     |source| Error::Api { operation, source }
 }
 
-/// Drains; `namespace` is the controller's. `say` hears what is going on.
+/// Drains; `namespace` is the controller's. `say` hears what is going on. Where the installation of another namespace is in
+/// charge of the cluster, nothing is this one's to drain.
 ///
 /// # Errors
 /// [`Error`]. Policies stay suspended: what nobody closes, nobody opens anew. It may be done again.
@@ -91,6 +101,13 @@ pub async fn drain(
     say: &mut (dyn FnMut(String) + Send),
 ) -> Result<Drained, Error> {
     let begun = Instant::now();
+    let user = user_let_through(client).await.map_err(failed("read the admission policies"))?;
+    if let Some(user) = user.filter(|user| namespace_of(user).is_some_and(|theirs| theirs != namespace)) {
+        return Err(Error::NotInCharge(another_installation(
+            &user,
+            &format!("that of namespace {namespace}"),
+        )));
+    }
     let mut closed = BTreeSet::new();
     let mut told = String::new();
     loop {
@@ -126,6 +143,23 @@ pub async fn drain(
     let policies = release::<JitPolicy>(client, &mut lease).await?;
     lease.renew().await?;
     Ok(Drained { closed: closed.len(), released: requests + policies })
+}
+
+/// The user whom the admission policies let through. None: there are none, or not of this form, or who drains may not look,
+/// and will be refused where it matters.
+async fn user_let_through(client: &Client) -> Result<Option<String>, kube::Error> {
+    let api: Api<Tolerant<DynamicObject>> =
+        Api::all_with(client.clone(), &resource(AdmissionKind::ValidatingAdmissionPolicy));
+    // A list: what this may ask for by its rights.
+    let one = ListParams::default().fields(&format!("metadata.name={CONTROLLER_ONLY}"));
+    let found = match api.list(&one).await {
+        Ok(list) => list.items.into_iter().next(),
+        Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => None,
+        Err(error) => return Err(error),
+    };
+    Ok(found.and_then(|Tolerant(policy)| {
+        admission::user_let_through(policy.data.get("spec")?).map(str::to_owned)
+    }))
 }
 
 /// Takes policies out of the suspension that [`drain`] put them into; how many.

@@ -29,6 +29,7 @@ mod gitops;
 mod gitops_states;
 mod ground;
 mod house;
+mod installations;
 mod jit;
 mod laws;
 mod life;

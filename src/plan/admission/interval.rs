@@ -21,7 +21,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use crate::api::admission::{AdmissionKind, AdmissionObject};
+use crate::api::admission::{
+    AdmissionKind, AdmissionObject, CONTROLLER_ONLY, another_installation, user_let_through,
+};
 
 /// An admission object that has to be there, and how it may look.
 #[derive(Clone, Debug, PartialEq)]
@@ -160,6 +162,10 @@ pub fn judge(guards: &[Guard], user: &str, sight: &Sight, written: Option<&Recor
             Err(what) => wrong.push(what),
         }
     }
+    if let Some(theirs) = another_user(user, sight).filter(|_| !wrong.is_empty()) {
+        let why = another_installation(theirs, user);
+        return Next::Hold { why: format!("{why}. To put this one in charge, {REMEDY} {user}") };
+    }
     if !wrong.is_empty() {
         return Next::Hold { why: format!("{}: {REMEDY} {user}", wrong.join(", ")) };
     }
@@ -203,6 +209,16 @@ const REMEDY: &str = "apply what this prints:  portcullis admission --controller
 pub fn advice(objects: &[AdmissionObject], sight: &Sight) -> Vec<String> {
     let advice = objects.iter().filter(|object| !object.is_guard() && sight.served.contains(&object.kind));
     advice.filter_map(|object| identify(&Guard::new(object), sight).err()).collect()
+}
+
+/// The user of another installation, whose policies have taken the place of this one's.
+fn another_user<'a>(user: &str, sight: &'a Sight) -> Option<&'a str> {
+    let found = sight.found.iter().find(|found| {
+        found.kind == AdmissionKind::ValidatingAdmissionPolicy
+            && found.name == CONTROLLER_ONLY
+            && !found.going
+    })?;
+    user_let_through(&found.spec).filter(|theirs| *theirs != user)
 }
 
 fn identify(guard: &Guard, sight: &Sight) -> Result<Identity, String> {

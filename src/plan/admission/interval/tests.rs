@@ -5,7 +5,11 @@ use crate::api::admission::{CONTROLLER_USER, objects};
 
 /// Everything as it is shipped.
 fn shipped() -> (Vec<Guard>, Sight) {
-    let objects = objects(CONTROLLER_USER).unwrap();
+    shipped_to(CONTROLLER_USER)
+}
+
+fn shipped_to(user: &str) -> (Vec<Guard>, Sight) {
+    let objects = objects(user).unwrap();
     let guards = objects.iter().filter(|object| object.is_guard()).map(Guard::new).collect();
     let found = (0..)
         .zip(&objects)
@@ -89,6 +93,18 @@ fn any_other_spec_of_any_guard_ends_the_interval() {
         assert!(why.contains(&format!("portcullis-requests is altered (spec.{field}")), "{why}");
         assert!(why.ends_with(&format!("portcullis admission --controller-user {CONTROLLER_USER}")), "{why}");
     }
+}
+
+#[test]
+fn policies_that_let_another_user_through_are_those_of_another_installation() {
+    let theirs = "system:serviceaccount:jit:portcullis";
+    let (guards, ours) = shipped();
+    let record = begun(&guards, &ours);
+    let (_, sight) = shipped_to(theirs);
+    let Next::Hold { why } = look(&guards, &sight, Some(&record)) else { panic!("it is in force") };
+    assert!(why.contains(&format!("let {theirs} write, and this one is {CONTROLLER_USER}")), "{why}");
+    assert!(why.ends_with(&format!("portcullis admission --controller-user {CONTROLLER_USER}")), "{why}");
+    assert!(!why.contains("altered"), "{why}");
 }
 
 /// The places of a spec that say something.

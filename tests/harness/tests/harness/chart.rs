@@ -341,7 +341,8 @@ fn every_query_is_one_that_prometheus_takes_and_names_labels_that_its_metrics_ha
             .iter()
             .filter(|(metric, _)| query.contains(metric))
             .flat_map(|(_, labels)| labels.iter().map(String::as_str))
-            .chain(["le"])
+            // Of a bucket, and of what was scraped: the namespace that this runs in.
+            .chain(["le", "namespace"])
             .collect();
         let within = |open: &'static str, close: &'static str, text: &str| -> Vec<String> {
             text.split(open).skip(1).map(|rest| rest.split(close).next().unwrap().to_owned()).collect()
