@@ -23,17 +23,6 @@ async fn logs(controller: &Controller, what: &str) {
     said.await.unwrap();
 }
 
-/// Names of the denies of ours that stand in a group.
-async fn locks(play: &Play, group: &str) -> Vec<String> {
-    let read = play.stage.simulator.get(group).await.unwrap();
-    let rules = read["properties"]["securityRules"].as_array().cloned().unwrap_or_default();
-    let names = rules.iter().filter_map(|rule| rule["name"].as_str());
-    names
-        .filter(|name| name.starts_with("portcullis-") && name.contains("-deny-"))
-        .map(str::to_owned)
-        .collect()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_installation_whose_admission_is_another_ones_says_so_opens_nothing_and_closes_what_is_open() {
     let play = Play::new().await;
@@ -72,10 +61,10 @@ async fn an_installation_whose_admission_is_another_ones_says_so_opens_nothing_a
     // What is open is not closed before its time, and what is locked stays so, whoever unlocks it.
     assert!(play.passes(REQUESTER, "web-1", 22).await);
     let group = play.stage.world.nsg("web", "web-1");
-    let deny = locks(&play, &group).await.remove(0);
+    let deny = play.locks(&group).await.remove(0);
     play.stage.simulator.delete(&format!("{group}/securityRules/{deny}")).await.unwrap();
     let back = eventually("the lock is put back", Duration::from_secs(30), || async {
-        anyhow::ensure!(locks(&play, &group).await.contains(&deny), "{deny} is gone");
+        anyhow::ensure!(play.locks(&group).await.contains(&deny), "{deny} is gone");
         Ok::<_, anyhow::Error>(())
     });
     back.await.unwrap();

@@ -23,6 +23,7 @@ mod cluster;
 mod crashes;
 mod degraded;
 mod docs;
+mod draining;
 mod fuzz_corpus;
 mod gate;
 mod gitops;

@@ -141,6 +141,15 @@ impl Play {
             .collect()
     }
 
+    /// Names of the denies of ours that stand in a group.
+    pub(crate) async fn locks(&self, group: &str) -> Vec<String> {
+        let read = self.stage.simulator.get(group).await.unwrap();
+        let rules = read["properties"]["securityRules"].as_array().cloned().unwrap_or_default();
+        let names = rules.iter().filter_map(|rule| rule["name"].as_str());
+        let ours = names.filter(|name| name.starts_with("portcullis-") && name.contains("-deny-"));
+        ours.map(str::to_owned).collect()
+    }
+
     /// Every rule of a network security group that is not ours, as ARM reads it.
     pub(crate) async fn foreign_rules(&self, group: &str, nsg: &str) -> Vec<Value> {
         let id = self.stage.world.nsg(group, nsg);
