@@ -203,14 +203,14 @@ impl Gates {
     /// The rules of a request, as its status says. Rules of it that are not named stay as they are: a cache
     /// that lags behind does not name them yet. The sweep, which lists, ends those that are nobody's.
     ///
-    /// `unfinished` are those that may come to stand until then by a write of another replica.
+    /// `unfinished` are those that may come to stand for so long by a write of another replica.
     pub fn set_grants(
         &self,
         request_uid: &str,
         credential: &str,
         cloud: &Cloud,
         grants: Vec<(FirewallId, Grant)>,
-        unfinished: &[(FirewallId, String, Timestamp)],
+        unfinished: &[(FirewallId, String, Duration)],
     ) {
         let mut by_firewall: HashMap<FirewallId, Vec<Grant>> = HashMap::new();
         for (firewall, grant) in grants {
@@ -223,9 +223,7 @@ impl Gates {
             let now = self.0.clock.now();
             self.give(&firewall, credential, cloud, |gate| {
                 let here = unfinished.iter().filter(|(of, _, _)| *of == firewall);
-                let left = here.filter_map(|(_, name, until)| {
-                    Some((name.as_str(), Duration::try_from(until.duration_since(now)).ok()?))
-                });
+                let left = here.map(|(_, name, left)| (name.as_str(), *left));
                 gate.set_grants(request_uid, credential, wanted, left.collect(), now);
             });
         }

@@ -57,7 +57,7 @@ struct State {
     /// When the last renewal was sent, by the clock on the wall: a machine that was suspended stops the other one.
     sent_at: Option<Timestamp>,
     /// Since when it is held without a break.
-    since: Option<Timestamp>,
+    term: Option<Attempt>,
 }
 
 impl Leadership {
@@ -65,7 +65,7 @@ impl Leadership {
     #[must_use]
     pub fn contested(settings: &Settings, clock: Clock) -> Self {
         let knowledge = Knowledge::new(settings.identity.clone(), settings.times, Moment::ZERO);
-        Self::new(Some(Mutex::new(State { knowledge, sent_at: None, since: None })), Role::Standby, clock)
+        Self::new(Some(Mutex::new(State { knowledge, sent_at: None, term: None })), Role::Standby, clock)
     }
 
     /// Of the only replica.
@@ -117,7 +117,18 @@ impl Leadership {
         if !self.is_holder() {
             return None;
         }
-        self.state().map_or(Some(Timestamp::MIN), |state| state.since)
+        self.state().map_or(Some(Timestamp::MIN), |state| state.term.map(|term| term.sent_at))
+    }
+
+    /// For how long this replica has held the lease without a break, by the clock that is never set; none where it does not
+    /// hold it. Of the only one: ever.
+    #[must_use]
+    pub fn held_for(&self) -> Option<Duration> {
+        if !self.is_holder() {
+            return None;
+        }
+        let now = self.now();
+        self.state().map_or(Some(Duration::MAX), |state| state.term.map(|term| now.saturating_sub(term.sent)))
     }
 
     /// Tells of changes of the role from now on. To be asked for before the role is.
@@ -153,7 +164,7 @@ impl Leadership {
         if let Some(mut state) = self.state() {
             state.knowledge.wrote(record, attempt.sent);
             state.sent_at = Some(attempt.sent_at);
-            state.since = state.since.filter(|_| held).or(Some(attempt.sent_at));
+            state.term = state.term.filter(|_| held).or(Some(attempt));
         }
         self.role();
     }

@@ -250,15 +250,15 @@ pub(super) fn give_duties(context: &Context, request: &JitAccessRequest) {
     let namespace = request.namespace().unwrap_or_default();
     let mut grants = duties(request);
     context.opens.withhold(&uid, &mut grants);
-    let since = context.leadership.since();
-    if since.is_none() {
+    let held_for = context.leadership.held_for();
+    if held_for.is_none() {
         // The holder of the lease has read them.
         context.gates.are_gone(gone(request));
     }
     // What this process has granted, it has opened itself.
-    let unfinished = since
+    let unfinished = held_for
         .filter(|_| !context.opens.has_granted(&uid))
-        .map(|since| clocks::unfinished(context, request, since))
+        .map(|held_for| clocks::unfinished(context, request, held_for))
         .unwrap_or_default();
     match context.settings.tenancy.tenant(&namespace) {
         Some(tenant) => {

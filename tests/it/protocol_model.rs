@@ -278,7 +278,7 @@ fn a_write_that_was_begun_twice_is_waited_for_to_the_end_of_the_second() {
     assert!(state.standing.is_empty() && state.requests[0].get().metadata.finalizers.is_none());
 }
 
-/// As many faults in one schedule as `PORTCULLIS_MODEL_FAULTS` says: with two, it takes a quarter of an hour.
+/// As many faults in one schedule as `PORTCULLIS_MODEL_FAULTS` says: with two, it takes minutes.
 #[test]
 fn one_request_with_as_many_faults_as_are_asked_for() {
     if let Some(faults) = std::env::var("PORTCULLIS_MODEL_FAULTS").ok().and_then(|text| text.parse().ok()) {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
+use portcullis_harness::wall_clock::WallClock;
 use portcullis_harness::{Controller, eventually, install};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -19,8 +20,18 @@ const FAIL_OVER: Duration = Duration::from_secs(20);
 impl Play {
     /// A replica, ready, whether it holds the lease or not.
     async fn replica(&self, configure: impl Fn(&mut Value)) -> Controller {
+        self.replica_ahead(0, configure).await
+    }
+
+    /// One whose clock is ahead by so many seconds.
+    async fn replica_ahead(&self, seconds: i64, configure: impl Fn(&mut Value)) -> Controller {
         let mut setup = self.stage.setup().await.unwrap();
         setup.awaits_admission = false;
+        if seconds != 0 {
+            let clock = WallClock::new(&setup.folder).unwrap();
+            clock.set(seconds).unwrap();
+            setup.environment = clock.environment();
+        }
         for interval in ["sweepInterval", "driftInterval"] {
             setup.config[interval] = json!("5s");
         }
@@ -30,9 +41,14 @@ impl Play {
 
     /// Two replicas, the first of which holds the lease.
     async fn pair(&self, configure: impl Fn(&mut Value)) -> (Controller, Controller) {
+        self.pair_apart(0, configure).await
+    }
+
+    /// Two, the second of which has a clock that is ahead by so many seconds.
+    async fn pair_apart(&self, seconds: i64, configure: impl Fn(&mut Value)) -> (Controller, Controller) {
         let first = self.replica(&configure).await;
         until_it_holds(&first, true).await;
-        let second = self.replica(&configure).await;
+        let second = self.replica_ahead(seconds, &configure).await;
         first.wait_admission(Duration::from_secs(60)).await.unwrap();
         self.policy("web-1", &self.one_machine("web-1")).await;
         self.condition("jitpol/web-1", "Ready", "True").await;
@@ -146,8 +162,20 @@ async fn a_holder_that_was_asleep_past_its_lease_finds_another_one_and_stands_by
 /// A write of the holder that died: it is carried out when another has long closed what it was to open.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_of_a_dead_holder_that_lands_late_is_undone_and_its_request_waits_for_it() {
+    a_late_write_is_undone(0).await;
+}
+
+/// By its own clock it holds the lease for longer than the write is old.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_whose_clock_is_behind_waits_for_the_write_of_a_dead_holder_too() {
+    a_late_write_is_undone(-50 * 60).await;
+}
+
+/// After the holder has died, by one whose clock is ahead by so many seconds.
+async fn a_late_write_is_undone(seconds: i64) {
     let play = Play::new().await;
-    let (mut first, second) = play.pair(|config| config["unfinishedWrites"] = json!("60s")).await;
+    let (mut first, second) =
+        play.pair_apart(seconds, |config| config["unfinishedWrites"] = json!("60s")).await;
     let late = json!({"method": "PUT", "path": "-allow-", "count": 20,
         "effect": {"lateWrite": {"after": "35s", "answer": "reset"}}});
     play.fault(&late).await;

@@ -1,7 +1,5 @@
 //! What the rules in a request's status ask of gates, and when.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 
 use super::{CLOCKS_APART, OPEN_BOUND, TURN_BOUND, plus, shortening, state};
@@ -73,14 +71,10 @@ pub fn duties(request: &JitAccessRequest) -> Vec<(FirewallId, Grant)> {
 }
 
 /// Allows of a request that a former holder of the lease may have begun to write, and nobody has seen: those that were
-/// written ahead before `since` and not read back. Such a write may land until the moment that comes with each: one that failed
-/// is tried again, and there may have been several holders, so that the last of them may be as young as this term.
+/// written ahead before `since` and not read back. One that failed is tried again, and there may have been several holders: the
+/// last of such writes may be as young as this term.
 #[must_use]
-pub fn unfinished(
-    request: &JitAccessRequest,
-    since: Timestamp,
-    lands_within: Duration,
-) -> Vec<(FirewallId, String, Timestamp)> {
+pub fn unfinished(request: &JitAccessRequest, since: Timestamp) -> Vec<(FirewallId, String)> {
     let Some(status) = request.status.as_ref().filter(|_| state(request).holds_rules()) else {
         return Vec::new();
     };
@@ -89,7 +83,6 @@ pub fn unfinished(
     if written >= plus(since, 2 * CLOCKS_APART) {
         return Vec::new();
     }
-    let until = plus(written.max(since), lands_within);
     let unseen = status.rules.iter().filter(|rule| {
         rule.observed_at.is_none()
             && matches!(
@@ -97,7 +90,7 @@ pub fn unfinished(
                 RuleState::Planned | RuleState::Opening | RuleState::Closing
             )
     });
-    unseen.filter_map(|rule| Some((its_own(rule, request)?.0, rule.name.clone(), until))).collect()
+    unseen.filter_map(|rule| Some((its_own(rule, request)?.0, rule.name.clone()))).collect()
 }
 
 /// Allows of a request that its status says were read back as gone.

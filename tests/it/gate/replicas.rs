@@ -230,8 +230,7 @@ async fn an_allow_that_a_former_holder_may_still_write_counts_as_closed_only_whe
     let bench = &replica.bench;
     replica.hold(1).await;
     let (uid, grant) = bench.grant(1, 3600, |_| Duty::Close { sent: false });
-    let until = bench.clock.now() + SignedDuration::from_secs(300);
-    let lands = [(nsg(), grant.name.clone(), until)];
+    let lands = [(nsg(), grant.name.clone(), Duration::from_secs(300))];
     bench.gates.set_grants(&uid, "main", &bench.memory.cloud(), vec![(nsg(), grant.clone())], &lands);
     replica.hold(100).await;
     assert!(matches!(bench.gates.seen(&nsg(), &grant.name), Seen::Trying { .. }));
@@ -293,8 +292,7 @@ async fn what_was_read_back_as_gone_before_the_lease_was_held_proves_nothing_of_
     replica.lapse(20).await;
     assert!(matches!(bench.gates.seen(&nsg(), &grant.name), Seen::Absent { .. }));
     replica.hold(1).await;
-    let until = bench.clock.now() + SignedDuration::from_secs(300);
-    let lands = [(nsg(), grant.name.clone(), until)];
+    let lands = [(nsg(), grant.name.clone(), Duration::from_secs(300))];
     bench.gates.set_grants(&uid, "main", &bench.memory.cloud(), vec![(nsg(), grant.clone())], &lands);
     assert!(!matches!(bench.gates.seen(&nsg(), &grant.name), Seen::Absent { .. }));
     replica.hold(10).await;

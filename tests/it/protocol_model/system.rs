@@ -120,9 +120,9 @@ impl System {
         }
         let vouched = replica.vouched.contains(&index);
         let landing: BTreeMap<String, Timestamp> = match replica.since.filter(|_| holder) {
-            Some(since) => unfinished(&request, since, UNFINISHED)
+            Some(since) => unfinished(&request, since)
                 .into_iter()
-                .map(|(_, name, until)| (name, until))
+                .map(|(_, name)| (name, since + SignedDuration::try_from(UNFINISHED).unwrap()))
                 .collect(),
             None => BTreeMap::new(),
         };
