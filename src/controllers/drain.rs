@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::time::Duration;
 
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
@@ -19,7 +20,7 @@ use tokio::time::Instant;
 
 use super::admission::resource;
 use super::leader::{self, LEASE};
-use crate::api::admission::{self, AdmissionKind, CONTROLLER_ONLY, another_installation, namespace_of};
+use crate::api::admission::{self, AdmissionKind, CONTROLLER_ONLY, namespace_of};
 use crate::api::{FINALIZER, JitAccessRequest, JitPolicy, Tolerant};
 use crate::clock::Clock;
 use crate::plan::lifecycle::state;
@@ -60,13 +61,31 @@ pub enum Error {
         .0.join(", ")
     )]
     Left(Vec<String>, Duration),
-    /// The admission policies are those of an installation in another namespace: the grants are that one's.
+    /// The admission policies let another user write than the one who drains.
     #[error(
-        "{0}. Nothing was suspended or closed: that one would have been drained. To close what this one has open, put it in \
-         charge first: apply what `portcullis admission --controller-user` prints for its user, drain again, and apply the other \
-         one's admission policies anew"
+        "the admission policies of this cluster let {controller} write, and this is {me}: nothing was suspended or closed. Run it \
+         as {controller}, as the chart's hook does, or with its kubeconfig. Where {me} is another installation's: that one is not \
+         in charge, and the other would have been drained; to close what it has open, put it in charge first by what \
+         `portcullis admission --controller-user {me}` prints, drain again, and apply the other one's admission policies anew"
     )]
-    NotInCharge(String),
+    NotInCharge {
+        /// Whom the policies let write.
+        controller: String,
+        /// Who drains.
+        me: String,
+    },
+    /// There is no controller in the namespace that was named.
+    #[error(
+        "--namespace: the controller is {controller}, so that its lease is in {there}, and not in {named}"
+    )]
+    NotThere {
+        /// Whom the admission policies let write.
+        controller: String,
+        /// The namespace of that one.
+        there: String,
+        /// The namespace that was named.
+        named: String,
+    },
     /// Admission put a finalizer back.
     #[error(
         "the finalizer of {0} was put back: only the controller's own user may take it off. Run it as its service account, as \
@@ -88,8 +107,8 @@ fn failed(operation: impl Into<String>) -> impl FnOnce(kube::Error) -> Error {
     |source| Error::Api { operation, source }
 }
 
-/// Drains; `namespace` is the controller's. `say` hears what is going on. Where the installation of another namespace is in
-/// charge of the cluster, nothing is this one's to drain.
+/// Drains; `namespace` is the controller's. `say` hears what is going on. Where whoever drains is not the controller that the
+/// admission policies let write, nothing is his to drain.
 ///
 /// # Errors
 /// [`Error`]. Policies stay suspended: what nobody closes, nobody opens anew. It may be done again.
@@ -101,13 +120,7 @@ pub async fn drain(
     say: &mut (dyn FnMut(String) + Send),
 ) -> Result<Drained, Error> {
     let begun = Instant::now();
-    let user = user_let_through(client).await.map_err(failed("read the admission policies"))?;
-    if let Some(user) = user.filter(|user| namespace_of(user).is_some_and(|theirs| theirs != namespace)) {
-        return Err(Error::NotInCharge(another_installation(
-            &user,
-            &format!("that of namespace {namespace}"),
-        )));
-    }
+    is_ours(client, namespace).await?;
     let mut closed = BTreeSet::new();
     let mut told = String::new();
     loop {
@@ -143,6 +156,28 @@ pub async fn drain(
     let policies = release::<JitPolicy>(client, &mut lease).await?;
     lease.renew().await?;
     Ok(Drained { closed: closed.len(), released: requests + policies })
+}
+
+/// Whether what there is to drain is ours, who drain as the controller of `namespace`.
+async fn is_ours(client: &Client, namespace: &str) -> Result<(), Error> {
+    let Some(controller) = user_let_through(client).await.map_err(failed("read the admission policies"))?
+    else {
+        return Ok(());
+    };
+    let reviews: Api<SelfSubjectReview> = Api::all(client.clone());
+    let review = reviews.create(&PostParams::default(), &SelfSubjectReview::default()).await;
+    let review = review.map_err(failed("ask the API server who this is"))?;
+    let me = review.status.and_then(|status| status.user_info?.username).unwrap_or_default();
+    if me != controller {
+        return Err(Error::NotInCharge { controller, me });
+    }
+    match namespace_of(&controller) {
+        Some(there) if there != namespace => {
+            let (there, named) = (there.to_owned(), namespace.to_owned());
+            Err(Error::NotThere { controller, there, named })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The user whom the admission policies let through. None: there are none, or not of this form, or who drains may not look,

@@ -57,7 +57,16 @@ struct State {
     /// When the last renewal was sent, by the clock on the wall: a machine that was suspended stops the other one.
     sent_at: Option<Timestamp>,
     /// Since when it is held without a break.
-    term: Option<Attempt>,
+    since: Option<Timestamp>,
+}
+
+/// A time in which no other replica can have held the lease, by the clock that is never set.
+#[derive(Clone, Copy, Debug)]
+pub struct Tenure {
+    /// When it began: no two of a process have this in common.
+    pub begun: Moment,
+    /// For how long it has lasted.
+    pub lasted: Duration,
 }
 
 impl Leadership {
@@ -65,7 +74,7 @@ impl Leadership {
     #[must_use]
     pub fn contested(settings: &Settings, clock: Clock) -> Self {
         let knowledge = Knowledge::new(settings.identity.clone(), settings.times, Moment::ZERO);
-        Self::new(Some(Mutex::new(State { knowledge, sent_at: None, term: None })), Role::Standby, clock)
+        Self::new(Some(Mutex::new(State { knowledge, sent_at: None, since: None })), Role::Standby, clock)
     }
 
     /// Of the only replica.
@@ -117,18 +126,21 @@ impl Leadership {
         if !self.is_holder() {
             return None;
         }
-        self.state().map_or(Some(Timestamp::MIN), |state| state.term.map(|term| term.sent_at))
+        self.state().map_or(Some(Timestamp::MIN), |state| state.since)
     }
 
-    /// For how long this replica has held the lease without a break, by the clock that is never set; none where it does not
-    /// hold it. Of the only one: ever.
+    /// Since when no other replica can have held the lease; none where this one does not hold it. Of the only one: ever.
+    /// A renewal that was late ends no tenure, as it ends [`Self::since`], where nobody else has taken the lease.
     #[must_use]
-    pub fn held_for(&self) -> Option<Duration> {
+    pub fn tenure(&self) -> Option<Tenure> {
         if !self.is_holder() {
             return None;
         }
+        let ever = Tenure { begun: Moment::ZERO, lasted: Duration::MAX };
         let now = self.now();
-        self.state().map_or(Some(Duration::MAX), |state| state.term.map(|term| now.saturating_sub(term.sent)))
+        self.state().map_or(Some(ever), |state| {
+            state.knowledge.tenure().map(|begun| Tenure { begun, lasted: now.saturating_sub(begun) })
+        })
     }
 
     /// Tells of changes of the role from now on. To be asked for before the role is.
@@ -164,7 +176,7 @@ impl Leadership {
         if let Some(mut state) = self.state() {
             state.knowledge.wrote(record, attempt.sent);
             state.sent_at = Some(attempt.sent_at);
-            state.term = state.term.filter(|_| held).or(Some(attempt));
+            state.since = state.since.filter(|_| held).or(Some(attempt.sent_at));
         }
         self.role();
     }

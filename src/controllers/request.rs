@@ -165,7 +165,7 @@ async fn advance(
         let now = look.now;
         let rest = rest(&next, now);
         if next.grants && !state(&request).holds_rules() {
-            context.opens.grant(request.uid().unwrap_or_default());
+            context.opens.grant(request.uid().unwrap_or_default(), context.leadership.tenure());
         }
         let acted = match act(&api, &request, &next).await {
             Err(error) if next.grants && error.may_have_been_done() => {
@@ -250,15 +250,15 @@ pub(super) fn give_duties(context: &Context, request: &JitAccessRequest) {
     let namespace = request.namespace().unwrap_or_default();
     let mut grants = duties(request);
     context.opens.withhold(&uid, &mut grants);
-    let held_for = context.leadership.held_for();
-    if held_for.is_none() {
+    let tenure = context.leadership.tenure();
+    if tenure.is_none() {
         // The holder of the lease has read them.
         context.gates.are_gone(gone(request));
     }
-    // What this process has granted, it has opened itself.
-    let unfinished = held_for
-        .filter(|_| !context.opens.has_granted(&uid))
-        .map(|held_for| clocks::unfinished(context, request, held_for))
+    // What this process has granted, it has opened itself, until another one may have held the lease.
+    let unfinished = tenure
+        .filter(|tenure| !context.opens.has_granted(&uid, *tenure))
+        .map(|tenure| clocks::unfinished(context, request, tenure))
         .unwrap_or_default();
     match context.settings.tenancy.tenant(&namespace) {
         Some(tenant) => {

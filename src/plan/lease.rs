@@ -90,19 +90,25 @@ pub struct Knowledge {
     since: Moment,
     /// When the last renewal of our own that succeeded was sent.
     sent: Option<Moment>,
+    /// When the first was sent of those with nothing of anybody else between them.
+    tenure: Option<Moment>,
 }
 
 impl Knowledge {
     /// What is known at the start: nothing.
     #[must_use]
     pub const fn new(me: String, times: Times, now: Moment) -> Self {
-        Self { me, times, seen: None, since: now, sent: None }
+        Self { me, times, seen: None, since: now, sent: None, tenure: None }
     }
 
     /// The lease was read; `at`: when the answer was there.
     pub fn saw(&mut self, record: Option<Record>, at: Moment) {
         if record.as_ref().and_then(|record| record.holder.as_ref()) != Some(&self.me) {
             self.sent = None;
+        }
+        // It may be ours, by a renewal whose answer was lost; before that, another one may have held it.
+        if self.seen.as_ref() != Some(&record) {
+            self.tenure = None;
         }
         // One that was deleted is respected as if it were there: who held it may not know of it yet.
         let vanished = record.is_none() && matches!(&self.seen, Some(Some(last)) if !self.is_free(last, at));
@@ -114,6 +120,14 @@ impl Knowledge {
     /// It was written with us as its holder; `sent`: when that was begun.
     pub fn wrote(&mut self, record: Record, sent: Moment) {
         (self.seen, self.since, self.sent) = (Some(Some(record)), sent, Some(sent));
+        // The server lets through only who has read what is there: it was what was seen last.
+        self.tenure.get_or_insert(sent);
+    }
+
+    /// Since when nobody else can have held the lease: for longer than the present role, where renewals were merely late.
+    #[must_use]
+    pub const fn tenure(&self) -> Option<Moment> {
+        self.tenure
     }
 
     /// For how long it is held after a renewal.
@@ -124,7 +138,7 @@ impl Knowledge {
 
     /// It was given back.
     pub fn gave_back(&mut self) {
-        (self.seen, self.sent) = (Some(None), None);
+        (self.seen, self.sent, self.tenure) = (Some(None), None, None);
     }
 
     /// What this replica may write now.
@@ -308,12 +322,38 @@ mod tests {
         prop::collection::vec(one, 1..120)
     }
 
+    #[test]
+    fn a_tenure_ends_where_another_may_have_held_it_and_not_where_a_renewal_was_late() {
+        let mut mine = Knowledge::new("b".into(), TIMES, at(0));
+        mine.saw(None, at(1));
+        assert_eq!(mine.tenure(), None);
+        mine.wrote(record("b", 1), at(2));
+        mine.saw(Some(record("b", 1)), at(40));
+        assert_eq!(mine.role(at(40)), Role::Nobody);
+        mine.wrote(record("b", 2), at(41));
+        assert_eq!((mine.role(at(42)), mine.tenure()), (Role::Holder, Some(at(2))));
+        // The answer was lost, so that it is not known what was there before.
+        mine.saw(Some(record("b", 4)), at(60));
+        mine.wrote(record("b", 5), at(61));
+        assert_eq!(mine.tenure(), Some(at(61)));
+        for between in [Some(record("a", 6)), None] {
+            mine.saw(between, at(80));
+            assert_eq!(mine.tenure(), None);
+            mine.wrote(record("b", 7), at(100));
+            assert_eq!(mine.tenure(), Some(at(100)));
+        }
+        mine.gave_back();
+        assert_eq!(mine.tenure(), None);
+    }
+
     proptest! {
-        /// However writes and answers are delayed or lost: nobody's fence is still up when another takes the lease.
+        /// However writes and answers are delayed or lost: nobody's fence is still up when another takes the lease, and nobody
+        /// else has taken it in a tenure.
         #[test]
         fn no_two_replicas_hold_it_at_once(steps in seconds()) {
             let names = ["a", "b", "c"];
             let mut server: Option<Record> = None;
+            let mut taken: Vec<(usize, u64)> = Vec::new();
             let mut version = 0;
             let mut now = 0;
             let mut replicas: Vec<Knowledge> =
@@ -330,6 +370,7 @@ mod tests {
                 if next != Next::Wait && read == Some(server.clone()) {
                     version += 1;
                     server = Some(record(names[replica], version));
+                    taken.push((replica, now));
                     for (other, knowledge) in replicas.iter().enumerate() {
                         prop_assert!(
                             other == replica || !knowledge.outlasts(Duration::ZERO, at(now)),
@@ -339,6 +380,8 @@ mod tests {
                     now += after;
                     if !lost {
                         replicas[replica].wrote(record(names[replica], version), at(begun));
+                        let tenure = replicas[replica].tenure().unwrap();
+                        prop_assert!(taken.iter().all(|(by, when)| *by == replica || at(*when) <= tenure));
                     }
                 }
             }

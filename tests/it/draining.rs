@@ -8,9 +8,13 @@ use serde_json::json;
 use crate::walk::Play;
 
 fn drain(controller: &mut Controller, seconds: u32) -> (Output, String) {
+    drain_in("portcullis-system", controller, seconds)
+}
+
+fn drain_in(namespace: &str, controller: &mut Controller, seconds: u32) -> (Output, String) {
     let program = portcullis_harness::program("portcullis", "PORTCULLIS").unwrap();
     let drained = Command::new(program)
-        .args(["drain", "--timeout", &seconds.to_string(), "--kubeconfig"])
+        .args(["drain", "--namespace", namespace, "--timeout", &seconds.to_string(), "--kubeconfig"])
         .arg(&controller.setup().kubeconfig)
         .env_remove("KUBECONFIG")
         .output()
@@ -34,6 +38,12 @@ async fn a_policy_that_is_being_deleted_is_waited_for_until_its_ports_are_unlock
     let keep = format!("{group}/providers/Microsoft.Authorization/locks/keep");
     play.stage.simulator.put(&keep, &json!({"properties": {"level": "CanNotDelete"}})).await.unwrap();
     play.admin.run(&["-n", install::NAMESPACE, "delete", "jitpol/web-1", "--wait=false"]).await.unwrap();
+    let (drained, said) = drain_in("elsewhere", &mut controller, 10);
+    assert!(
+        !drained.status.success() && said.contains("is in portcullis-system, and not in elsewhere"),
+        "{said}"
+    );
+    assert_ne!(play.get("jitpol/web-1").await.unwrap()["spec"]["suspend"], true);
     let (drained, said) = drain(&mut controller, 10);
     assert!(!drained.status.success(), "{said}");
     assert!(said.contains(&format!("policy {}/web-1", install::NAMESPACE)), "{said}");

@@ -17,7 +17,7 @@ use portcullis::plan::admission::Admission;
 use portcullis::plan::authorize::Judgement;
 use portcullis::plan::changes::{self, grant_rule};
 use portcullis::plan::desired::{Duty, Grant, WRITE_ANSWER};
-use portcullis::plan::lease::{GRACE, Knowledge, Next, Record, Role, Times};
+use portcullis::plan::lease::{GRACE, Knowledge, Moment, Next, Record, Role, Times};
 use portcullis::plan::lifecycle::{Finalizer, Ground, Seen, World, duties, gone, state, step, unfinished};
 use portcullis::plan::model::FirewallKind;
 use portcullis::plan::names::Cluster;
@@ -97,11 +97,11 @@ struct Replica {
     sleeps: u8,
     /// Steps for which it does not reach the API server.
     cut_off: u8,
-    /// Since when it has held the lease without a break.
-    since: Option<Timestamp>,
     known: BTreeMap<String, Known>,
     /// Requests whose allows it has written ahead itself, or had proved to it.
     vouched: BTreeSet<usize>,
+    /// Requests that it has granted, and in which tenure.
+    granted: BTreeMap<usize, Option<Moment>>,
 }
 
 impl Replica {
@@ -111,9 +111,9 @@ impl Replica {
             knowledge: Knowledge::new(format!("replica-{number}"), Times::default(), Duration::ZERO),
             sleeps: 0,
             cut_off: 0,
-            since: None,
             known: BTreeMap::new(),
             vouched: BTreeSet::new(),
+            granted: BTreeMap::new(),
         }
     }
 }
@@ -280,8 +280,9 @@ fn a_write_that_was_begun_twice_is_waited_for_to_the_end_of_the_second() {
 
 /// As many faults in one schedule as `PORTCULLIS_MODEL_FAULTS` says: with two, it takes minutes.
 #[test]
-fn one_request_with_as_many_faults_as_are_asked_for() {
+fn one_request_and_two_with_as_many_faults_as_are_asked_for() {
     if let Some(faults) = std::env::var("PORTCULLIS_MODEL_FAULTS").ok().and_then(|text| text.parse().ok()) {
         explore(1, faults);
+        explore(2, faults);
     }
 }

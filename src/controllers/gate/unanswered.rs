@@ -23,7 +23,7 @@ impl Unanswered {
     pub(super) fn note(&mut self, name: &str, lands_within: Duration) {
         let lands_until = Instant::now() + lands_within;
         let sent = self.0.entry(name.to_owned()).or_insert(Sent { lands_until, writes: 0 });
-        sent.lands_until = lands_until;
+        sent.lands_until = sent.lands_until.max(lands_until);
         sent.writes += 1;
     }
 
@@ -36,10 +36,11 @@ impl Unanswered {
         }
     }
 
-    /// An allow may have been sent by another replica, which nobody asks any more, and more than once. Noted once; whether
-    /// that was now.
+    /// An allow may have been sent by another replica, which nobody asks any more, and more than once. Noted where nothing is
+    /// that may land as late; whether it was. Who says so again says it of the same moment, to a second.
     pub(super) fn note_others(&mut self, name: &str, lands_within: Duration) -> bool {
-        let is_new = !self.0.contains_key(name);
+        let lands_until = Instant::now() + lands_within.saturating_sub(Duration::from_secs(1));
+        let is_new = self.0.get(name).is_none_or(|sent| sent.lands_until < lands_until);
         if is_new {
             self.note_carried(name, lands_within);
         }
@@ -83,6 +84,25 @@ mod tests {
     use super::*;
 
     const LANDS_WITHIN: Duration = Duration::from_secs(120);
+
+    #[tokio::test(start_paused = true)]
+    async fn the_longest_wait_counts_whatever_is_noted_after_it() {
+        let mut both = Unanswered::default();
+        both.note("one", LANDS_WITHIN);
+        assert!(both.note_others("one", 2 * LANDS_WITHIN));
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        both.note("one", LANDS_WITHIN);
+        assert!(
+            !both.note_others("one", 2 * LANDS_WITHIN - Duration::from_secs(30)),
+            "it is the same moment"
+        );
+        tokio::time::sleep(2 * LANDS_WITHIN - Duration::from_secs(31)).await;
+        both.removed("one");
+        assert!(both.may_land("one"));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        both.removed("one");
+        assert!(!both.may_land("one"));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_read_back_is_the_write_without_an_answer_only_where_it_was_the_only_one() {

@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::api::JitAccessRequest;
 use crate::controllers::Context;
+use crate::controllers::leader::Tenure;
 use crate::controllers::warnings::too_far_apart;
 use crate::plan::lifecycle;
 use crate::plan::model::FirewallId;
@@ -20,19 +21,19 @@ pub(super) fn apart(context: &Context, namespace: &str) -> Option<String> {
 }
 
 /// What a former holder of the lease may yet have written, and for how long it may land: whatever it was, it was begun before
-/// this replica held the lease. That is known by the clock that is never set; the one on the wall may be wrong.
+/// this tenure. That is known by the clock that is never set; the one on the wall may be wrong.
 pub(super) fn unfinished(
     context: &Context,
     request: &JitAccessRequest,
-    held_for: Duration,
+    tenure: Tenure,
 ) -> Vec<(FirewallId, String, Duration)> {
-    let left = context.settings.unfinished_writes.saturating_sub(held_for);
+    let left = context.settings.unfinished_writes.saturating_sub(tenure.lasted);
     if left.is_zero() {
         return Vec::new();
     }
-    let since = SignedDuration::try_from(held_for)
+    let since = SignedDuration::try_from(tenure.lasted)
         .ok()
-        .and_then(|held| context.deadlines.now().checked_sub(held).ok());
-    let unfinished = lifecycle::unfinished(request, since.unwrap_or(Timestamp::MIN));
+        .and_then(|lasted| context.deadlines.now().checked_sub(lasted).ok());
+    let unfinished = lifecycle::unfinished(request, since.unwrap_or(Timestamp::MAX));
     unfinished.into_iter().map(|(firewall, name)| (firewall, name, left)).collect()
 }

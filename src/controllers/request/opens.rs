@@ -2,13 +2,15 @@
 //!
 //! A status alone opens nothing ([`Ground`]): the watch brings it here, whoever wrote it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kube::ResourceExt;
 
 use crate::api::{JitAccessRequest, RuleState, RuleStatus, State};
+use crate::controllers::leader::Tenure;
 use crate::plan::desired::{Duty, Grant};
+use crate::plan::lease::Moment;
 use crate::plan::lifecycle::{Ground, duties, state};
 use crate::plan::model::FirewallId;
 
@@ -18,8 +20,9 @@ type Rules = Vec<(FirewallId, Grant)>;
 #[derive(Clone, Debug, Default)]
 pub struct Opens {
     known: Arc<Mutex<HashMap<String, Rules>>>,
-    /// Requests that this process has granted, or is about to: nobody else has begun to open anything of them.
-    granted: Arc<Mutex<HashSet<String>>>,
+    /// Requests that this process has granted, or is about to, and the beginning of the tenure in which it did: until that has
+    /// ended, nobody else has begun to open anything of them.
+    granted: Arc<Mutex<HashMap<String, Moment>>>,
 }
 
 impl Opens {
@@ -27,18 +30,20 @@ impl Opens {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn granted(&self) -> MutexGuard<'_, HashSet<String>> {
+    fn granted(&self) -> MutexGuard<'_, HashMap<String, Moment>> {
         self.granted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A grant is about to be written ahead, by this process and for the first time.
-    pub(super) fn grant(&self, request_uid: String) {
-        self.granted().insert(request_uid);
+    pub(super) fn grant(&self, request_uid: String, tenure: Option<Tenure>) {
+        if let Some(tenure) = tenure {
+            self.granted().insert(request_uid, tenure.begun);
+        }
     }
 
-    /// Whether this process has granted it.
-    pub(super) fn has_granted(&self, request_uid: &str) -> bool {
-        self.granted().contains(request_uid)
+    /// Whether this process has granted it in this tenure.
+    pub(super) fn has_granted(&self, request_uid: &str, tenure: Tenure) -> bool {
+        self.granted().get(request_uid) == Some(&tenure.begun)
     }
 
     /// A request is gone, or settled.
@@ -127,6 +132,18 @@ mod tests {
         let mut rules = duties(request);
         opens.withhold(UID, &mut rules);
         rules.into_iter().map(|(_, grant)| grant.duty).collect()
+    }
+
+    #[test]
+    fn what_was_granted_before_another_may_have_held_the_lease_is_not_this_ones_alone() {
+        let opens = Opens::default();
+        let tenure = |begun| Tenure { begun: Moment::from_secs(begun), lasted: Moment::from_secs(1) };
+        opens.grant(UID.into(), Some(tenure(3)));
+        assert!(opens.has_granted(UID, tenure(3)) && !opens.has_granted(UID, tenure(9)));
+        opens.grant("lost".into(), None);
+        assert!(!opens.has_granted("lost", tenure(3)));
+        opens.gone(UID);
+        assert!(!opens.has_granted(UID, tenure(3)));
     }
 
     #[test]

@@ -94,13 +94,11 @@ impl System {
         };
         let seen = self.lease.map(record);
         let replica = &mut self.replicas[number];
-        let held = replica.knowledge.role(now) == Role::Holder;
         replica.knowledge.saw(seen, now);
         if replica.knowledge.next(now) != Next::Wait {
             let taken = (number, self.lease.map_or(0, |(_, version)| version + 1));
             replica.knowledge.wrote(record(taken), now);
             self.lease = Some(taken);
-            replica.since = replica.since.filter(|_| held).or(Some(at(self.step)));
         }
     }
 
@@ -109,6 +107,7 @@ impl System {
         let now = at(self.step);
         let holder = self.role(number) == Role::Holder;
         let request = self.requests[index].get();
+        let elapsed = self.now(number);
         let replica = &mut self.replicas[number];
         if state(&request) == State::Closing || state(&request).is_last() {
             replica.vouched.remove(&index);
@@ -119,12 +118,14 @@ impl System {
             }
         }
         let vouched = replica.vouched.contains(&index);
-        let landing: BTreeMap<String, Timestamp> = match replica.since.filter(|_| holder) {
-            Some(since) => unfinished(&request, since)
-                .into_iter()
-                .map(|(_, name)| (name, since + SignedDuration::try_from(UNFINISHED).unwrap()))
-                .collect(),
-            None => BTreeMap::new(),
+        let tenure = replica.knowledge.tenure().filter(|_| holder);
+        let landing: BTreeMap<String, Timestamp> = match tenure {
+            Some(begun) if replica.granted.get(&index) != Some(&tenure) => {
+                let since = now - SignedDuration::try_from(elapsed.saturating_sub(begun)).unwrap();
+                let until = since + SignedDuration::try_from(UNFINISHED).unwrap();
+                unfinished(&request, since).into_iter().map(|(_, name)| (name, until)).collect()
+            }
+            _ => BTreeMap::new(),
         };
         for (_, grant) in duties(&request) {
             if matches!(grant.duty, Duty::Open { .. }) && !vouched {
@@ -146,7 +147,7 @@ impl System {
         }
         for (name, until) in landing {
             if let Some(known) =
-                replica.known.get_mut(&name).filter(|known| known.lands.is_none() && until > now)
+                replica.known.get_mut(&name).filter(|known| until > known.lands.unwrap_or(now))
             {
                 (known.lands, known.seen) = (Some(until), Sight::Nothing);
             }
@@ -205,6 +206,10 @@ impl System {
                     }
                     request.metadata.finalizers = None;
                 }
+            }
+            if grants && !state(&before).holds_rules() {
+                let replica = &mut self.replicas[number];
+                replica.granted.insert(index, replica.knowledge.tenure());
             }
             if grants {
                 self.replicas[number].vouched.insert(index);

@@ -200,7 +200,9 @@ impl Installation {
                 "ports": [{"port": 22, "sources": [{"cidr": format!("{REQUESTER}/32")}]}]},
         });
         let developer = self.plane.kubectl(User::Developer).unwrap();
-        developer.apply(&request.to_string()).await.unwrap();
+        let request = request.to_string();
+        // Definitions that were just created may be unknown to mutating policies for a while yet (503).
+        eventually(&format!("{name} is asked"), PATIENCE, || developer.apply(&request)).await.unwrap();
     }
 
     /// As somebody approves it who has read its plan.
