@@ -215,7 +215,8 @@ async fn a_late_write_is_undone(seconds: i64) {
         to.ok_or_else(|| anyhow::anyhow!("they pass"))
     });
     let closed = closed.await.unwrap_or_else(|error| panic!("{error:#}\n{}", second.log_text().unwrap()));
-    println!("closed {:#} after it landed", closed.duration_since(landed));
+    let open = closed.duration_since(landed);
+    assert!(open < SignedDuration::from_secs(45), "{open:#} after it landed");
     eventually("the request is gone", Duration::from_secs(120), || async {
         anyhow::ensure!(play.get("jitreq/mine").await.is_err(), "it is there");
         Ok::<_, anyhow::Error>(())
