@@ -31,6 +31,7 @@ pub fn obstacle(
         honour_denies_below: 0,
         max_allows: 0,
         standing: Vec::new(),
+        placed: Vec::new(),
     };
     let changes = changes::plan(observed, &wanted, &limits, now);
     let refused = changes.refused.into_iter().find(|refused| refused.owner_uid == lock.policy_uid);

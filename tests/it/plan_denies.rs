@@ -194,3 +194,29 @@ fn a_deny_that_somebody_changed_beyond_recognition_is_mended_in_its_own_place() 
     let forgotten = Wanted { standing: vec![], ..known };
     assert_eq!(plan(&world, &forgotten, &LIMITS, at(0)).locks[0].name, deny(1));
 }
+
+/// A read that is older than the one before: neither the deny nor what it stands above is in it.
+#[test]
+fn a_deny_that_is_missed_goes_back_where_it_stood_and_not_below() {
+    let locks = [lock(WEB, &[("10.0.0.4", "22")])];
+    let ssh = "ssh 300 Allow TCP * > * : 22";
+    let world = settled(&[ssh], &locks);
+    let own = world.rule(&deny(0)).unwrap().clone();
+    assert_eq!(own.priority, 299);
+    let known = Wanted { placed: vec![own.clone()], ..wanted(locks.to_vec(), vec![]) };
+    let of = |world: &Observed| plan(world, &known, &LIMITS, at(0)).locks;
+    assert_eq!(of(&nsg(&[])), [own.clone()]);
+    assert_eq!(planned(&nsg(&[]), &locks).locks[0].priority, 999);
+    // As it is put back it may go up, and not where somebody else's rule is.
+    let higher = of(&nsg(&["ssh 200 Allow TCP * > * : 22"]));
+    assert_eq!((higher[0].name.as_str(), higher[0].priority), (own.name.as_str(), 199));
+    assert_eq!(of(&nsg(&["theirs 299 Deny TCP 192.0.2.1 > * : 80", ssh]))[0].priority, 298);
+    // Where it stands, it comes down when what it stood above is gone.
+    let mut gone = nsg(&[]);
+    put(&mut gone, own.clone());
+    assert_eq!(of(&gone)[0].priority, 999);
+    // Nor does it go back below what is to pass it.
+    let keep = [Lock { existing: ExistingRules::Keep, ..locks[0].clone() }];
+    let known = Wanted { placed: vec![own], ..wanted(keep.to_vec(), vec![]) };
+    assert!(plan(&nsg(&[ssh]), &known, &LIMITS, at(0)).locks[0].priority > 300);
+}

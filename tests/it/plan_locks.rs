@@ -239,6 +239,7 @@ fn a_lock_below_rules_of_others_takes_over_none_that_stands_above_them() {
         honour_denies_below: 1000,
         max_allows: 200,
         standing: Vec::new(),
+        placed: Vec::new(),
     };
     let plan =
         changes::plan(&observed, &wanted, &Limits { rules: 1000, addresses: 4000 }, Timestamp::UNIX_EPOCH);

@@ -131,6 +131,7 @@ pub fn wanted(locks: Vec<Lock>, grants: Vec<Grant>) -> Wanted {
         honour_denies_below: 1000,
         max_allows: 200,
         standing: vec![],
+        placed: vec![],
     }
 }
 

@@ -54,6 +54,8 @@ pub(super) struct Memory {
     pub(super) failed: HashSet<String>,
     /// Denies and exemptions as they were last read back: what differs was changed by somebody else.
     pub(super) standing: Vec<Rule>,
+    /// Denies as they were last seen to stand.
+    pub(super) placed: HashMap<String, Rule>,
     /// Which state of the duties the last round worked on.
     pub(super) version: u64,
     /// In which term of the lease that was.
@@ -169,6 +171,7 @@ fn snapshot(inner: &Inner, gate: &Gate, memory: &mut Memory, now: Timestamp) -> 
         // What was known of locks is of another term: others may have changed them since.
         memory.term = term;
         memory.standing.clear();
+        memory.placed.clear();
         memory.last = Changes::default();
         lock(&gate.report).locked.clear();
     }
@@ -204,6 +207,7 @@ fn snapshot(inner: &Inner, gate: &Gate, memory: &mut Memory, now: Timestamp) -> 
         honour_denies_below: inner.settings.honour_denies_below,
         max_allows: inner.settings.max_allows,
         standing: memory.standing.clone(),
+        placed: memory.placed.values().cloned().collect(),
     };
     let (lockers, openers) = (duties.watchers.clone(), duties.openers.clone());
     Some(Snapshot { ways, lockers, openers, version: duties.version, wanted })

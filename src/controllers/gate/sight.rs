@@ -21,6 +21,14 @@ impl Round<'_> {
             matches!(names::parse(cluster, rule), Some(names::Mark::Deny { .. } | names::Mark::Exempt { .. }))
         };
         self.memory.standing = observed.rules.iter().filter(of_a_lock).cloned().collect();
+        let seen = self.memory.standing.iter().filter(|rule| rule.access == Access::Deny);
+        self.memory.placed.extend(seen.map(|rule| (rule.name.clone(), rule.clone())));
+        let owners: BTreeSet<String> =
+            self.wanted.locks.iter().map(|lock| names::uid12(&lock.policy_uid)).collect();
+        self.memory.placed.retain(|name, _| match names::parse_name(cluster, name) {
+            Some(names::Mark::Deny { owner, .. }) => owners.contains(&owner),
+            _ => false,
+        });
         let settled = observed.provisioning == Provisioning::Succeeded;
         let mut grants = HashMap::new();
         for grant in &self.wanted.grants {

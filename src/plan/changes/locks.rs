@@ -15,7 +15,7 @@ use crate::plan::sources::Bounds;
 
 mod pairing;
 
-use pairing::{pair, wanted_denies};
+use pairing::{missed, pair, wanted_denies};
 
 /// What the denies cover.
 pub(super) struct Shut<'a> {
@@ -212,7 +212,10 @@ fn write_one(
     standing: Option<&Rule>,
 ) -> bool {
     let around = surroundings(draft, lock, content);
-    let Some(better) = around.place(standing.map(|rule| rule.priority), &draft.slots) else {
+    let missed = if standing.is_none() { missed(draft, &around, lock, content) } else { None };
+    let place = around.place(standing.map(|rule| rule.priority), &draft.slots);
+    let place = missed.map_or(place, |missed| place.map(|place| place.min(missed.priority)));
+    let Some(better) = place else {
         let message = "every priority number of the firewall is taken".to_owned();
         draft.refuse(&lock.policy_uid, None, Reason::NoPriorityRoom, message);
         return false;
@@ -246,6 +249,8 @@ fn write_one(
         {
             return true;
         }
+    } else if let Some(missed) = missed.filter(|missed| missed.priority == priority) {
+        content.name.clone_from(&missed.name);
     } else {
         content.name = new_name(draft, |n| names::deny_name(&draft.wanted.cluster, &lock.policy_uid, n));
     }

@@ -7,8 +7,9 @@ use super::{Draft, Item, Shut, surroundings};
 use crate::api::values::{PortRange, Protocol};
 use crate::plan::desired::Lock;
 use crate::plan::model::{Access, Peer, Provisioning, Rule, RuleProtocol};
-use crate::plan::names;
+use crate::plan::names::{self, Mark};
 use crate::plan::packets::{hosts, ports_minus};
+use crate::plan::priority::Surroundings;
 use crate::plan::sources::Family;
 
 /// The denies that a lock wants: one for each protocol, family and set of ports.
@@ -123,4 +124,27 @@ fn take<'a>(items: &mut [Item<'a>], standing: &mut Vec<&'a Rule>, score: impl Fn
             item.standing = Some(standing.remove(index));
         }
     }
+}
+
+/// The deny of this content that is not there, though it stood once. A read that is older than the last one shows neither it nor
+/// rules of others that it stood above: it is put back under its name and where it was, or higher, so that nothing changes
+/// where it stands yet.
+pub(super) fn missed<'a>(
+    draft: &Draft<'a>,
+    around: &Surroundings,
+    lock: &Lock,
+    content: &Rule,
+) -> Option<&'a Rule> {
+    let owner = names::uid12(&lock.policy_uid);
+    let is_of_it = |rule: &&Rule| {
+        matches!(names::parse_name(&draft.wanted.cluster, &rule.name), Some(Mark::Deny { owner: of, .. }) if of == owner)
+            && rule.same_effect(content)
+    };
+    let best = around.best(&draft.slots)?;
+    let may_return = |rule: &&Rule| {
+        !draft.names.contains(&rule.name.to_ascii_lowercase())
+            && draft.slots.is_free(rule.priority)
+            && around.cost(rule.priority).wrong_side <= around.cost(best).wrong_side
+    };
+    draft.wanted.placed.iter().filter(is_of_it).filter(may_return).min_by_key(|rule| rule.priority)
 }
