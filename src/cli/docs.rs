@@ -186,7 +186,8 @@ fn metrics_reference() -> String {
     let mut text = format!(
         "{GENERATED}# Metrics\n\nServed at `/metrics` on `metricsAddress`, in the OpenMetrics text format. Times \
          are in seconds. Have them scraped with `honor_labels: true`, as the chart's monitors do: else the `namespace` of a \
-         policy becomes `exported_namespace`, and the alerts do not tell which policy they are about.\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n"
+         policy becomes `exported_namespace`, and the alerts do not tell which policy they are about, as under a Prometheus \
+         that is set to `overrideHonorLabels`.\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n"
     );
     for metric in metrics::ALL {
         let suffix = match metric.kind {

@@ -84,8 +84,13 @@ fn note(context: &Context, known: &watch::Sender<Definitions>, seen: Definitions
 
 async fn look(client: &Client) -> Result<Definitions, String> {
     let request = Request::get(served::PATH).body(Vec::new()).map_err(|error| error.to_string())?;
-    let lacking = match client.request::<served::Document>(request).await {
-        Ok(document) => served::lacking(&document),
+    // As text: what cannot be read would be logged whole.
+    let lacking = match client.request_text(request).await {
+        Ok(text) => {
+            let document = serde_json::from_str(&text)
+                .map_err(|error| format!("what it publishes at {} cannot be read: {error}", served::PATH))?;
+            served::lacking(&document)
+        }
         // Until somebody installs them there is nothing to open either; the watches say so.
         Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
         Err(error) => return Err(error.to_string()),
