@@ -138,9 +138,11 @@ impl Leadership {
         }
         let ever = Tenure { begun: Moment::ZERO, lasted: Duration::MAX };
         let now = self.now();
-        self.state().map_or(Some(ever), |state| {
-            state.knowledge.tenure().map(|begun| Tenure { begun, lasted: now.saturating_sub(begun) })
-        })
+        // One that is not known to have begun begins now.
+        Some(self.state().map_or(ever, |state| {
+            let begun = state.knowledge.tenure().unwrap_or(now);
+            Tenure { begun, lasted: now.saturating_sub(begun) }
+        }))
     }
 
     /// Tells of changes of the role from now on. To be asked for before the role is.
@@ -385,6 +387,13 @@ fn record(lease: &Lease) -> Record {
             "{}/{}",
             lease.uid().unwrap_or_default(),
             lease.resource_version().unwrap_or_default()
+        ),
+        // As `lease` writes them, and client-go does.
+        term: format!(
+            "{}/{}/{:?}",
+            lease.uid().unwrap_or_default(),
+            spec.lease_transitions.unwrap_or_default(),
+            spec.acquire_time.map(|at| at.0)
         ),
     }
 }

@@ -41,7 +41,7 @@ pub struct Wanted {
     /// Denies and exemptions of ours as they were last read back, or written since: what differs from these
     /// was changed by somebody else. Empty after a start: then only what we never write counts as drift.
     pub standing: Vec<Rule>,
-    /// Denies of ours as they were last seen to stand, however long ago, of the locks that are wanted.
+    /// Denies of ours as they were last seen to stand, or written, however long ago, of the locks that are wanted.
     pub placed: Vec<Rule>,
 }
 

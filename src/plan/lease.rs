@@ -55,6 +55,8 @@ pub struct Record {
     pub duration: Duration,
     /// Changes with each renewal.
     pub version: String,
+    /// Changes with each change of holder.
+    pub term: String,
 }
 
 /// What a replica may write.
@@ -106,8 +108,12 @@ impl Knowledge {
         if record.as_ref().and_then(|record| record.holder.as_ref()) != Some(&self.me) {
             self.sent = None;
         }
-        // It may be ours, by a renewal whose answer was lost; before that, another one may have held it.
-        if self.seen.as_ref() != Some(&record) {
+        // Of a renewal of ours whose answer was lost, the term is the same.
+        let goes_on = match (&self.seen, &record) {
+            (Some(Some(last)), Some(record)) => last.holder == record.holder && last.term == record.term,
+            _ => false,
+        };
+        if !goes_on {
             self.tenure = None;
         }
         // One that was deleted is respected as if it were there: who held it may not know of it yet.
@@ -217,6 +223,7 @@ mod tests {
             holder: (!holder.is_empty()).then(|| holder.to_owned()),
             duration: TIMES.duration,
             version: version.to_string(),
+            term: String::new(),
         }
     }
 
@@ -332,10 +339,15 @@ mod tests {
         assert_eq!(mine.role(at(40)), Role::Nobody);
         mine.wrote(record("b", 2), at(41));
         assert_eq!((mine.role(at(42)), mine.tenure()), (Role::Holder, Some(at(2))));
-        // The answer was lost, so that it is not known what was there before.
+        // The answer of a renewal was lost.
         mine.saw(Some(record("b", 4)), at(60));
         mine.wrote(record("b", 5), at(61));
-        assert_eq!(mine.tenure(), Some(at(61)));
+        assert_eq!(mine.tenure(), Some(at(2)));
+        // Another one had it, and then it was taken again, which was not heard of.
+        let again = |version| Record { term: "later".into(), ..record("b", version) };
+        mine.saw(Some(again(8)), at(70));
+        mine.wrote(again(9), at(71));
+        assert_eq!(mine.tenure(), Some(at(71)));
         for between in [Some(record("a", 6)), None] {
             mine.saw(between, at(80));
             assert_eq!(mine.tenure(), None);
@@ -354,6 +366,7 @@ mod tests {
             let names = ["a", "b", "c"];
             let mut server: Option<Record> = None;
             let mut taken: Vec<(usize, u64)> = Vec::new();
+            let mut terms = 0;
             let mut version = 0;
             let mut now = 0;
             let mut replicas: Vec<Knowledge> =
@@ -369,7 +382,11 @@ mod tests {
                 // The server lets through only who has read what is there.
                 if next != Next::Wait && read == Some(server.clone()) {
                     version += 1;
-                    server = Some(record(names[replica], version));
+                    if taken.last().is_none_or(|(last, _)| *last != replica) {
+                        terms += 1;
+                    }
+                    let written = Record { term: terms.to_string(), ..record(names[replica], version) };
+                    server = Some(written.clone());
                     taken.push((replica, now));
                     for (other, knowledge) in replicas.iter().enumerate() {
                         prop_assert!(
@@ -379,7 +396,7 @@ mod tests {
                     }
                     now += after;
                     if !lost {
-                        replicas[replica].wrote(record(names[replica], version), at(begun));
+                        replicas[replica].wrote(written, at(begun));
                         let tenure = replicas[replica].tenure().unwrap();
                         prop_assert!(taken.iter().all(|(by, when)| *by == replica || at(*when) <= tenure));
                     }

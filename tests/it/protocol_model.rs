@@ -131,7 +131,8 @@ struct System {
     /// How many things may still go wrong.
     faults: u8,
     requests: Vec<Object>,
-    lease: Option<(usize, u32)>,
+    /// Its holder, its version and its term.
+    lease: Option<(usize, u32, u32)>,
     replicas: Vec<Replica>,
     /// Allows that stand, and since when.
     standing: BTreeMap<String, u8>,
@@ -238,7 +239,7 @@ impl Model for Protocol {
             Property::sometimes(
                 "a grant is open that the second replica has written",
                 |_, state: &System| {
-                    state.lease.is_some_and(|(holder, _)| holder == 1)
+                    state.lease.is_some_and(|(holder, ..)| holder == 1)
                         && state.replicas[1]
                             .known
                             .values()

@@ -54,8 +54,8 @@ pub(super) struct Memory {
     pub(super) failed: HashSet<String>,
     /// Denies and exemptions as they were last read back: what differs was changed by somebody else.
     pub(super) standing: Vec<Rule>,
-    /// Denies as they were last seen to stand.
-    pub(super) placed: HashMap<String, Rule>,
+    /// Denies as they were last seen to stand, or written.
+    pub(super) placed: BTreeMap<String, Rule>,
     /// Which state of the duties the last round worked on.
     pub(super) version: u64,
     /// In which term of the lease that was.

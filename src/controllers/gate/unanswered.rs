@@ -43,6 +43,8 @@ impl Unanswered {
         let is_new = self.0.get(name).is_none_or(|sent| sent.lands_until < lands_until);
         if is_new {
             self.note_carried(name, lands_within);
+        } else if let Some(sent) = self.0.get_mut(name) {
+            sent.writes = sent.writes.max(2);
         }
         is_new
     }

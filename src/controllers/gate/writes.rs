@@ -175,7 +175,10 @@ impl Round<'_> {
             let begun = Instant::now();
             self.tried = true;
             match self.delete(&way, &[name.to_owned()], Operation::Unlock).await {
-                Ok(()) => return,
+                Ok(()) => {
+                    self.memory.placed.remove(name);
+                    return;
+                }
                 Err(error) => {
                     self.hold_back(place, &error);
                     self.fail(name, error);
@@ -341,6 +344,7 @@ impl Round<'_> {
                 self.succeeded(&rule.name);
                 self.opened |= rule.access == Access::Allow;
                 lock(&self.gate.unanswered).answered(&rule.name);
+                self.memory.place(&self.wanted.cluster, rule);
                 true
             }
             Err(error) => {

@@ -212,7 +212,7 @@ fn write_one(
     standing: Option<&Rule>,
 ) -> bool {
     let around = surroundings(draft, lock, content);
-    let missed = if standing.is_none() { missed(draft, &around, lock, content) } else { None };
+    let missed = missed(draft, &around, lock, content, standing);
     let place = around.place(standing.map(|rule| rule.priority), &draft.slots);
     let place = missed.map_or(place, |missed| place.map(|place| place.min(missed.priority)));
     let Some(better) = place else {
@@ -249,7 +249,7 @@ fn write_one(
         {
             return true;
         }
-    } else if let Some(missed) = missed.filter(|missed| missed.priority == priority) {
+    } else if let Some(missed) = missed {
         content.name.clone_from(&missed.name);
     } else {
         content.name = new_name(draft, |n| names::deny_name(&draft.wanted.cluster, &lock.policy_uid, n));
@@ -271,9 +271,12 @@ fn write_one(
     true
 }
 
-/// The first name of a numbered series that no rule has.
+/// The first name of a numbered series that no rule has, nor one that is missed.
 pub(super) fn new_name(draft: &Draft<'_>, name: impl Fn(u32) -> String) -> String {
-    (0..).map(name).find(|name| !draft.names.contains(&name.to_ascii_lowercase())).unwrap_or_default()
+    let is_missed =
+        |name: &str| draft.wanted.placed.iter().any(|placed| placed.name.eq_ignore_ascii_case(name));
+    let is_free = |name: &String| !draft.names.contains(&name.to_ascii_lowercase()) && !is_missed(name);
+    (0..).map(name).find(is_free).unwrap_or_default()
 }
 
 /// Whether a deny shuts out what is to let nobody in, and at `priority` would no longer do so.

@@ -41,7 +41,12 @@ impl Replica {
 
     fn record(&self, holder: &str) -> Record {
         let version = self.bench.clock.now().to_string();
-        Record { holder: Some(holder.into()), duration: Times::default().duration, version }
+        Record {
+            holder: Some(holder.into()),
+            duration: Times::default().duration,
+            version,
+            term: String::new(),
+        }
     }
 
     /// Somebody else renews the lease each second.

@@ -87,16 +87,20 @@ impl System {
 
     fn keep_lease(&mut self, number: usize) {
         let now = self.now(number);
-        let record = |(holder, version): (usize, u32)| Record {
+        let record = |(holder, version, term): (usize, u32, u32)| Record {
             holder: Some(format!("replica-{holder}")),
             duration: Times::default().duration,
             version: version.to_string(),
+            term: term.to_string(),
         };
         let seen = self.lease.map(record);
         let replica = &mut self.replicas[number];
         replica.knowledge.saw(seen, now);
         if replica.knowledge.next(now) != Next::Wait {
-            let taken = (number, self.lease.map_or(0, |(_, version)| version + 1));
+            let taken = match self.lease {
+                Some((holder, version, term)) => (number, version + 1, term + u32::from(holder != number)),
+                None => (number, 0, 0),
+            };
             replica.knowledge.wrote(record(taken), now);
             self.lease = Some(taken);
         }

@@ -126,25 +126,34 @@ fn take<'a>(items: &mut [Item<'a>], standing: &mut Vec<&'a Rule>, score: impl Fn
     }
 }
 
-/// The deny of this content that is not there, though it stood once. A read that is older than the last one shows neither it nor
-/// rules of others that it stood above: it is put back under its name and where it was, or higher, so that nothing changes
-/// where it stands yet.
+/// The deny of this content as it stood once, where it is not there, or not as it was then. A read that is older than the last
+/// one shows neither it nor rules of others that it stood above: it is put back under its name and where it was, or higher, so
+/// that nothing changes where it stands yet.
 pub(super) fn missed<'a>(
     draft: &Draft<'a>,
     around: &Surroundings,
     lock: &Lock,
     content: &Rule,
+    standing: Option<&Rule>,
 ) -> Option<&'a Rule> {
     let owner = names::uid12(&lock.policy_uid);
-    let is_of_it = |rule: &&Rule| {
-        matches!(names::parse_name(&draft.wanted.cluster, &rule.name), Some(Mark::Deny { owner: of, .. }) if of == owner)
-            && rule.same_effect(content)
+    let is_of_lock = |rule: &Rule| {
+        let mark = names::parse_name(&draft.wanted.cluster, &rule.name);
+        matches!(mark, Some(Mark::Deny { owner: of, .. }) if of == owner)
     };
-    let best = around.best(&draft.slots)?;
-    let may_return = |rule: &&Rule| {
-        !draft.names.contains(&rule.name.to_ascii_lowercase())
-            && draft.slots.is_free(rule.priority)
-            && around.cost(rule.priority).wrong_side <= around.cost(best).wrong_side
+    let is_away = |rule: &Rule| match standing {
+        Some(old) => old.name.eq_ignore_ascii_case(&rule.name) && !old.same_effect(content),
+        None => !draft.names.contains(&rule.name.to_ascii_lowercase()),
     };
-    draft.wanted.placed.iter().filter(is_of_it).filter(may_return).min_by_key(|rule| rule.priority)
+    let best = around.cost(around.best(&draft.slots)?);
+    let may_return = |rule: &Rule| {
+        let cost = around.cost(rule.priority);
+        draft.slots.is_free(rule.priority)
+            && cost.wrong_side <= best.wrong_side
+            && cost.shuts_out_grant <= best.shuts_out_grant
+    };
+    let placed = draft.wanted.placed.iter();
+    placed
+        .filter(|rule| rule.same_effect(content) && is_of_lock(rule) && is_away(rule) && may_return(rule))
+        .min_by_key(|rule| (rule.priority, &rule.name))
 }
