@@ -303,3 +303,22 @@ async fn what_was_read_back_as_gone_before_the_lease_was_held_proves_nothing_of_
     replica.hold(10).await;
     assert!(matches!(bench.gates.seen(&nsg(), &grant.name), Seen::Trying { .. }));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_tenure_outlasts_a_late_renewal_and_no_other_holder() {
+    let replica = Replica::new();
+    assert!(replica.leadership.tenure().is_none());
+    replica.hold(1).await;
+    let first = replica.leadership.tenure().unwrap();
+    replica.lapse(20).await;
+    assert!(replica.leadership.tenure().is_none());
+    replica.hold(1).await;
+    let same = replica.leadership.tenure().unwrap();
+    assert_eq!(same.begun, first.begun);
+    assert!(same.lasted >= Duration::from_secs(21), "{same:?}");
+    replica.stand_by(1).await;
+    replica.lapse(20).await;
+    replica.hold(1).await;
+    let next = replica.leadership.tenure().unwrap();
+    assert!(next.begun > first.begun && next.lasted <= Duration::from_secs(2), "{next:?}");
+}
