@@ -28,6 +28,7 @@ use crate::telemetry::{Audit, Metrics};
 mod closes;
 mod duties;
 mod pace;
+mod placed;
 mod records;
 mod round;
 mod sight;

@@ -185,7 +185,7 @@ impl Round<'_> {
     /// What was wanted at the start of the round, with the removals that were sent.
     pub(super) fn wanted_after(&self) -> Wanted {
         let mut wanted = self.wanted.clone();
-        wanted.placed = self.memory.placed.values().cloned().collect();
+        wanted.placed = self.memory.placed.rules();
         for grant in &mut wanted.grants {
             if self.sent.contains(&grant.name) {
                 grant.duty = Duty::Close { sent: true };

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::duties::{self, Duties};
 use super::pace::Pace;
+use super::placed::Placed;
 use super::standby;
 use super::ways::Ways;
 use super::{Gate, Inner, News, lock};
@@ -55,7 +56,7 @@ pub(super) struct Memory {
     /// Denies and exemptions as they were last read back: what differs was changed by somebody else.
     pub(super) standing: Vec<Rule>,
     /// Denies as they were last seen to stand, or written.
-    pub(super) placed: BTreeMap<String, Rule>,
+    pub(super) placed: Placed,
     /// Which state of the duties the last round worked on.
     pub(super) version: u64,
     /// In which term of the lease that was.
@@ -207,7 +208,7 @@ fn snapshot(inner: &Inner, gate: &Gate, memory: &mut Memory, now: Timestamp) -> 
         honour_denies_below: inner.settings.honour_denies_below,
         max_allows: inner.settings.max_allows,
         standing: memory.standing.clone(),
-        placed: memory.placed.values().cloned().collect(),
+        placed: memory.placed.rules(),
     };
     let (lockers, openers) = (duties.watchers.clone(), duties.openers.clone());
     Some(Snapshot { ways, lockers, openers, version: duties.version, wanted })

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::round::{Memory, Round};
+use super::round::Round;
 use super::{News, Report, lock};
 use crate::api::Reason;
 use crate::plan::changes;
@@ -11,20 +11,7 @@ use crate::plan::desired::{Changes, Duty, Grant};
 use crate::plan::exposure;
 use crate::plan::lifecycle::Seen;
 use crate::plan::model::{Access, Observed, Provisioning, Rule};
-use crate::plan::names::{self, Cluster};
-
-/// As many rules as a network security group holds.
-const MOST_PLACED: usize = 1000;
-
-impl Memory {
-    /// A rule was written: a deny stands where it was.
-    pub(super) fn place(&mut self, cluster: &Cluster, rule: &Rule) {
-        let mark = names::parse_name(cluster, &rule.name);
-        if matches!(mark, Some(names::Mark::Deny { .. })) && rule.access == Access::Deny {
-            self.placed.insert(rule.name.clone(), rule.clone());
-        }
-    }
-}
+use crate::plan::names;
 
 impl Round<'_> {
     /// Says what was seen. `after` is what would be left to do.
@@ -34,18 +21,7 @@ impl Round<'_> {
             matches!(names::parse(cluster, rule), Some(names::Mark::Deny { .. } | names::Mark::Exempt { .. }))
         };
         self.memory.standing = observed.rules.iter().filter(of_a_lock).cloned().collect();
-        let seen = self.memory.standing.iter().filter(|rule| rule.access == Access::Deny);
-        self.memory.placed.extend(seen.map(|rule| (rule.name.clone(), rule.clone())));
-        let owners: BTreeSet<String> =
-            self.wanted.locks.iter().map(|lock| names::uid12(&lock.policy_uid)).collect();
-        // Somebody may write any number of them, one after the other.
-        let too_many = self.memory.placed.len() > MOST_PLACED;
-        self.memory.placed.retain(|name, _| match names::parse_name(cluster, name) {
-            Some(names::Mark::Deny { owner, .. }) => {
-                owners.contains(&owner) && (!too_many || observed.rule(name).is_some())
-            }
-            _ => false,
-        });
+        self.memory.placed.saw(cluster, observed, &self.wanted.locks);
         let settled = observed.provisioning == Provisioning::Succeeded;
         let mut grants = HashMap::new();
         for grant in &self.wanted.grants {

@@ -176,7 +176,7 @@ impl Round<'_> {
             self.tried = true;
             match self.delete(&way, &[name.to_owned()], Operation::Unlock).await {
                 Ok(()) => {
-                    self.memory.placed.remove(name);
+                    self.memory.placed.removed(name);
                     return;
                 }
                 Err(error) => {
@@ -344,7 +344,7 @@ impl Round<'_> {
                 self.succeeded(&rule.name);
                 self.opened |= rule.access == Access::Allow;
                 lock(&self.gate.unanswered).answered(&rule.name);
-                self.memory.place(&self.wanted.cluster, rule);
+                self.memory.placed.stands(&self.wanted.cluster, rule);
                 true
             }
             Err(error) => {

@@ -61,3 +61,38 @@ async fn a_read_from_before_a_close_proves_nothing_of_it() {
     assert_eq!(bench.allows(), 0, "rewritten as a deny");
     assert!(matches!(bench.gates.seen(&nsg(), &grant.name), Seen::Absent { .. }));
 }
+
+/// It shows neither the lock nor what that stands above.
+#[tokio::test(start_paused = true)]
+async fn a_read_from_before_a_lock_moves_it_nowhere() {
+    let bench = Bench::new();
+    bench
+        .memory
+        .edit_rules(&nsg(), |rules| rules.push(crate::plan_world::rule("ssh 300 Allow TCP * > * : 22")));
+    let is_old = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let read = {
+        let is_old = Arc::clone(&is_old);
+        move |mut observed: Observed| {
+            if is_old.load(std::sync::atomic::Ordering::SeqCst) {
+                observed.rules.retain(|rule| rule.priority > 4096);
+            }
+            Ok(observed)
+        }
+    };
+    bench.lock_by("main", &bench.misread(read));
+    bench.pass(3).await;
+    let denies = || {
+        let rules = bench.memory.rules(&nsg());
+        let denies = rules.into_iter().filter(|rule| rule.access == Access::Deny && rule.priority <= 4096);
+        denies.map(|rule| (rule.name, rule.priority)).collect::<Vec<_>>()
+    };
+    let locked = denies();
+    assert_eq!(locked.iter().map(|(_, priority)| *priority).collect::<Vec<_>>(), [299]);
+    let before = bench.memory.writes().len();
+    is_old.store(true, std::sync::atomic::Ordering::SeqCst);
+    for _ in 0..200 {
+        bench.pass(1).await;
+        assert_eq!(denies(), locked);
+    }
+    assert!(bench.memory.writes().len() > before, "it was written again, where it is");
+}
