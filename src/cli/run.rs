@@ -9,16 +9,15 @@ use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::Context;
-use k8s_openapi::api::authentication::v1::SelfSubjectReview;
-use kube::api::PostParams;
+use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::config::Config;
 use super::{log_level, settings};
+use crate::api::UserInfo;
 use crate::clock::Clock;
 use crate::controllers;
 use crate::controllers::connection::{self, Connection};
@@ -232,10 +231,7 @@ pub(super) async fn connect(
 /// The admission policies let `controllerUser` alone write status. Whoever runs under another name had better
 /// learn it here than from a thousand refused writes.
 async fn check_user(client: Client, expected: String) {
-    let reviews: Api<SelfSubjectReview> = Api::all(client);
-    let review = reviews.create(&PostParams::default(), &SelfSubjectReview::default()).await;
-    let actual = review.ok().and_then(|review| review.status?.user_info?.username);
-    if let Some(actual) = actual
+    if let Ok(UserInfo { username: actual, .. }) = connection::whoami(&client).await
         && actual != expected
     {
         tracing::error!(

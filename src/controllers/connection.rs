@@ -13,11 +13,14 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Either, Full};
-use kube::Client;
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
+use kube::api::PostParams;
 use kube::client::{Body, ClientBuilder};
 use kube::runtime::watcher;
+use kube::{Api, Client};
 use tower::{BoxError, Layer, Service};
 
+use crate::api::UserInfo;
 use crate::clock::{Clock, Server, http_date};
 use crate::telemetry::Metrics;
 
@@ -57,6 +60,21 @@ pub fn connect(
     let patient = Patient { patience: PATIENCE, server: server.clone(), metrics: metrics.clone() };
     let client = ClientBuilder::try_from(config)?.with_layer(&patient).build();
     Ok(Connection { client, server })
+}
+
+/// Who the API server takes the owner of these credentials for.
+///
+/// # Errors
+/// When it does not say, which it may refuse to.
+pub async fn whoami(client: &Client) -> Result<UserInfo, kube::Error> {
+    let reviews: Api<SelfSubjectReview> = Api::all(client.clone());
+    let review = reviews.create(&PostParams::default(), &SelfSubjectReview::default()).await?;
+    let user = review.status.and_then(|status| status.user_info).unwrap_or_default();
+    Ok(UserInfo {
+        username: user.username.unwrap_or_default(),
+        uid: user.uid.filter(|uid| !uid.is_empty()),
+        groups: user.groups.unwrap_or_default(),
+    })
 }
 
 /// What is watched with: [`watcher::Config`] for watches that are begun anew often enough.

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use axum::http::Response;
 use jiff::Timestamp;
-use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
@@ -22,6 +21,7 @@ use super::failure::{Failure, chain};
 use super::text::plain;
 use crate::api::{GROUP, JitAccessRequest, JitAccessReview, JitPolicy, Tolerant, UserInfo};
 use crate::clock::Clock;
+use crate::controllers::connection;
 
 /// How long the first word with the API server may take.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -144,14 +144,7 @@ impl Cluster {
     /// # Errors
     /// When it does not say.
     pub async fn whoami(&self) -> Result<UserInfo, Failure> {
-        let api: Api<SelfSubjectReview> = Api::all(self.client.clone());
-        let review = api.create(&PostParams::default(), &SelfSubjectReview::default()).await?;
-        let user = review.status.and_then(|status| status.user_info).unwrap_or_default();
-        Ok(UserInfo {
-            username: user.username.unwrap_or_default(),
-            uid: user.uid.filter(|uid| !uid.is_empty()),
-            groups: user.groups.unwrap_or_default(),
-        })
+        Ok(connection::whoami(&self.client).await?)
     }
 
     /// Whether the user may `approve` a policy of the namespace, by the API server's word.
