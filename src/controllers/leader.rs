@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::Context;
 use crate::clock::Clock;
-use crate::plan::lease::{Knowledge, Moment, Next, Record, Role, Times};
+use crate::plan::lease::{Knowledge, Moment, Next, Record, Role, Tenure, Times};
 use crate::telemetry::{Check, Health};
 
 /// The name of the Lease.
@@ -58,15 +58,6 @@ struct State {
     sent_at: Option<Timestamp>,
     /// Since when it is held without a break.
     since: Option<Timestamp>,
-}
-
-/// A time in which no other replica can have held the lease, by the clock that is never set.
-#[derive(Clone, Copy, Debug)]
-pub struct Tenure {
-    /// When it began: no two of a process have this in common.
-    pub begun: Moment,
-    /// For how long it has lasted.
-    pub lasted: Duration,
 }
 
 impl Leadership {

@@ -14,7 +14,7 @@ use super::retry::WriteError;
 use crate::api::values::ArmId;
 use crate::api::{JitAccessRequest, RuleStatus, State, Tolerant};
 use crate::plan::desired::{Duty, Grant};
-use crate::plan::lifecycle::{Finalizer, Seen, Step, duties, gone, state};
+use crate::plan::lifecycle::{Finalizer, Seen, Step, duties, gone, may_land, state};
 use crate::plan::model::FirewallId;
 use crate::plan::reviews::Tally;
 
@@ -255,10 +255,9 @@ pub(super) fn give_duties(context: &Context, request: &JitAccessRequest) {
         // The holder of the lease has read them.
         context.gates.are_gone(gone(request));
     }
-    // What this process has granted, it has opened itself, until another one may have held the lease.
+    let (granted, within) = (context.opens.granted_in(&uid), context.settings.unfinished_writes);
     let unfinished = tenure
-        .filter(|tenure| !context.opens.has_granted(&uid, *tenure))
-        .map(|tenure| clocks::unfinished(context, request, tenure))
+        .map(|tenure| may_land(request, granted, tenure, within, context.deadlines.now()))
         .unwrap_or_default();
     match context.settings.tenancy.tenant(&namespace) {
         Some(tenant) => {

@@ -81,6 +81,15 @@ pub enum Next {
     Wait,
 }
 
+/// A time in which no other replica can have held the lease, by the clock that is never set.
+#[derive(Clone, Copy, Debug)]
+pub struct Tenure {
+    /// When it began: no two of a process have this in common.
+    pub begun: Moment,
+    /// For how long it has lasted.
+    pub lasted: Duration,
+}
+
 /// What one replica knows of the lease.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Knowledge {
@@ -307,7 +316,7 @@ mod tests {
         assert_eq!((mine.role(at(1)), mine.next(at(1))), (Role::Nobody, Next::Renew));
         assert!(!mine.outlasts(Duration::ZERO, at(1)));
         mine.wrote(record("b", 2), at(2));
-        assert!(mine.outlasts(at(15), at(2)) && !mine.outlasts(at(15), at(3)));
+        assert!(mine.outlasts(mine.duration(), at(2)) && !mine.outlasts(mine.duration(), at(3)));
         mine.saw(Some(record("a", 3)), at(4));
         assert_eq!(mine.role(at(4)), Role::Standby, "somebody has taken it");
         assert!(!mine.outlasts(Duration::ZERO, at(4)));

@@ -35,6 +35,7 @@ use crate::api::{
 
 mod approval;
 mod duties;
+mod landing;
 mod live;
 mod pending;
 mod proof;
@@ -42,7 +43,8 @@ mod shortening;
 
 pub(crate) use duties::translation;
 use duties::{closes_at, is_slow, its_own};
-pub use duties::{duties, gone, unfinished};
+pub use duties::{duties, gone};
+pub use landing::may_land;
 
 /// How long after the grant a gate may first hear of an allow: longer than any restart or change of leader takes, and
 /// short enough that a restored backup opens nothing.

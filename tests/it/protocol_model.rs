@@ -1,7 +1,7 @@
 //! The protocol of several replicas, explored exhaustively at small size: every schedule of a few faults over two
 //! replicas, one network security group and one or two requests.
 //!
-//! What decides is what decides in production: the life of a request ([`lifecycle::step`], [`duties`], [`unfinished`],
+//! What decides is what decides in production: the life of a request ([`lifecycle::step`], [`duties`], [`may_land`],
 //! [`gone`]), who holds the lease ([`Knowledge`]), and what is written to a group ([`changes::plan`]). The model adds what
 //! surrounds them: an API server with versions, a lease, a cloud whose writes may land late or not at all, replicas that
 //! forget, sleep or are cut off. Time goes in steps; in each, replicas that are awake do what is due, in either order, and
@@ -17,8 +17,8 @@ use portcullis::plan::admission::Admission;
 use portcullis::plan::authorize::Judgement;
 use portcullis::plan::changes::{self, grant_rule};
 use portcullis::plan::desired::{Duty, Grant, WRITE_ANSWER};
-use portcullis::plan::lease::{GRACE, Knowledge, Moment, Next, Record, Role, Times};
-use portcullis::plan::lifecycle::{Finalizer, Ground, Seen, World, duties, gone, state, step, unfinished};
+use portcullis::plan::lease::{GRACE, Knowledge, Moment, Next, Record, Role, Tenure, Times};
+use portcullis::plan::lifecycle::{Finalizer, Ground, Seen, World, duties, gone, may_land, state, step};
 use portcullis::plan::model::FirewallKind;
 use portcullis::plan::names::Cluster;
 use portcullis::plan::reviews::Tally;
@@ -101,7 +101,7 @@ struct Replica {
     /// Requests whose allows it has written ahead itself, or had proved to it.
     vouched: BTreeSet<usize>,
     /// Requests that it has granted, and in which tenure.
-    granted: BTreeMap<usize, Option<Moment>>,
+    granted: BTreeMap<usize, Moment>,
 }
 
 impl Replica {

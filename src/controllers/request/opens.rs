@@ -8,9 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use kube::ResourceExt;
 
 use crate::api::{JitAccessRequest, RuleState, RuleStatus, State};
-use crate::controllers::leader::Tenure;
 use crate::plan::desired::{Duty, Grant};
-use crate::plan::lease::Moment;
+use crate::plan::lease::{Moment, Tenure};
 use crate::plan::lifecycle::{Ground, duties, state};
 use crate::plan::model::FirewallId;
 
@@ -41,9 +40,9 @@ impl Opens {
         }
     }
 
-    /// Whether this process has granted it in this tenure.
-    pub(super) fn has_granted(&self, request_uid: &str, tenure: Tenure) -> bool {
-        self.granted().get(request_uid) == Some(&tenure.begun)
+    /// The begin of the tenure in which this process has granted it.
+    pub(super) fn granted_in(&self, request_uid: &str) -> Option<Moment> {
+        self.granted().get(request_uid).copied()
     }
 
     /// A request is gone, or settled.
@@ -135,15 +134,15 @@ mod tests {
     }
 
     #[test]
-    fn what_was_granted_before_another_may_have_held_the_lease_is_not_this_ones_alone() {
+    fn in_which_tenure_it_was_granted_is_known_until_it_is_gone() {
         let opens = Opens::default();
-        let tenure = |begun| Tenure { begun: Moment::from_secs(begun), lasted: Moment::from_secs(1) };
-        opens.grant(UID.into(), Some(tenure(3)));
-        assert!(opens.has_granted(UID, tenure(3)) && !opens.has_granted(UID, tenure(9)));
+        let begun = Moment::from_secs(3);
+        opens.grant(UID.into(), Some(Tenure { begun, lasted: Moment::from_secs(1) }));
+        assert_eq!(opens.granted_in(UID), Some(begun));
         opens.grant("lost".into(), None);
-        assert!(!opens.has_granted("lost", tenure(3)));
+        assert_eq!(opens.granted_in("lost"), None);
         opens.gone(UID);
-        assert!(!opens.has_granted(UID, tenure(3)));
+        assert_eq!(opens.granted_in(UID), None);
     }
 
     #[test]

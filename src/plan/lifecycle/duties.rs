@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{CLOCKS_APART, OPEN_BOUND, TURN_BOUND, plus, shortening, state};
+use super::{OPEN_BOUND, TURN_BOUND, plus, shortening, state};
 use crate::api::values::{ArmId, PortRange, Protocol};
 use crate::api::{JitAccessRequest, JitAccessRequestStatus, RuleState, RuleStatus, State, TranslationStatus};
 use crate::plan::desired::{Duty, Grant, WHOLE_WRITE};
@@ -68,29 +68,6 @@ pub fn duties(request: &JitAccessRequest) -> Vec<(FirewallId, Grant)> {
             ))
         })
         .collect()
-}
-
-/// Allows of a request that a former holder of the lease may have begun to write, and nobody has seen: those that were
-/// written ahead before `since` and not read back. One that failed is tried again, and there may have been several holders: the
-/// last of such writes may be as young as this term.
-#[must_use]
-pub fn unfinished(request: &JitAccessRequest, since: Timestamp) -> Vec<(FirewallId, String)> {
-    let Some(status) = request.status.as_ref().filter(|_| state(request).holds_rules()) else {
-        return Vec::new();
-    };
-    let written = shortening::written_ahead_at(status);
-    // By the clocks of two replicas, each of which may be wrong by as much as the cloud's may differ from it.
-    if written >= plus(since, 2 * CLOCKS_APART) {
-        return Vec::new();
-    }
-    let unseen = status.rules.iter().filter(|rule| {
-        rule.observed_at.is_none()
-            && matches!(
-                RuleState::parse(&rule.state),
-                RuleState::Planned | RuleState::Opening | RuleState::Closing
-            )
-    });
-    unseen.filter_map(|rule| Some((its_own(rule, request)?.0, rule.name.clone()))).collect()
 }
 
 /// Allows of a request that its status says were read back as gone.

@@ -1,7 +1,10 @@
 //! From the write-ahead on: what is opened, what ends it, what is left to watch for.
 
+use std::time::Duration;
+
 use portcullis::plan::desired::Duty;
-use portcullis::plan::lifecycle::{CLOCKS_APART, NEAR_DEADLINE, OPEN_BOUND, duties, gone, unfinished};
+use portcullis::plan::lease::{Moment, Tenure};
+use portcullis::plan::lifecycle::{CLOCKS_APART, NEAR_DEADLINE, OPEN_BOUND, duties, gone, may_land};
 
 use super::*;
 
@@ -34,7 +37,13 @@ fn a_grant_opens_the_protocol_that_was_asked_for() {
 #[test]
 fn what_a_former_holder_may_have_begun_to_write_is_watched_for_until_it_can_land_no_more() {
     let apart = 2 * seconds(CLOCKS_APART);
-    let unseen = |request: &JitAccessRequest, since: i64| unfinished(request, after(since));
+    let (now, within) = (7200, Duration::from_secs(24 * 3600));
+    let unseen = |request: &JitAccessRequest, since: i64| {
+        let tenure =
+            Tenure { begun: Moment::ZERO, lasted: Duration::from_secs((now - since).try_into().unwrap()) };
+        let landing = may_land(request, None, tenure, within, after(now));
+        landing.into_iter().map(|(firewall, name, _)| (firewall, name)).collect::<Vec<_>>()
+    };
     let mut request = opening();
     let rule = status(&mut request).rules[0].clone();
     let firewall = FirewallId(ArmId::parse(&rule.firewall).unwrap());
@@ -54,6 +63,22 @@ fn what_a_former_holder_may_have_begun_to_write_is_watched_for_until_it_can_land
     // Over, or not begun: nothing can be under way.
     assert_eq!(unseen(&in_state(State::Expired), 0), []);
     assert_eq!(unseen(&approved(), 0), []);
+}
+
+#[test]
+fn it_is_watched_for_only_where_another_may_have_begun_it_and_only_while_it_may_land() {
+    let second = Duration::from_secs;
+    let (begun, request) = (second(3), opening());
+    let left = |granted: Option<Moment>, lasted: Duration| {
+        let landing = may_land(&request, granted, Tenure { begun, lasted }, second(30), after(0));
+        landing.first().map(|(_, _, left)| *left)
+    };
+    assert_eq!(left(None, second(10)), Some(second(20)));
+    // Whoever has granted it before another held the lease is not alone with it.
+    assert_eq!(left(Some(second(2)), second(10)), Some(second(20)));
+    assert_eq!(left(Some(begun), second(10)), None);
+    assert_eq!(left(None, second(29)), Some(second(1)));
+    assert_eq!([second(30), second(31), Duration::MAX].map(|lasted| left(None, lasted)), [None; 3]);
 }
 
 #[test]

@@ -123,14 +123,9 @@ impl System {
         }
         let vouched = replica.vouched.contains(&index);
         let tenure = replica.knowledge.tenure().filter(|_| holder);
-        let landing: BTreeMap<String, Timestamp> = match tenure {
-            Some(begun) if replica.granted.get(&index) != Some(&tenure) => {
-                let since = now - SignedDuration::try_from(elapsed.saturating_sub(begun)).unwrap();
-                let until = since + SignedDuration::try_from(UNFINISHED).unwrap();
-                unfinished(&request, since).into_iter().map(|(_, name)| (name, until)).collect()
-            }
-            _ => BTreeMap::new(),
-        };
+        let tenure = tenure.map(|begun| Tenure { begun, lasted: elapsed.saturating_sub(begun) });
+        let landing = tenure
+            .map(|tenure| may_land(&request, replica.granted.get(&index).copied(), tenure, UNFINISHED, now));
         for (_, grant) in duties(&request) {
             if matches!(grant.duty, Duty::Open { .. }) && !vouched {
                 continue;
@@ -149,7 +144,8 @@ impl System {
                 (known.duty, known.closing) = (Duty::Close { sent: false }, Some(now));
             }
         }
-        for (name, until) in landing {
+        for (_, name, left) in landing.unwrap_or_default() {
+            let until = now + SignedDuration::try_from(left).unwrap();
             if let Some(known) =
                 replica.known.get_mut(&name).filter(|known| until > known.lands.unwrap_or(now))
             {
@@ -213,7 +209,8 @@ impl System {
             }
             if grants && !state(&before).holds_rules() {
                 let replica = &mut self.replicas[number];
-                replica.granted.insert(index, replica.knowledge.tenure());
+                let tenure = replica.knowledge.tenure();
+                replica.granted.extend(tenure.map(|begun| (index, begun)));
             }
             if grants {
                 self.replicas[number].vouched.insert(index);
