@@ -45,7 +45,7 @@ test: prerequisites ## Run every test (about 14 minutes on 2 cores once all is b
 	echo "building the programs and their tests into $(CARGO_TARGET_DIR) (6 minutes the first time)"; \
 	(cd $(SOURCES) && cargo test --locked --workspace --all-targets --no-run); \
 	echo "making ready the Azure SDK for Python and the az CLI meanwhile (2 minutes the first time)"; \
-	$(APART) tests/clients/setup.sh >"$$beside/setup" 2>&1 & setup=$$!; \
+	$(APART) tests/venv.sh tests/clients >"$$beside/setup" 2>&1 & setup=$$!; \
 	$(PLAYGROUND) assets; $(PLAYGROUND) tools; \
 	if wait $$setup; then rm "$$beside/setup"; else status=1; fi; \
 	(cd $(SOURCES) && exec $(APART) cargo test --locked --workspace --test harness -- --test-threads=1 playground) >"$$beside/playground" 2>&1 & playground=$$!; \
@@ -70,12 +70,11 @@ FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 fuzz: prerequisites ## Feed everything that reads what strangers send, FUZZ_SECONDS=60 each (8 minutes to build the first time)
 	@tests/fuzz.sh $(FUZZ) $(SOURCES) $(or $(FUZZ_SECONDS),60) $(FUZZ_TARGETS)
 
-# A target folder of its own: what is broken on purpose is not to be reused.
+# Only the decisions: their tests are quick enough for each to be broken.
 FILES ?= src/plan/**/*.rs
-mutants: prerequisites ## Break FILES=src/plan/lease.rs in one place after another, and see that tests notice (about a minute for each place)
+mutants: prerequisites ## Break FILES=src/plan/lease.rs in one place after another, and see that tests notice (an hour for all)
 	@case " $(FILES)" in *' src/plan/'*) ;; *) echo "make: FILES is $(FILES): only src/plan has tests that are quick enough" >&2; exit 1;; esac
-	@command -v cargo-mutants >/dev/null || { echo "make: cargo-mutants is missing: cargo install cargo-mutants --locked" >&2; exit 1; }
-	CARGO_TARGET_DIR=$(PORTCULLIS_CACHE)/mutants cargo mutants $(foreach file,$(FILES),--file '$(file)') --output $(PORTCULLIS_CACHE)
+	@tests/mutants/run.sh $(PORTCULLIS_CACHE) $(SOURCES) $(foreach file,$(FILES),'$(file)')
 
 build: prerequisites ## Build the controller, kubectl jit, the simulator and the playground (3 to 6 minutes the first time)
 	@begun=$$SECONDS; \

@@ -163,11 +163,7 @@ pub fn parse_name(cluster: &Cluster, name: &str) -> Option<Mark> {
     let mut parts = name.strip_prefix("portcullis-")?.split('-');
     let (mark, kind, owner) = (parts.next()?, parts.next()?, parts.next()?);
     let rest: Vec<&str> = parts.collect();
-    if mark.len() != 8
-        || !cluster.owns(mark)
-        || owner.len() != 12
-        || !owner.bytes().all(|b| b.is_ascii_hexdigit())
-    {
+    if !cluster.owns(mark) || owner.len() != 12 || !owner.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
     }
     let owner = owner.to_owned();

@@ -169,6 +169,21 @@ mod tests {
     }
 
     #[test]
+    fn a_number_below_a_bound_is_not_the_bound() {
+        let slots = slots([100, 102]);
+        assert_eq!([101, 102, 103].map(|bound| slots.lowest_below(bound)), [None, Some(101), Some(101)]);
+        assert_eq!([101, 103, 104].map(|bound| slots.highest_below(bound)), [None, Some(101), Some(103)]);
+    }
+
+    #[test]
+    fn below_where_denies_prefer_to_stand_one_number_is_as_good_as_another() {
+        let around = Surroundings::default();
+        let full = |others: &[u16]| slots(PREFERRED.chain(others.iter().copied()));
+        assert_eq!(around.place(Some(1500), &full(&[1500])), Some(1500));
+        assert_eq!(around.place(Some(300), &full(&[300])), Some(4096));
+    }
+
+    #[test]
     fn what_stands_well_stays_and_what_crowds_the_grants_moves() {
         let around = Surroundings::default();
         assert_eq!(around.place(Some(640), &slots([640])), Some(640));

@@ -3,6 +3,6 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 : "${AZURE_SIMULATOR:?must name the built azure-simulator}"
-python=$("$here/setup.sh")
+python=$("$here/../venv.sh" "$here")
 cd "$here"
 PYTHONDONTWRITEBYTECODE=1 exec "$python" -m pytest -q -rs -p no:cacheprovider "$@"

@@ -118,6 +118,8 @@ fn a_lock_above_everything_is_effective_and_without_it_the_network_gets_in() {
     assert_eq!(World::new(&[("a", &[])]).lockdown(), Lockdown::Missing { on: vec![firewall("a")] });
     let ssh = ["ssh 300 Allow TCP * > * : 22"];
     assert_eq!(World::locked(&[("a", &ssh)]).lockdown(), Lockdown::Effective);
+    // Where there is no gate at all, there is none to name.
+    assert_eq!(World::new(&[]).lockdown(), Lockdown::Missing { on: vec![] });
     // A closed gate is a closed gate, whoever closed it.
     assert_eq!(World::new(&[("a", &["stop 100 Deny Any * > * : *"])]).lockdown(), Lockdown::Effective);
 }

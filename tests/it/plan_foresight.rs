@@ -5,6 +5,7 @@ use portcullis::api::values::Protocol;
 use portcullis::plan::desired::{Duty, Limits, Lock};
 use portcullis::plan::foresight::{first_of, obstacle, without_room};
 use portcullis::plan::model::{Observed, ResourceLock};
+use portcullis::plan::names;
 use portcullis::plan::report::Problem;
 
 use crate::plan_world::*;
@@ -55,6 +56,35 @@ fn a_lock_that_would_leave_grants_no_number_is_told_before_with_the_rule_that_is
     let (reason, message) = foreseen(&nsg(&texts)).unwrap();
     assert_eq!(reason, Reason::NoPriorityRoom);
     assert!(message.contains("the deny at 150") && message.contains("rule ssh at priority 151"), "{message}");
+}
+
+#[test]
+fn what_stands_above_a_lock_for_good_is_told_from_what_only_stands_there() {
+    let deny = |priority: u16| {
+        format!("{} {priority} Deny Any * > 10.0.0.4 : 22", names::deny_name(&cluster(), WEB, 0))
+    };
+    let at_102 = deny(102);
+    // Below it: what lets in other packets, and what lets in none.
+    let mut rules = vec![
+        "a 100 Deny TCP * > 10.9.9.9 : 443",
+        "b 101 Deny TCP * > 10.9.9.9 : 443",
+        &at_102,
+        "c 103 Allow TCP * > 10.9.9.9 : 443",
+        "d 104 Deny TCP * > * : 22",
+    ];
+    let said = crowded(&nsg(&rules)).unwrap();
+    assert!(
+        said.contains("the deny at 102, which has rules of others up to priority 101 above it"),
+        "{said}"
+    );
+    rules.push("e 110 Allow TCP * > * : 22");
+    let said = crowded(&nsg(&rules)).unwrap();
+    assert!(said.contains("has to stand above rule e at priority 110"), "{said}");
+
+    let exempt = names::exempt_name(&cluster(), WEB, 0);
+    let ours = [format!("{exempt} 100 Allow Any 10.8.0.0/16 > 10.0.0.4 : 22"), deny(101)];
+    let said = crowded(&nsg(&ours.each_ref().map(String::as_str))).unwrap();
+    assert!(said.contains("the deny at 101, which has other rules of ours above it"), "{said}");
 }
 
 #[test]

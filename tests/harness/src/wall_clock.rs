@@ -22,8 +22,8 @@ impl WallClock {
     /// # Errors
     /// When the virtual environment of the tests' Python packages cannot be set up.
     pub fn new(folder: &Path) -> anyhow::Result<Self> {
-        let setup = crate::checkout().join("tests/clients/setup.sh");
-        let python = stdout(&mut Command::new(&setup))?;
+        let tests = crate::checkout().join("tests");
+        let python = stdout(Command::new(tests.join("venv.sh")).arg(tests.join("clients")))?;
         let find = "import libfaketime, pathlib; print(pathlib.Path(libfaketime.__file__).parent)";
         let package = stdout(Command::new(python).args(["-c", find]))?;
         let library = Path::new(&package).join("vendor/libfaketime/src/libfaketime.so.1");

@@ -1,0 +1,132 @@
+"""One program with all the mutants in it: a copy of the sources, woven and built."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from weave import CHOICE, CONST_FN, Weaver, Woven
+
+# An operator or a trait that a type does not have: nobody could have written this.
+NO_SUCH_TRAIT = {"E0277", "E0369", "E0600", "E0614"}
+CONST_CALL = "E0015"
+TESTS = ("--lib", "--test", "it")
+
+
+@dataclass
+class Program:
+    """What was built, and what was not."""
+
+    binaries: list[Path]
+    woven: set[int]
+    # Numbers of those that no compiler would take.
+    unviable: set[int] = field(default_factory=set)
+    # Numbers of those that have to be tried one by one.
+    left: set[int] = field(default_factory=set)
+
+
+class Loom:
+    def __init__(self, sources: Path, folder: Path, target: Path, mutants: list[dict]) -> None:
+        self.sources, self.folder = sources, folder
+        self.environment = {**os.environ, "CARGO_TARGET_DIR": str(target)}
+        self.by_file: dict[str, list[dict]] = {}
+        for mutant in mutants:
+            self.by_file.setdefault(mutant["file"], []).append(mutant)
+        self.woven: dict[str, Woven] = {}
+
+    def build(self) -> Program:
+        self.copy()
+        unviable: set[int] = set()
+        left: set[int] = set()
+        while True:
+            out = unviable | left
+            for path, mutants in self.by_file.items():
+                woven = Weaver((self.sources / path).read_bytes()).weave([m for m in mutants if m["number"] not in out])
+                (self.folder / path).write_bytes(woven.text)
+                self.woven[path] = woven
+                left |= woven.left
+            errors = self.errors()
+            if not errors:
+                break
+            for error in errors:
+                found = self.at_fault(error)
+                certain = found and (error.get("code") or {}).get("code") in NO_SUCH_TRAIT
+                found = found or self.beside(error)
+                if not found and not self.unfixed(error):
+                    sys.exit(f"mutants: what was woven is not understood:\n{error['rendered']}")
+                (unviable if certain else left).update(found)
+            left -= unviable
+        woven = {number for found in self.woven.values() for _, _, number in found.places}
+        return Program(self.binaries(), woven, unviable, left)
+
+    def copy(self) -> None:
+        """The sources, without what only reads well when people write it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.copytree(self.sources, self.folder)
+        for manifest in self.folder.rglob("Cargo.toml"):
+            blocks = manifest.read_text().split("\n[")
+            kept = [block for block in blocks if not block.split("]")[0].removeprefix("workspace.").startswith("lints")]
+            manifest.write_text("\n[".join(kept))
+        library = self.folder / "src/lib.rs"
+        library.write_text(library.read_text().replace("pub mod api;", "#[doc(hidden)]\npub mod mutant;\npub mod api;", 1))
+        (self.folder / "src/mutant.rs").write_text(CHOICE)
+
+    def errors(self) -> list[dict]:
+        checked = self.cargo("check", "--lib")
+        errors = [m["message"] for m in checked if m["reason"] == "compiler-message" and m["message"]["level"] == "error"]
+        return [error for error in errors if error["spans"]]
+
+    def at_fault(self, error: dict) -> set[int]:
+        """Whose text the compiler points at: rather the cause than what it comes to elsewhere."""
+        for primary in (True, False):
+            spans = [span for span in error["spans"] if span["is_primary"] == primary]
+            found = {
+                number
+                for span in spans
+                for begin, end, number in self.places(span["file_name"])
+                if begin <= span["byte_start"] and span["byte_end"] <= end
+            }
+            if found:
+                return found
+        return set()
+
+    def beside(self, error: dict) -> set[int]:
+        """Who is in the lines that the compiler points at."""
+        found = set()
+        for span in error["spans"]:
+            path = span["file_name"]
+            if path in self.woven and span["is_primary"]:
+                text = self.woven[path].text
+                begins = text.rfind(b"\n", 0, span["byte_start"])
+                ends = text.find(b"\n", span["byte_end"])
+                found |= {number for begin, end, number in self.places(path) if begin < ends and end > begins}
+        return found
+
+    def places(self, path: str) -> list[tuple[int, int, int]]:
+        return self.woven[path].places if path in self.woven else []
+
+    def unfixed(self, error: dict) -> bool:
+        """A constant function that calls what is not constant any more is itself no longer."""
+        span = error["spans"][0]
+        path = self.folder / span["file_name"]
+        text = path.read_bytes()
+        begins = text.rfind(CONST_FN, 0, span["byte_start"])
+        if (error.get("code") or {}).get("code") != CONST_CALL or begins < 0:
+            return False
+        path.write_bytes(text[:begins] + text[begins:].replace(CONST_FN, b"      fn ", 1))
+        return True
+
+    def binaries(self) -> list[Path]:
+        built = self.cargo("test", *TESTS, "--no-run")
+        binaries = [Path(m["executable"]) for m in built if m["reason"] == "compiler-artifact" and m["profile"]["test"] and m["executable"]]
+        if len(binaries) != 2:
+            sys.exit("mutants: the tests cannot be built; run make test")
+        return binaries
+
+    def cargo(self, command: str, *words: str) -> list[dict]:
+        line = ["cargo", command, "--locked", "--message-format=json", *words]
+        run = subprocess.run(line, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
+        return [json.loads(text) for text in run.stdout.splitlines() if text.startswith("{")]

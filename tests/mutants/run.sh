@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Breaks the decisions in one place after another: run.sh CACHE SOURCES FILE...
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cache=$1 sources=$2
+shift 2
+version=27.1.0
+export PATH="$cache/mutants/tool/bin:$PATH"
+if ! cargo mutants --version 2>/dev/null | grep -qF "$version"; then
+  echo "installing cargo-mutants $version into $cache/mutants/tool (3 minutes)"
+  CARGO_TARGET_DIR="$cache/mutants/tool/target" \
+    cargo install --quiet --locked --root "$cache/mutants/tool" --version "$version" cargo-mutants
+  rm -rf "$cache/mutants/tool/target"
+fi
+python=$("$here/../venv.sh" "$here")
+PYTHONDONTWRITEBYTECODE=1 exec "$python" "$here/main.py" "$sources" "$cache" "$@"
