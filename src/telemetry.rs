@@ -12,6 +12,7 @@ pub mod audit;
 pub mod health;
 pub mod log;
 pub mod metrics;
+mod pipe;
 pub mod traces;
 
 pub use audit::Audit;

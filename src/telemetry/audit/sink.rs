@@ -5,7 +5,7 @@
 //! becomes a record once the output flows again.
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,6 +17,7 @@ use super::event::Event;
 use super::record::Kind;
 use crate::clock::Clock;
 use crate::telemetry::Metrics;
+use crate::telemetry::pipe::write_all;
 
 /// The most that waits to be written, in bytes of JSON; thousands of ordinary records, hours of an ordinary day. A
 /// record of the largest request that can be has some hundred kilobytes.
@@ -25,8 +26,6 @@ const ROOM: usize = 16 << 20;
 const HEAD: usize = 512;
 /// After so long without a record, one says that nothing happened.
 const ALIVE: Duration = Duration::from_secs(300);
-/// How long to wait before a pipe that takes nothing more is tried again.
-const AGAIN: Duration = Duration::from_millis(20);
 
 const WAITING: u8 = 0;
 const WRITTEN: u8 = 1;
@@ -271,19 +270,4 @@ impl<W: Write> Writer<'_, W> {
             }
         }
     }
-}
-
-/// Writes everything, however slowly it is taken.
-fn write_all(output: &mut impl Write, mut bytes: &[u8]) -> std::io::Result<()> {
-    while !bytes.is_empty() {
-        match output.write(bytes) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(count) => bytes = &bytes[count..],
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // Somebody who shares the pipe has made it so that it refuses instead of waiting.
-            Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(AGAIN),
-            Err(error) => return Err(error),
-        }
-    }
-    output.flush()
 }

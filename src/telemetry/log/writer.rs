@@ -4,17 +4,17 @@
 //! of its own writes them, and those that find no room are counted in place of being kept.
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::telemetry::pipe::write_all;
+
 /// The most that waits to be written, in bytes.
 const ROOM: usize = 4 << 20;
-/// How long to wait before a pipe that takes nothing more is tried again.
-const AGAIN: Duration = Duration::from_millis(20);
 
 #[derive(Default)]
 struct State {
@@ -131,21 +131,6 @@ impl<'a> MakeWriter<'a> for Lines {
     fn make_writer(&'a self) -> Self::Writer {
         self
     }
-}
-
-/// Writes everything, however slowly it is taken.
-fn write_all(output: &mut impl Write, mut bytes: &[u8]) -> std::io::Result<()> {
-    while !bytes.is_empty() {
-        match output.write(bytes) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(count) => bytes = &bytes[count..],
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // Somebody who shares the pipe has made it so that it refuses instead of waiting.
-            Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(AGAIN),
-            Err(error) => return Err(error),
-        }
-    }
-    output.flush()
 }
 
 #[cfg(test)]
