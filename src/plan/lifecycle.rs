@@ -213,22 +213,7 @@ fn moved(world: &World<'_>, now: Timestamp) -> Step {
 
 /// What waits for admission says so; what does not, or no longer, is not stalled.
 fn heed_admission(next: &mut Step, world: &World<'_>, now: Timestamp) {
-    let waits = match next.status.state.as_deref().and_then(State::parse) {
-        Some(State::Pending | State::Approved | State::Scheduled) => true,
-        Some(
-            State::Opening
-            | State::Active
-            | State::Closing
-            | State::Expired
-            | State::Ended
-            | State::Denied
-            | State::Revoked
-            | State::TimedOut
-            | State::Failed
-            | State::Void,
-        )
-        | None => false,
-    };
+    let waits = next.status.state.as_deref().and_then(State::parse).is_some_and(State::is_waiting);
     match world.admission {
         Admission::NotInForce { why } if waits => {
             let message = format!("nothing is granted while the admission policies are not in force: {why}");

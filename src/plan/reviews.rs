@@ -20,9 +20,8 @@ use jiff::Timestamp;
 
 use super::admission::Admission;
 use super::authorize::GrantPlan;
-use super::lifecycle::state;
 use super::people::{Pipelines, Trait};
-use crate::api::{JitAccessRequest, JitAccessReview, JitAccessReviewStatus, State, UserInfo, Verdict};
+use crate::api::{JitAccessRequest, JitAccessReview, JitAccessReviewStatus, UserInfo, Verdict};
 
 mod answers;
 mod approvals;
@@ -282,23 +281,6 @@ fn counts(reason: impl Into<String>) -> Answer {
 pub fn waiting_since(request: &JitAccessRequest, now: Timestamp) -> Timestamp {
     let back = request.status.as_ref().and_then(|status| status.pending_since.as_ref());
     back.or(request.metadata.creation_timestamp.as_ref()).map_or(now, |at| at.0)
-}
-
-/// Whether a request can still be granted.
-fn is_open(request: &JitAccessRequest) -> bool {
-    match state(request) {
-        State::Pending | State::Approved | State::Scheduled => true,
-        State::Opening
-        | State::Active
-        | State::Closing
-        | State::Expired
-        | State::Ended
-        | State::Denied
-        | State::Revoked
-        | State::TimedOut
-        | State::Failed
-        | State::Void => false,
-    }
 }
 
 #[cfg(test)]

@@ -96,6 +96,12 @@ impl State {
         }
     }
 
+    /// Whether it may still be granted.
+    #[must_use]
+    pub const fn is_waiting(self) -> bool {
+        !self.holds_rules() && !self.is_last()
+    }
+
     /// Whether the cloud may hold allows for it.
     #[must_use]
     pub const fn holds_rules(self) -> bool {
@@ -151,5 +157,17 @@ impl RuleState {
             .into_iter()
             .find(|state| state.as_str() == text)
             .unwrap_or(Self::Closing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_state_waits_or_holds_rules_or_is_the_last() {
+        let waiting: Vec<State> = State::ALL.into_iter().filter(|state| state.is_waiting()).collect();
+        assert_eq!(waiting, [State::Pending, State::Approved, State::Scheduled]);
+        assert!(State::ALL.into_iter().all(|state| !(state.holds_rules() && state.is_last())));
     }
 }

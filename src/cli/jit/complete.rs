@@ -16,7 +16,7 @@ use super::cluster::{Access, Cluster, every};
 use super::failure::Failure;
 use super::text::plain;
 use super::view;
-use crate::api::{JitAccessRequest, State};
+use crate::api::JitAccessRequest;
 
 /// How long the cluster is waited for: nobody waits longer for a completion.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -196,10 +196,7 @@ impl Place {
         let fits: fn(&JitAccessRequest) -> bool = match self.name.as_str() {
             "request" => return policies(&self.connect().await?).await,
             "describe" => |_| true,
-            "approve" => {
-                |request| matches!(view::state(request), State::Pending | State::Approved | State::Scheduled)
-            }
-            "deny" => |request| !view::state(request).is_last() && !view::state(request).holds_rules(),
+            "approve" | "deny" => |request| view::state(request).is_waiting(),
             "revoke" => |request| view::state(request).holds_rules(),
             "end" => |request| !view::state(request).is_last(),
             _ => {

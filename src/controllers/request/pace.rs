@@ -8,7 +8,7 @@ use std::time::Duration;
 use kube::ResourceExt;
 use tokio::time::Instant;
 
-use crate::api::{JitAccessRequest, State};
+use crate::api::JitAccessRequest;
 use crate::plan::lifecycle::state;
 use crate::plan::people::Pipelines;
 
@@ -51,20 +51,7 @@ impl Pace {
         pipelines: &Pipelines,
         now: Instant,
     ) -> Option<Duration> {
-        let waits = match state(request) {
-            State::Pending | State::Approved | State::Scheduled => true,
-            State::Opening
-            | State::Active
-            | State::Closing
-            | State::Expired
-            | State::Ended
-            | State::Denied
-            | State::Revoked
-            | State::TimedOut
-            | State::Failed
-            | State::Void => false,
-        };
-        if !waits || request.metadata.deletion_timestamp.is_some() {
+        if !state(request).is_waiting() || request.metadata.deletion_timestamp.is_some() {
             return None;
         }
         self.place(asker(request, pipelines), request.uid().unwrap_or_default(), now)

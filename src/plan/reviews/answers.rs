@@ -1,6 +1,6 @@
 //! What is said of reviews whose request is past them.
 
-use super::{Answer, is_open, never};
+use super::{Answer, never};
 use crate::api::{JitAccessRequest, JitAccessRequestStatus, JitAccessReview, State, Verdict};
 use crate::plan::lifecycle::state;
 
@@ -13,7 +13,7 @@ pub(crate) const MAX_NAME: usize = 256;
 pub(super) fn of_the_past(request: &JitAccessRequest, review: &JitAccessReview) -> Option<Answer> {
     let state = state(request);
     let live = matches!(state, State::Opening | State::Active);
-    if is_open(request) || (live && review.spec.verdict != Verdict::Approved) {
+    if state.is_waiting() || (live && review.spec.verdict != Verdict::Approved) {
         return None;
     }
     let settled = request.status.as_ref().is_some_and(|status| status.settled);
