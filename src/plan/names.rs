@@ -285,6 +285,8 @@ mod tests {
             format!("{own}-x"),
             format!("x{own}"),
             own.replace("-allow-", "-allowed-"),
+            own.replace("0f8fad5bd9cb", "0f8fad5bd9c"),
+            own.replace("0f8fad5bd9cb", "0f8fad5bd9cg"),
             allow_name(&Cluster::new("other", &[]), UID, at("2026-11-22T08:00:00Z"), 0),
             "portcullis".into(),
             "portcullis-allow-ssh".into(),

@@ -49,6 +49,7 @@ mod plan_laws;
 mod plan_lifecycle;
 mod plan_locks;
 mod plan_opens;
+mod plan_report;
 mod plan_review_laws;
 mod plan_reviews;
 mod plan_sets;

@@ -27,8 +27,8 @@ def main(sources: Path, cache: Path, files: list[str]) -> int:
     shutil.rmtree(sources, ignore_errors=True)
     shutil.copytree(changing, sources)
     chosen = [word for file in files for word in ("--file", file)]
-    listed = subprocess.run(["cargo", "mutants", "--list", "--json", *chosen], cwd=sources, stdout=subprocess.PIPE, check=True)
-    mutants = json.loads(listed.stdout)
+    listing = ["cargo", "mutants", "--list", "--json", *chosen]
+    mutants = json.loads(subprocess.run(listing, cwd=sources, stdout=subprocess.PIPE, check=True).stdout)
     for number, mutant in enumerate(mutants, start=1):
         mutant["number"] = number
     names = {mutant["number"]: mutant["name"] for mutant in mutants}
@@ -36,7 +36,11 @@ def main(sources: Path, cache: Path, files: list[str]) -> int:
     folder = cache / "mutants/woven"
     program = Loom(sources, folder, cache / "mutants/target", mutants).build()
     words = tomllib.loads((sources / ".cargo/mutants.toml").read_text())["additional_cargo_test_args"]
-    print(f"built after {time.monotonic() - begun:.0f} s: {len(program.woven)} in it, {len(program.unviable)} that do not compile, {len(program.left)} left to cargo-mutants", flush=True)
+    print(
+        f"built after {time.monotonic() - begun:.0f} s: {len(program.woven)} in it, {len(program.unviable)} that do not "
+        f"compile, {len(program.left)} left to cargo-mutants",
+        flush=True,
+    )
     trial = Trial(folder, program.binaries, words[words.index("--") + 1 :])
     counts: collections.Counter[str] = collections.Counter(unviable=len(program.unviable))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -44,7 +44,8 @@ class Loom:
         while True:
             out = unviable | left
             for path, mutants in self.by_file.items():
-                woven = Weaver((self.sources / path).read_bytes()).weave([m for m in mutants if m["number"] not in out])
+                rest = [mutant for mutant in mutants if mutant["number"] not in out]
+                woven = Weaver((self.sources / path).read_bytes()).weave(rest)
                 (self.folder / path).write_bytes(woven.text)
                 self.woven[path] = woven
                 left |= woven.left
@@ -71,13 +72,13 @@ class Loom:
             kept = [block for block in blocks if not block.split("]")[0].removeprefix("workspace.").startswith("lints")]
             manifest.write_text("\n[".join(kept))
         library = self.folder / "src/lib.rs"
-        library.write_text(library.read_text().replace("pub mod api;", "#[doc(hidden)]\npub mod mutant;\npub mod api;", 1))
+        text = library.read_text()
+        library.write_text(text.replace("pub mod api;", "#[doc(hidden)]\npub mod mutant;\npub mod api;", 1))
         (self.folder / "src/mutant.rs").write_text(CHOICE)
 
     def errors(self) -> list[dict]:
-        checked = self.cargo("check", "--lib")
-        errors = [m["message"] for m in checked if m["reason"] == "compiler-message" and m["message"]["level"] == "error"]
-        return [error for error in errors if error["spans"]]
+        told = [line["message"] for line in self.cargo("check", "--lib") if line["reason"] == "compiler-message"]
+        return [message for message in told if message["level"] == "error" and message["spans"]]
 
     def at_fault(self, error: dict) -> set[int]:
         """Whose text the compiler points at: rather the cause than what it comes to elsewhere."""
@@ -121,12 +122,21 @@ class Loom:
 
     def binaries(self) -> list[Path]:
         built = self.cargo("test", *TESTS, "--no-run")
-        binaries = [Path(m["executable"]) for m in built if m["reason"] == "compiler-artifact" and m["profile"]["test"] and m["executable"]]
+        artifacts = [line for line in built if line["reason"] == "compiler-artifact" and line["profile"]["test"]]
+        binaries = [Path(artifact["executable"]) for artifact in artifacts if artifact["executable"]]
         if len(binaries) != 2:
             sys.exit("mutants: the tests cannot be built; run make test")
         return binaries
 
     def cargo(self, command: str, *words: str) -> list[dict]:
         line = ["cargo", command, "--locked", "--message-format=json", *words]
-        run = subprocess.run(line, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
-        return [json.loads(text) for text in run.stdout.splitlines() if text.startswith("{")]
+        told = subprocess.run(
+            line,
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            check=False,
+        )
+        return [json.loads(text) for text in told.stdout.splitlines() if text.startswith("{")]

@@ -37,8 +37,9 @@ class Trial:
         self.batches = self.arrange([(binary, name) for binary in binaries for name in self.names(binary, filters)])
 
     def names(self, binary: Path, filters: list[str]) -> list[str]:
-        listed = subprocess.run([binary, "--list", *filters], cwd=self.folder, stdout=subprocess.PIPE, text=True, check=True)
-        return [line.removesuffix(": test") for line in listed.stdout.splitlines() if line.endswith(": test")]
+        listing = [binary, "--list", *filters]
+        listed = subprocess.run(listing, cwd=self.folder, stdout=subprocess.PIPE, text=True, check=True).stdout
+        return [line.removesuffix(": test") for line in listed.splitlines() if line.endswith(": test")]
 
     def arrange(self, tests: list[tuple[Path, str]]) -> list[Batch]:
         """The quick ones of a binary together, then the others, the quickest first."""
@@ -46,7 +47,7 @@ class Trial:
         for batch in alone:
             verdict, batch.seconds = self.run(batch, 0)
             if verdict != "passed":
-                raise SystemExit(f"mutants: {batch.names[0]} fails with nothing broken")
+                raise SystemExit(f"mutants: {batch.names[0]} fails with nothing broken: run it by cargo test")
         quick: dict[Path, Batch] = {}
         for batch in alone:
             if batch.seconds <= QUICK:

@@ -26,12 +26,14 @@ pub fn number() -> u32 {
 }
 """
 CONST_FN = b"const fn "
+PLAIN_FN = b"      fn "
 PARSER = Parser(Language(tree_sitter_rust.language()))
-KINDS = {
+HOSTS = {
     "BinaryOperator": ("binary_expression", "compound_assignment_expr"),
     "UnaryOperator": ("unary_expression",),
     "StructField": ("struct_expression",),
 }
+Place = tuple[int, int]
 
 
 @dataclass
@@ -51,95 +53,121 @@ class Weaver:
         self.begins = [0]
         for line in self.lines:
             self.begins.append(self.begins[-1] + len(line.encode()) + 1)
-        # By the bytes of an expression: numbers, and what each has in its stead.
-        self.choices: dict[tuple[int, int], list[tuple[int, bytes]]] = defaultdict(list)
+        # By the place of an expression: numbers, and what each has in its stead.
+        self.choices: dict[Place, list[tuple[int, bytes]]] = defaultdict(list)
         # By a place: numbers, and what each has there in addition.
         self.additions: dict[int, list[tuple[int, bytes]]] = defaultdict(list)
+        self.out = bytearray()
+        self.places: list[tuple[int, int, int]] = []
 
     def weave(self, mutants: list[dict]) -> Woven:
-        woven = Woven(b"")
-        for mutant in mutants:
-            if not self.add(mutant):
-                woven.left.add(mutant["number"])
-        out = bytearray()
-        self.copy(out, woven.places, 0, len(self.source), sorted(self.choices, key=lambda place: (place[0], -place[1])))
+        left = {mutant["number"] for mutant in mutants if not self.add(mutant)}
+        outermost_first = sorted(self.choices, key=lambda place: (place[0], -place[1]))
+        self.copy((0, len(self.source)), outermost_first)
         # A function that asks which mutant is in force is not constant. Of the same length: the places stay.
-        woven.text = bytes(out).replace(CONST_FN, b"      fn ") if woven.places else self.source
-        return woven
+        return Woven(bytes(self.out).replace(CONST_FN, PLAIN_FN) if self.places else self.source, self.places, left)
 
     def add(self, mutant: dict) -> bool:
+        """Makes a place for it; false where there is none."""
         number, genre, stead = mutant["number"], mutant["genre"], mutant["replacement"].encode()
         begin, end = self.offset(mutant["span"]["start"]), self.offset(mutant["span"]["end"])
         node = self.root.descendant_for_byte_range(begin, end)
-        if node is None or around(node, "const_item", "static_item") is not None:
+        if node is None or around(node, "const_item", "static_item"):
             return False
-        if genre == "FnValue":
-            # Two types behind one `impl` cannot be in one function.
-            if "impl " in mutant["function"]["return_type"]:
-                return False
-            self.additions[begin].append((number, b"if crate::mutant::number() == %d { return %s; } " % (number, stead)))
-            return True
-        if genre == "MatchArm":
-            arm = around(node, "match_arm")
-            pattern = arm and arm.child_by_field_name("pattern")
-            if not pattern or not has_rest(arm.parent):
-                return False
-            guard = pattern.child_by_field_name("condition")
-            if guard:
-                self.choices[guard.start_byte, guard.end_byte].append((number, b"false"))
-            else:
-                self.additions[pattern.end_byte].append((number, b" if crate::mutant::number() != %d" % number))
-            return True
-        if genre == "MatchArmGuard":
-            self.choices[begin, end].append((number, stead))
-            return True
-        host = around(node, *KINDS[genre])
-        if host is None or genre != "StructField" and operator(host) != begin:
+        match genre:
+            case "FnValue":
+                # Two types behind one `impl` cannot be in one function.
+                if "impl " in mutant["function"]["return_type"]:
+                    return False
+                leave = b"if crate::mutant::number() == %d { return %s; } " % (number, stead)
+                self.additions[begin].append((number, leave))
+            case "MatchArm":
+                return self.delete(around(node, "match_arm"), number)
+            case "MatchArmGuard":
+                self.choices[begin, end].append((number, stead))
+            case _:
+                host = self.host(genre, node, begin)
+                if host is None:
+                    return False
+                if genre == "StructField":
+                    end = self.comma(end)
+                whole = host.start_byte, host.end_byte
+                text = self.source[whole[0] : begin] + stead + self.source[end : whole[1]]
+                self.choices[whole].append((number, text))
+        return True
+
+    def delete(self, arm: Node | None, number: int) -> bool:
+        pattern = arm.child_by_field_name("pattern") if arm else None
+        if pattern is None or not has_rest(arm.parent):
             return False
+        guard = pattern.child_by_field_name("condition")
+        if guard:
+            self.choices[guard.start_byte, guard.end_byte].append((number, b"false"))
+        else:
+            self.additions[pattern.end_byte].append((number, b" if crate::mutant::number() != %d" % number))
+        return True
+
+    def host(self, genre: str, node: Node, begin: int) -> Node | None:
+        """The expression that has another form with another operator, or without a field."""
+        host = around(node, *HOSTS[genre])
+        if genre == "StructField" or host is None:
+            return host
+        if operator(host) != begin:
+            return None
         # Another operator may bind its neighbours otherwise: the whole chain is read anew.
         while genre == "BinaryOperator" and host.parent and host.parent.type == "binary_expression":
             host = host.parent
-        if genre == "StructField":
-            after = end + len(self.source[end:]) - len(self.source[end:].lstrip())
-            end = after + 1 if self.source[after : after + 1] == b"," else end
-        begins, ends = host.start_byte, host.end_byte
-        self.choices[begins, ends].append((number, self.source[begins:begin] + stead + self.source[end:ends]))
-        return True
+        return host
+
+    def comma(self, end: int) -> int:
+        """The end of a field with the comma behind it."""
+        after = len(self.source) - len(self.source[end:].lstrip())
+        return after + 1 if self.source[after : after + 1] == b"," else end
 
     def offset(self, place: dict) -> int:
         line = place["line"] - 1
         return self.begins[line] + len(self.lines[line][: place["column"] - 1].encode())
 
-    def copy(self, out: bytearray, places: list, begin: int, end: int, within: list[tuple[int, int]]) -> None:
-        """What stands from begin to end, with the choices that lie within and what is added."""
-        at = begin
-        outermost = []
+    def copy(self, whole: Place, within: list[Place]) -> None:
+        """What stands there, with the choices that lie within and what is added."""
+        outermost: list[Place] = []
         for place in within:
             if not outermost or place[0] >= outermost[-1][1]:
                 outermost.append(place)
-        covered = lambda offset: any(first < offset < last for first, last in outermost)
-        added = [offset for offset in self.additions if begin < offset < end and not covered(offset)]
-        for offset, choice in sorted([(offset, None) for offset in added] + [(place[0], place) for place in outermost], key=lambda event: event[0]):
-            out += self.source[at:offset]
+        added = [
+            offset
+            for offset in self.additions
+            if whole[0] < offset < whole[1] and not any(begin < offset < end for begin, end in outermost)
+        ]
+        events = [(offset, None) for offset in added] + [(place[0], place) for place in outermost]
+        at = whole[0]
+        for offset, choice in sorted(events, key=lambda event: event[0]):
+            self.out += self.source[at:offset]
             at = offset
             if choice is None:
                 for number, text in self.additions[offset]:
-                    places.append((len(out), len(out) + len(text), number))
-                    out += text
+                    self.put(number, text)
             else:
-                self.choose(out, places, choice, [place for place in within if place != choice and choice[0] <= place[0] and place[1] <= choice[1]])
+                inner = [place for place in within if place != choice and is_within(place, choice)]
+                self.choose(choice, inner)
                 at = choice[1]
-        out += self.source[at:end]
+        self.out += self.source[at : whole[1]]
 
-    def choose(self, out: bytearray, places: list, choice: tuple[int, int], within: list[tuple[int, int]]) -> None:
-        out += b"(match crate::mutant::number() { "
+    def choose(self, choice: Place, within: list[Place]) -> None:
+        self.out += b"(match crate::mutant::number() { "
         for number, stead in self.choices[choice]:
-            text = b"%d => { %s } " % (number, stead)
-            places.append((len(out), len(out) + len(text), number))
-            out += text
-        out += b"_ => { "
-        self.copy(out, places, *choice, within)
-        out += b" } })"
+            self.put(number, b"%d => { %s } " % (number, stead))
+        self.out += b"_ => { "
+        self.copy(choice, within)
+        self.out += b" } })"
+
+    def put(self, number: int, text: bytes) -> None:
+        self.places.append((len(self.out), len(self.out) + len(text), number))
+        self.out += text
+
+
+def is_within(inner: Place, outer: Place) -> bool:
+    return outer[0] <= inner[0] and inner[1] <= outer[1]
 
 
 def around(node: Node | None, *kinds: str) -> Node | None:
@@ -157,4 +185,4 @@ def operator(node: Node) -> int:
 def has_rest(arms: Node) -> bool:
     """Whether a match has an arm for whatever no other arm takes."""
     patterns = [arm.child_by_field_name("pattern") for arm in arms.children if arm.type == "match_arm"]
-    return any(pattern.child_by_field_name("condition") is None and pattern.text == b"_" for pattern in patterns)
+    return any(pattern.text == b"_" and not pattern.child_by_field_name("condition") for pattern in patterns)

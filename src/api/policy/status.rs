@@ -62,7 +62,7 @@ pub struct TargetStatus {
     /// The machine's resource id.
     #[schemars(length(max = 512))]
     pub id: String,
-    /// `Configured`, `NotConfigured` or `Unsupported`.
+    /// `Configured`, `NotConfigured`, `Unlocking` or `Unsupported`.
     #[schemars(length(max = 32))]
     pub state: String,
     /// Why, in one word.
@@ -93,7 +93,7 @@ pub struct TargetStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(max = 32)), extend("x-kubernetes-list-type" = "atomic"))]
     pub locked_ports: Vec<String>,
-    /// Rules of others that let traffic in past the lock, as `firewall-id/rule`.
+    /// Rules of others that let traffic in past the lock, as `rule NAME of FIREWALL`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 640)), extend("x-kubernetes-list-type" = "atomic"))]
     pub shadowed_by: Vec<String>,
@@ -106,7 +106,7 @@ pub struct PathStatus {
     /// The resource id; the address of what is not known by an id.
     #[schemars(length(max = 512))]
     pub id: String,
-    /// `NetworkSecurityGroup`, `AzureFirewall` or `VirtualAppliance`.
+    /// `NetworkSecurityGroup`, `AzureFirewall`, `VirtualAppliance` or `VirtualHub`.
     #[schemars(length(max = 32))]
     pub kind: String,
     /// Whether the policy's lock stands on it.

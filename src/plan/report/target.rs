@@ -180,6 +180,11 @@ fn judge(world: &World<'_>, name: &str, machine: &Machine, now: Timestamp) -> Ju
             judged.status.reason = Some(Reason::NotObserved.as_str().to_owned());
             judged.status.message = Some(why);
         }
+        Lockdown::Missing { on } if judged.state == TargetState::Configured => {
+            let on: Vec<&str> = on.iter().map(|firewall| firewall.0.name()).collect();
+            judged.status.reason = Some(Reason::LockMissing.as_str().to_owned());
+            judged.status.message = Some(format!("no deny of its ports stands in {}", on.join(", ")));
+        }
         Lockdown::Effective | Lockdown::Missing { .. } | Lockdown::Unknown { .. } => {}
     }
     judged
