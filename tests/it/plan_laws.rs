@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use jiff::Timestamp;
+use portcullis::api::values::PortRange;
 use portcullis::api::{ExistingRules, Reason};
 use portcullis::plan::changes::plan;
 use portcullis::plan::desired::{Changes, Duty, Lock, Wanted};
@@ -276,15 +277,14 @@ impl History {
                 continue;
             }
             self.write(write);
-            for rule in lonely_exemptions(&self.world, |_, _| true) {
-                // Whose deny somebody has erased was so before, whatever else stood on the machine.
+            for rule in lonely_exemptions(&self.world) {
                 assert!(
-                    lonely_exemptions(&before, share_a_port).any(|other| other.name == rule.name),
+                    lonely_exemptions(&before).any(|other| other.name == rule.name),
                     "an exemption without its deny: {rule:?} after {write:?}\nbefore {before:#?}"
                 );
             }
             for packet in universe().filter(|packet| passes(&self.world, *packet)) {
-                let live = self.in_live_grant(packet);
+                let live = self.in_live_grant(packet) || self.would_be_exempt(packet, &changes);
                 assert!(
                     live || passes(&before, packet) || passes(&after.world, packet),
                     "opened in between: {packet:?} by {:?} after {write:?}\nbefore {before:#?}\nchanges {changes:#?}",
@@ -381,52 +381,63 @@ impl History {
         })
     }
 
+    /// Whether a lock exempts the packet, and has said that there is no room for that: its deny shuts out what it should not.
+    fn would_be_exempt(&self, packet: Packet, changes: &Changes) -> bool {
+        self.wanted
+            .locks
+            .iter()
+            .any(|lock| is_exempt(lock, packet.source) && covers(lock, packet) && is_excused(lock, changes))
+    }
+
     /// Whether a lock that covers the packet must keep it out, and has not said that it cannot.
     fn must_be_shut(&self, packet: Packet, changes: &Changes) -> bool {
         self.wanted.locks.iter().any(|lock| {
-            let excused = changes.refused.iter().any(|refused| {
-                refused.owner_uid == lock.policy_uid
-                    && [Reason::NoPriorityRoom, Reason::FirewallFull].contains(&refused.reason)
-            });
             lock.existing == ExistingRules::Override
-                && !excused
+                && !is_excused(lock, changes)
                 && !is_exempt(lock, packet.source)
-                && lock.machines.iter().any(|machine| {
-                    machine.addresses.contains(&packet.destination)
-                        && machine.ports.iter().any(|(protocol, range)| {
-                            let probe = Rule {
-                                protocol: RuleProtocol::Transport(*protocol),
-                                ports: vec![*range],
-                                ..rule("x 100 Deny Any * > * : *")
-                            };
-                            matches(&probe, packet)
-                        })
-                })
+                && covers(lock, packet)
         })
     }
 }
 
-/// Exemptions of what no deny of ours shuts: none on the same machine, or none that `is_its_own`.
-fn lonely_exemptions(world: &Observed, is_its_own: fn(&Rule, &Rule) -> bool) -> impl Iterator<Item = &Rule> {
-    let is_deny = |rule: &Rule| {
-        rule.access == Access::Deny && matches!(names::parse(&cluster(), rule), Some(Mark::Deny { .. }))
-    };
-    world.rules.iter().filter(move |rule| {
-        matches!(names::parse_name(&cluster(), &rule.name), Some(Mark::Exempt { .. }))
-            && rule.access == Access::Allow
-            && !world.rules.iter().any(|deny| {
-                is_deny(deny)
-                    && deny.destinations.iter().any(|peer| rule.destinations.contains(peer))
-                    && is_its_own(rule, deny)
+/// Whether something of the lock finds no room, which was said.
+fn is_excused(lock: &Lock, changes: &Changes) -> bool {
+    changes.refused.iter().any(|refused| {
+        refused.owner_uid == lock.policy_uid
+            && [Reason::NoPriorityRoom, Reason::FirewallFull].contains(&refused.reason)
+    })
+}
+
+fn covers(lock: &Lock, packet: Packet) -> bool {
+    lock.machines.iter().any(|machine| {
+        machine.addresses.contains(&packet.destination)
+            && machine.ports.iter().any(|(protocol, range)| {
+                let probe = Rule {
+                    protocol: RuleProtocol::Transport(*protocol),
+                    ports: vec![*range],
+                    ..rule("x 100 Deny Any * > * : *")
+                };
+                matches(&probe, packet)
             })
     })
 }
 
-fn share_a_port(exemption: &Rule, deny: &Rule) -> bool {
-    exemption
-        .ports
-        .iter()
-        .any(|one| deny.ports.iter().any(|other| one.first() <= other.last() && other.first() <= one.last()))
+/// Exemptions of what no deny of ours shuts.
+fn lonely_exemptions(world: &Observed) -> impl Iterator<Item = &Rule> {
+    world.rules.iter().filter(|rule| {
+        matches!(names::parse_name(&cluster(), &rule.name), Some(Mark::Exempt { .. }))
+            && rule.access == Access::Allow
+            && !world.rules.iter().any(|deny| {
+                deny.access == Access::Deny
+                    && deny.destinations.iter().any(|peer| rule.destinations.contains(peer))
+                    && deny.ports.iter().any(|one| rule.ports.iter().any(|other| meet(one, other)))
+                    && matches!(names::parse(&cluster(), deny), Some(Mark::Deny { .. }))
+            })
+    })
+}
+
+fn meet(one: &PortRange, other: &PortRange) -> bool {
+    one.first() <= other.last() && other.first() <= one.last()
 }
 
 fn is_exempt(lock: &Lock, source: IpAddr) -> bool {
@@ -486,7 +497,7 @@ proptest! {
                 decider(&history.world, packet), history.world, history.wanted,
             );
         }
-        let lonely = lonely_exemptions(&history.world, share_a_port).next();
+        let lonely = lonely_exemptions(&history.world).next();
         prop_assert!(lonely.is_none(), "{lonely:?} in {:#?}", history.world);
         // No deny of ours is in the way of a live grant, but where others left no room.
         let crowded = history.world.rules.iter().any(|rule| {
