@@ -65,8 +65,7 @@ fn not_allowed(context: &Context, namespace: &str, terms: &Terms) -> Option<(Rea
         (
             Reason::ExemptSourceNotAllowed,
             format!(
-                "spec.enforcement.exemptSources: {} is not among the allowedExemptSources of the controller's configuration",
-                report::peer(peer)
+                "spec.enforcement.exemptSources: {peer} is not among the allowedExemptSources of the controller's configuration"
             ),
         )
     })

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use super::authorize::Resolved;
 use super::desired::Grant;
 use super::foresight::Crowded;
-use super::model::{FirewallId, Observed, Peer};
+use super::model::{FirewallId, Observed};
 use super::names::Cluster;
 use super::terms::Terms;
 use crate::api::{
@@ -322,16 +322,4 @@ const fn for_people(reason: Reason) -> bool {
             | Reason::RefusedByCloud
             | Reason::NoTargets
     )
-}
-
-/// A peer as people write it.
-#[must_use]
-pub fn peer(peer: &Peer) -> String {
-    match peer {
-        Peer::Any => "*".to_owned(),
-        Peer::Net(net) => net.to_string(),
-        Peer::Tag(tag) => tag.clone(),
-        Peer::Group(id) => id.to_string(),
-        Peer::Unknown(text) => text.clone(),
-    }
 }

@@ -257,7 +257,6 @@ fn minus(left: &[Interval], right: &[Interval]) -> Vec<Interval> {
                 break;
             }
             from = cut_last + 1;
-            j += 1;
         }
         if !spent {
             rest.push((from, last));

@@ -71,34 +71,6 @@ fn a_deny_keeps_the_ports_that_rest_on_it_until_they_stand_elsewhere() {
 }
 
 #[test]
-fn a_deny_keeps_its_ports_and_machines_until_the_exemptions_from_it_are_gone() {
-    let exempt = |lock: Lock| Lock { exempt: vec![peer("203.0.113.7")], keep_others: false, ..lock };
-    let before = exempt(lock(WEB, &[("10.0.0.4,10.0.0.5", "TCP/22")]));
-    let without = |lock: Lock| Lock { exempt: vec![], ..exempt(lock) };
-    for after in [
-        without(lock(WEB, &[("10.0.0.4,10.0.0.5", "TCP/3389")])),
-        without(lock(WEB, &[("10.0.0.4", "TCP/22")])),
-        exempt(lock(WEB, &[("10.0.0.4", "TCP/22")])),
-    ] {
-        let mut world = settled(&[], std::slice::from_ref(&before));
-        let after = [after];
-        while let Some(write) = writes(&planned(&world, &after), world.lock).first() {
-            apply(&mut world, write).unwrap();
-            let exemptions = world.rules.iter().filter(|rule| rule.name.contains("exempt"));
-            for machine in exemptions.flat_map(|rule| &rule.destinations) {
-                let Peer::Net(machine) = machine else { panic!("{machine:?}") };
-                let stranger = packet("198.51.100.1", &machine.addr().to_string(), 22);
-                let decider = decider(&world, stranger).unwrap();
-                assert!(decider.name.contains("-deny-"), "{decider:?} after {write:?}");
-            }
-        }
-        let own = world.rule(&deny(0)).unwrap();
-        let machines = after[0].machines.iter().map(|machine| machine.addresses.len()).sum::<usize>();
-        assert_eq!((own.destinations.len(), own.ports.len()), (machines, 1));
-    }
-}
-
-#[test]
 fn on_a_deny_that_was_not_written_nothing_rests() {
     let before = lock(WEB, &[("10.0.0.4", "22"), ("10.0.0.5", "22")]);
     let after = [lock(WEB, &[("10.0.0.4", "22"), ("10.0.0.5", "22,80")])];

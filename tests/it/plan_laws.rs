@@ -8,12 +8,12 @@ use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use jiff::Timestamp;
-use portcullis::api::values::PortRange;
 use portcullis::api::{ExistingRules, Reason};
 use portcullis::plan::changes::plan;
 use portcullis::plan::desired::{Changes, Duty, Lock, Wanted};
 use portcullis::plan::model::{Access, Observed, Peer, ResourceLock, Rule, RuleProtocol};
 use portcullis::plan::names::{self, Mark};
+use portcullis::plan::packets::Cells;
 use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
 
@@ -276,15 +276,18 @@ impl History {
             if outcomes.get(index) == Some(&false) {
                 continue;
             }
+            let exempt = lonely_exemptions(&self.world);
             self.write(write);
-            for rule in lonely_exemptions(&self.world) {
+            if matches!(write, Write::Delete(_)) {
+                let lonely = lonely_exemptions(&self.world);
                 assert!(
-                    lonely_exemptions(&before).any(|other| other.name == rule.name),
-                    "an exemption without its deny: {rule:?} after {write:?}\nbefore {before:#?}"
+                    lonely.iter().all(|name| exempt.contains(name)),
+                    "a deny went before {lonely:?}: {write:?}\nbefore {before:#?}"
                 );
             }
             for packet in universe().filter(|packet| passes(&self.world, *packet)) {
-                let live = self.in_live_grant(packet) || self.would_be_exempt(packet, &changes);
+                let live = self.in_live_grant(packet)
+                    || self.would_be_exempt(packet, &changes) && !self.must_be_shut(packet, &changes);
                 assert!(
                     live || passes(&before, packet) || passes(&after.world, packet),
                     "opened in between: {packet:?} by {:?} after {write:?}\nbefore {before:#?}\nchanges {changes:#?}",
@@ -422,22 +425,19 @@ fn covers(lock: &Lock, packet: Packet) -> bool {
     })
 }
 
-/// Exemptions of what no deny of ours shuts.
-fn lonely_exemptions(world: &Observed) -> impl Iterator<Item = &Rule> {
-    world.rules.iter().filter(|rule| {
-        matches!(names::parse_name(&cluster(), &rule.name), Some(Mark::Exempt { .. }))
-            && rule.access == Access::Allow
-            && !world.rules.iter().any(|deny| {
-                deny.access == Access::Deny
-                    && deny.destinations.iter().any(|peer| rule.destinations.contains(peer))
-                    && deny.ports.iter().any(|one| rule.ports.iter().any(|other| meet(one, other)))
-                    && matches!(names::parse(&cluster(), deny), Some(Mark::Deny { .. }))
-            })
-    })
-}
-
-fn meet(one: &PortRange, other: &PortRange) -> bool {
-    one.first() <= other.last() && other.first() <= one.last()
+/// The names of exemptions from what no denies of ours shut.
+fn lonely_exemptions(world: &Observed) -> BTreeSet<String> {
+    let mut shut = Cells::default();
+    for rule in &world.rules {
+        if let (Some(Mark::Deny { .. }), Access::Deny) = (names::parse(&cluster(), rule), rule.access) {
+            shut.add_all(&Cells::named_by(rule));
+        }
+    }
+    let exempt = world.rules.iter().filter(|rule| {
+        rule.access == Access::Allow
+            && matches!(names::parse_name(&cluster(), &rule.name), Some(Mark::Exempt { .. }))
+    });
+    exempt.filter(|rule| !shut.contains(&Cells::named_by(rule))).map(|rule| rule.name.clone()).collect()
 }
 
 fn is_exempt(lock: &Lock, source: IpAddr) -> bool {
@@ -497,8 +497,8 @@ proptest! {
                 decider(&history.world, packet), history.world, history.wanted,
             );
         }
-        let lonely = lonely_exemptions(&history.world).next();
-        prop_assert!(lonely.is_none(), "{lonely:?} in {:#?}", history.world);
+        let lonely = lonely_exemptions(&history.world);
+        prop_assert!(lonely.is_empty(), "{lonely:?} in {:#?}", history.world);
         // No deny of ours is in the way of a live grant, but where others left no room.
         let crowded = history.world.rules.iter().any(|rule| {
             rule.priority < 400 && names::parse(&cluster(), rule).is_none()

@@ -153,6 +153,20 @@ fn only_a_deny_for_everybody_that_is_in_force_surely_shuts() {
 }
 
 #[test]
+fn a_peer_is_written_as_people_write_it() {
+    let group = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/web/providers/Microsoft.Network/applicationSecurityGroups/a";
+    let peers = [
+        Peer::Any,
+        peer("10.0.0.0/8"),
+        peer("Storage.WestEurope"),
+        Peer::Group(ArmId::parse(group).unwrap()),
+        Peer::Unknown("10.0.0.1-10.0.0.9".into()),
+    ];
+    let written = ["*", "10.0.0.0/8", "Storage.WestEurope", group, "10.0.0.1-10.0.0.9"];
+    assert_eq!(peers.map(|peer| peer.to_string()), written);
+}
+
+#[test]
 fn a_network_is_no_host() {
     let peers = [peer("10.0.0.4"), peer("10.0.0.0/31"), peer("fd00::4"), peer("fd00::/127"), Peer::Any];
     assert_eq!(hosts(&peers), [ip("10.0.0.4"), ip("fd00::4")].into());

@@ -1,14 +1,13 @@
 """Breaks the decisions in one place after another, and sees that the tests notice: main.py SOURCES CACHE FILE...
 
 cargo-mutants says what there is to break, by .cargo/mutants.toml. It compiles every mutant by itself, which takes most
-of a minute each; here all are compiled at once (weave.py), and those that cannot be are left to cargo-mutants.
+of a minute each; here all are compiled at once (weave.py), and only those that cannot be are built one by one.
 """
 
 import collections
 import concurrent.futures
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -34,11 +33,12 @@ def main(sources: Path, cache: Path, files: list[str]) -> int:
     names = {mutant["number"]: mutant["name"] for mutant in mutants}
     print(f"building a program with {len(mutants)} mutants", flush=True)
     folder = cache / "mutants/woven"
-    program = Loom(sources, folder, cache / "mutants/target", mutants).build()
+    loom = Loom(sources, folder, cache / "mutants/target", mutants)
+    program = loom.build()
     words = tomllib.loads((sources / ".cargo/mutants.toml").read_text())["additional_cargo_test_args"]
     print(
-        f"built after {time.monotonic() - begun:.0f} s: {len(program.woven)} in it, {len(program.unviable)} that do not "
-        f"compile, {len(program.left)} left to cargo-mutants",
+        f"built after {time.monotonic() - begun:.0f} s: {len(program.woven)} in it, "
+        f"{len(program.unviable)} that do not compile, {len(program.left)} to be tried one by one",
         flush=True,
     )
     trial = Trial(folder, program.binaries, words[words.index("--") + 1 :])
@@ -52,21 +52,17 @@ def main(sources: Path, cache: Path, files: list[str]) -> int:
                 print(f"{verdict}: {names[trials[finished]]}", flush=True)
             if done % 100 == 0:
                 print(f"{done} of {len(trials)} after {time.monotonic() - begun:.0f} s", flush=True)
-    counts.update(by_themselves(sources, cache, [names[number] for number in sorted(program.left)]))
+    print(f"trying {len(program.left)} one by one", flush=True)
+    loom.copy()
+    for mutant in mutants:
+        if mutant["number"] in program.left:
+            verdict = trial.of(mutant["number"]) if loom.build_alone(mutant) else "unviable"
+            counts[verdict] += 1
+            if verdict in ("missed", "timeout"):
+                print(f"{verdict}: {mutant['name']}", flush=True)
     told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("caught", "missed", "timeout", "unviable"))
     print(f"{len(mutants)} mutants: {told}, in {time.monotonic() - begun:.0f} s")
     return 1 if counts["missed"] else 0
-
-
-def by_themselves(sources: Path, cache: Path, names: list[str]) -> dict[str, int]:
-    if not names:
-        return {}
-    print(f"trying {len(names)} one by one", flush=True)
-    chosen = [word for name in names for word in ("--re", f"^{re.escape(name)}$")]
-    environment = {**os.environ, "CARGO_TARGET_DIR": str(cache / "mutants/target")}
-    subprocess.run(["cargo", "mutants", *chosen, "--output", str(cache)], cwd=sources, env=environment, check=False)
-    outcomes = json.loads((cache / "mutants.out/outcomes.json").read_text())
-    return {verdict: outcomes[verdict] for verdict in ("caught", "missed", "timeout", "unviable")}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One program with all the mutants in it: a copy of the sources, woven and built."""
+"""One program with all the mutants in it: a copy of the sources, woven and built. And those with one alone."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from weave import CHOICE, CONST_FN, Weaver, Woven
 # An operator or a trait that a type does not have: nobody could have written this.
 NO_SUCH_TRAIT = {"E0277", "E0369", "E0600", "E0614"}
 CONST_CALL = "E0015"
-TESTS = ("--lib", "--test", "it")
+BINARIES = (("--lib",), ("--test", "it"))
 
 
 @dataclass
@@ -61,7 +61,10 @@ class Loom:
                 (unviable if certain else left).update(found)
             left -= unviable
         woven = {number for found in self.woven.values() for _, _, number in found.places}
-        return Program(self.binaries(), woven, unviable, left)
+        program = Program(self.binaries(), woven, unviable, left)
+        if len(program.binaries) != len(BINARIES):
+            sys.exit("mutants: the tests cannot be built; run make test")
+        return program
 
     def copy(self) -> None:
         """The sources, without what only reads well when people write it."""
@@ -120,13 +123,18 @@ class Loom:
         path.write_bytes(text[:begins] + text[begins:].replace(CONST_FN, b"      fn ", 1))
         return True
 
+    def build_alone(self, mutant: dict) -> bool:
+        """Builds a program with this mutant in place of the one with all; false where it does not compile."""
+        path = mutant["file"]
+        (self.folder / path).write_bytes(Weaver((self.sources / path).read_bytes()).replace(mutant))
+        built = len(self.binaries()) == len(BINARIES)
+        shutil.copyfile(self.sources / path, self.folder / path)
+        return built
+
     def binaries(self) -> list[Path]:
-        built = self.cargo("test", *TESTS, "--no-run")
+        built = self.cargo("test", *(word for words in BINARIES for word in words), "--no-run")
         artifacts = [line for line in built if line["reason"] == "compiler-artifact" and line["profile"]["test"]]
-        binaries = [Path(artifact["executable"]) for artifact in artifacts if artifact["executable"]]
-        if len(binaries) != 2:
-            sys.exit("mutants: the tests cannot be built; run make test")
-        return binaries
+        return [Path(artifact["executable"]) for artifact in artifacts if artifact["executable"]]
 
     def cargo(self, command: str, *words: str) -> list[dict]:
         line = ["cargo", command, "--locked", "--message-format=json", *words]

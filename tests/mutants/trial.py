@@ -73,7 +73,7 @@ class Trial:
             env={**os.environ, **ENVIRONMENT, "MUTANT": str(number)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,
+            process_group=0,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY)),
         )
         try:

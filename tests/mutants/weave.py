@@ -67,6 +67,13 @@ class Weaver:
         # A function that asks which mutant is in force is not constant. Of the same length: the places stay.
         return Woven(bytes(self.out).replace(CONST_FN, PLAIN_FN) if self.places else self.source, self.places, left)
 
+    def replace(self, mutant: dict) -> bytes:
+        """The source with this mutant and no other, as cargo-mutants writes it."""
+        begin, end = self.offset(mutant["span"]["start"]), self.offset(mutant["span"]["end"])
+        if mutant["genre"] == "StructField":
+            end = self.comma(end)
+        return self.source[:begin] + mutant["replacement"].encode() + self.source[end:]
+
     def add(self, mutant: dict) -> bool:
         """Makes a place for it; false where there is none."""
         number, genre, stead = mutant["number"], mutant["genre"], mutant["replacement"].encode()

@@ -93,7 +93,8 @@ pub struct TargetStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(max = 32)), extend("x-kubernetes-list-type" = "atomic"))]
     pub locked_ports: Vec<String>,
-    /// Rules of others that let traffic in past the lock, as `rule NAME of FIREWALL`.
+    /// Rules of others that let traffic in past the lock, as `rule NAME of FIREWALL` or
+    /// `security admin rule NAME`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 640)), extend("x-kubernetes-list-type" = "atomic"))]
     pub shadowed_by: Vec<String>,

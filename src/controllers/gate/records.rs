@@ -10,7 +10,6 @@ use super::round::Round;
 use crate::plan::desired::Drift;
 use crate::plan::model::{Access, Peer, Rule, RuleProtocol};
 use crate::plan::names::{self, Mark, parse_name};
-use crate::plan::report;
 use crate::providers::{CloudError, CloudErrorKind, Written};
 use crate::telemetry::audit::record::{self, Cause, Content, Ended, Operation, Outcome, Text, Write};
 use crate::telemetry::audit::{Event, Progress, Receipt};
@@ -159,7 +158,7 @@ pub(super) fn owner(mark: &Mark) -> &str {
 }
 
 fn content(rule: &Rule) -> Content {
-    let peers = |peers: &[Peer]| Text::all(peers.iter().map(report::peer));
+    let peers = |peers: &[Peer]| Text::all(peers.iter().map(Peer::to_string));
     Content {
         access: match rule.access {
             Access::Allow => "Allow".into(),

@@ -56,7 +56,15 @@ pub(super) fn plan(draft: &mut Draft<'_>, shut: &mut Shut<'_>) {
                 && family(rule) == family(&content)
         });
         let rule = found.map(|index| standing.remove(index).2);
-        write(draft, &owner, content, rule);
+        let narrowed = rule.filter(|rule| !lies_within(rule, &content));
+        let stands = write(draft, &owner, content, rule);
+        if let Some(rule) = narrowed {
+            // It lets in what no lock exempts any more, until it is written, or gone where it cannot be.
+            if !stands {
+                leave(draft, shut, rule);
+            }
+            shut.leaving.push(Cells::named_by(rule));
+        }
     }
     for (owner, _, rule) in standing {
         // Part of one that waits for its deny: it goes on meanwhile.
@@ -207,15 +215,15 @@ fn in_both(left: &Peer, right: &Peer) -> Option<Peer> {
 }
 
 /// Places an exemption above every deny of ours that would shut it out, and writes it where it is not as it
-/// should be.
-fn write(draft: &mut Draft<'_>, owner: &str, mut content: Rule, standing: Option<&Rule>) {
+/// should be. Whether it stands so, now or after the write.
+fn write(draft: &mut Draft<'_>, owner: &str, mut content: Rule, standing: Option<&Rule>) -> bool {
     let reach = Reach::of(&content, None);
     let bound = draft.first_deny(&reach).unwrap_or(u16::MAX);
     let place = standing.map(|rule| rule.priority).filter(|priority| *priority < bound);
     let Some(priority) = place.or_else(|| draft.slots.highest_below(bound)) else {
         let message = format!("no free priority number is left above the deny at {bound} for an exemption");
         draft.refuse(owner, None, Reason::NoPriorityRoom, message);
-        return;
+        return false;
     };
     content.priority = priority;
     if let Some(old) = standing
@@ -224,7 +232,7 @@ fn write(draft: &mut Draft<'_>, owner: &str, mut content: Rule, standing: Option
         && old.description == content.description
         && old.provisioning != Provisioning::Failed
     {
-        return;
+        return true;
     }
     // A deliberate deny of somebody else is not passed by an exemption either.
     let deliberate = draft.foreign_denies(&reach).into_iter().find(|deny| {
@@ -238,12 +246,12 @@ fn write(draft: &mut Draft<'_>, owner: &str, mut content: Rule, standing: Option
             deny.name, deny.priority
         );
         draft.refuse(owner, None, Reason::ForeignDeny, message);
-        return;
+        return false;
     }
     if !draft.has_room(&content, standing, draft.limits) {
         let message = "the firewall is full: no room for an exemption".to_owned();
         draft.refuse(owner, None, Reason::FirewallFull, message);
-        return;
+        return false;
     }
     content.name = match standing {
         Some(old) => old.name.clone(),
@@ -251,6 +259,7 @@ fn write(draft: &mut Draft<'_>, owner: &str, mut content: Rule, standing: Option
     };
     draft.book(&content, standing);
     draft.changes.locks.push(content);
+    true
 }
 
 /// Whether an exemption of a policy that is gone belongs to denies that stay: wholly over them, and over

@@ -184,7 +184,7 @@ fn write<'a>(draft: &mut Draft<'a>, shut: &mut Shut<'a>) {
         let mut content = item.content.clone();
         let mut standing = item.standing;
         if let Some(old) = standing.filter(|_| !item.exact)
-            && !still_to_shut(old, shut, draft).minus(&Cells::named_by(&content)).is_empty()
+            && !rests_on(old, shut, draft).minus(&Cells::named_by(&content)).is_empty()
         {
             match union(old, &content) {
                 Some(both) => content = both,
@@ -308,20 +308,6 @@ fn is_needed_above(old: &Rule, priority: u16, lock: &Lock, shut: &Shut<'_>, draf
             && cells.meets(&rests)
             && worse()
     })
-}
-
-/// What a deny that is to be another may not let go of yet: what rests on it, and what exemptions are made from it that
-/// no lock wants. Such an exemption goes first, and is never there without its deny.
-fn still_to_shut(rule: &Rule, shut: &Shut<'_>, draft: &Draft<'_>) -> Cells {
-    let mut cells = rests_on(rule, shut, draft);
-    if rule.access == Access::Deny {
-        let is_exemption =
-            |name: &str| matches!(names::parse_name(&draft.wanted.cluster, name), Some(Mark::Exempt { .. }));
-        for dead in shut.dead.iter().filter(|dead| is_exemption(&dead.rule.name)) {
-            cells.add_all(&within(&Cells::named_by(dead.rule), rule));
-        }
-    }
-    cells
 }
 
 /// What is wanted shut and rests on this deny alone.

@@ -136,6 +136,18 @@ impl Peer {
     }
 }
 
+impl std::fmt::Display for Peer {
+    /// As people write it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Net(net) => net.fmt(f),
+            Self::Tag(text) | Self::Unknown(text) => f.write_str(text),
+            Self::Group(id) => id.fmt(f),
+        }
+    }
+}
+
 /// How far the cloud is with what was asked of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Provisioning {

@@ -26,10 +26,12 @@ pub(super) fn judge_all(
         .iter()
         .flat_map(|(name, found)| found.iter().map(move |resolved| (name, resolved)))
         .map(|(name, (id, machine))| match machine {
-            Ok(machine) => judge(world, name, machine, now),
-            Err(error) => unsupported(name, id, error),
+            Ok(machine) => remember(world, judge(world, name, machine, now), false),
+            Err(error) => {
+                let unread = error.reason != Reason::VirtualMachineNotFound;
+                remember(world, unsupported(name, id, error), unread)
+            }
         })
-        .map(|judged| remember(world, judged))
         .collect();
     judged.extend(unlocking(world, machines));
     judged
@@ -180,10 +182,11 @@ fn judge(world: &World<'_>, name: &str, machine: &Machine, now: Timestamp) -> Ju
             judged.status.reason = Some(Reason::NotObserved.as_str().to_owned());
             judged.status.message = Some(why);
         }
-        Lockdown::Missing { on } if judged.state == TargetState::Configured => {
+        // Whatever else is to be said of it is about what comes first.
+        Lockdown::Missing { on } if judged.status.reason.as_deref() == Some(Reason::Configured.as_str()) => {
             let on: Vec<&str> = on.iter().map(|firewall| firewall.0.name()).collect();
             judged.status.reason = Some(Reason::LockMissing.as_str().to_owned());
-            judged.status.message = Some(format!("no deny of its ports stands in {}", on.join(", ")));
+            judged.status.message = Some(short(format!("no deny of its ports stands in {}", on.join(", "))));
         }
         Lockdown::Effective | Lockdown::Missing { .. } | Lockdown::Unknown { .. } => {}
     }
@@ -328,11 +331,9 @@ fn waits(world: &World<'_>, firewall: &str) -> bool {
 
 /// Keeps in status what the machine had before: addresses and firewalls that are still to be unlocked, and those
 /// of a machine that cannot be read, because what stands there stays. What status forgets is never unlocked.
-fn remember(world: &World<'_>, mut judged: Judged) -> Judged {
+fn remember(world: &World<'_>, mut judged: Judged, unread: bool) -> Judged {
     let before = world.policy.status.as_ref().map(|status| status.targets.as_slice()).unwrap_or_default();
     let now = &mut judged.status;
-    let gone = now.reason.as_deref() == Some(Reason::VirtualMachineNotFound.as_str());
-    let unread = judged.state == TargetState::Unsupported && now.firewalls.is_empty() && !gone;
     for old in before.iter().filter(|old| old.id.eq_ignore_ascii_case(&now.id) && old.name == now.name) {
         let kept: Vec<&String> =
             old.firewalls.iter().filter(|firewall| unread || waits(world, firewall)).collect();

@@ -69,9 +69,11 @@ fn a_machine_that_cannot_be_read_is_remembered_with_all_that_stands() {
     }
     // One that can be read and has no firewall any more is not one of those.
     let mut scene = Scene::of(vec![machine("web-1", &["10.0.0.4"], &[])]);
-    group(&mut scene, "nic", true, false);
     remembers(&mut scene, vec![old("web-1", &id, &["10.0.0.4"], &["nic"])]);
-    assert_eq!(groups(&scene.target()), ["nic"]);
+    for (to_write, kept) in [(true, &["nic"][..]), (false, &[])] {
+        group(&mut scene, "nic", to_write, false);
+        assert_eq!(groups(&scene.target()), kept);
+    }
 }
 
 #[test]

@@ -188,6 +188,9 @@ fn an_upgrade_from_one_accepted_spec_to_another_is_no_break_and_a_detour_is_one(
         panic!("an upgrade is no break");
     };
     assert_eq!(look(&guards, &after, Some(&rewritten)), Next::Continue { rewritten: None });
+    // From one that this program does not count on, it is.
+    let (present_alone, _) = shipped();
+    assert!(matches!(look(&present_alone, &after, Some(&record)), Next::Restart { .. }));
     one(&mut after, BINDING, "portcullis-requests").generation = 3;
     assert!(matches!(look(&guards, &after, Some(&record)), Next::Restart { .. }));
 }
