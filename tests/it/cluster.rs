@@ -2,8 +2,9 @@
 
 use std::future::Future;
 use std::sync::LazyLock;
+use std::time::Duration;
 
-use portcullis_harness::{ControlPlane, Options};
+use portcullis_harness::{ControlPlane, Options, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -33,6 +34,12 @@ pub fn with_kinds<F: Future<Output = ()>>(test: impl FnOnce(&'static ControlPlan
                     ])
                     .await
                     .unwrap();
+                // What is served is told a moment later by those who are asked what there is.
+                eventually("kubectl knows the kinds", Duration::from_secs(60), || {
+                    kubectl.run(&["get", "jit,jitpol,jitreq,jitrev", "--all-namespaces"])
+                })
+                .await
+                .unwrap();
                 plane
             })
             .await;

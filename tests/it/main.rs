@@ -42,6 +42,7 @@ mod plan_changes;
 mod plan_denies;
 mod plan_dnat;
 mod plan_edges;
+mod plan_exemptions;
 mod plan_exposure;
 mod plan_firewall;
 mod plan_foresight;

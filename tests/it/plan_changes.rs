@@ -328,68 +328,6 @@ fn addresses_stay_locked_unless_released() {
 }
 
 #[test]
-fn a_deny_goes_only_after_the_exemption_above_it_lets_in_less() {
-    let of = |from: &str, machines: &[(&str, &str)]| Lock {
-        exempt: vec![peer(from)],
-        keep_others: false,
-        ..lock(WEB, machines)
-    };
-    let before = of("10.9.0.0/16", &[("10.0.0.4", "TCP/22"), ("10.0.0.5", "TCP/3389")]);
-    let mut world = nsg(&[]);
-    settle(&mut world, &wanted(vec![before], vec![]), at(0));
-    let stranger = packet("198.51.100.1", "10.0.0.4", 22);
-    let own = decider(&world, stranger).unwrap().name.clone();
-    let wanted = wanted(vec![of("10.8.0.0/16", &[("10.0.0.5", "TCP/3389")])], vec![]);
-    let first = planned(&world, &wanted);
-    assert!(!first.unlocks.contains(&own), "whether it is written is not known yet: {first:?}");
-    for rule in first.locks {
-        apply(&mut world, &Write::Put(rule)).unwrap();
-    }
-    assert!(planned(&world, &wanted).unlocks.contains(&own));
-    settle(&mut world, &wanted, at(0));
-    assert_eq!(world.rule_count(), 2, "a deny and the exemption from it");
-}
-
-#[test]
-fn an_exemption_that_cannot_be_narrowed_goes() {
-    let exempting =
-        |ports: &str| Lock { exempt: vec![peer("203.0.113.7")], ..lock(WEB, &[("10.0.0.4", ports)]) };
-    let mut world = nsg(&["corp 300 Allow TCP 198.51.100.0/24 > * : *"]);
-    settle(&mut world, &wanted(vec![exempting("TCP/22,TCP/3389")], vec![]), at(0));
-    let exempt = packet("203.0.113.7", "10.0.0.4", 22);
-    assert!(passes(&world, exempt));
-    // Above this one a new exemption may not go.
-    apply(&mut world, &Write::Put(rule("stop 500 Deny TCP * > * : 3389"))).unwrap();
-    let changes = settle(&mut world, &wanted(vec![exempting("TCP/3389")], vec![]), at(0));
-    assert_eq!(changes.refused[0].reason, Reason::ForeignDeny);
-    assert!(!passes(&world, exempt), "by {:?}", decider(&world, exempt));
-}
-
-#[test]
-fn exemptions_stand_above_the_deny_and_only_for_what_every_policy_exempts() {
-    let exempt = |texts: &[&str]| texts.iter().map(|text| peer(text)).collect();
-    let one = Lock { exempt: exempt(&["AzureLoadBalancer", "10.9.0.0/16"]), ..web() };
-    let two = Lock { exempt: exempt(&["10.9.1.0/24"]), ..lock(OPS, &[("10.0.0.4", "TCP/22")]) };
-    let mut world = nsg(&[]);
-    let first = planned(&world, &wanted(vec![one.clone()], vec![]));
-    assert!(first.locks.iter().all(|rule| rule.access == Access::Deny), "the deny first: {first:?}");
-    settle(&mut world, &wanted(vec![one.clone()], vec![]), at(0));
-    assert!(passes(&world, packet("168.63.129.16", "10.0.0.4", 22)));
-    settle(&mut world, &wanted(vec![two, one], vec![]), at(0));
-    assert!(!passes(&world, packet("168.63.129.16", "10.0.0.4", 22)));
-    assert!(!passes(&world, packet("10.9.2.1", "10.0.0.4", 22)));
-    assert!(passes(&world, packet("10.9.1.1", "10.0.0.4", 22)));
-    let udp = Packet { tcp: false, ..packet("10.9.2.1", "10.0.0.4", 22) };
-    assert!(passes(&world, udp));
-    settle(
-        &mut world,
-        &wanted(vec![Lock { keep_others: false, ..lock(WEB, &[]) }, lock(OPS, &[])], vec![]),
-        at(0),
-    );
-    assert!(world.rules.iter().all(|rule| !rule.name.contains("exempt")));
-}
-
-#[test]
 fn opens_stop_before_locks_do() {
     let mut world = nsg(&[]);
     world.outbound_rules = 899;
@@ -416,27 +354,4 @@ fn a_name_that_is_not_ours_is_never_removed() {
     let changes = settle(&mut world, &wanted(vec![], vec![foreign]), at(0));
     assert_eq!(changes.refused[0].reason, Reason::NotTrusted);
     assert_eq!(world, before);
-}
-
-#[test]
-fn a_retained_exemption_goes_where_another_policy_locks_without_it() {
-    let exempt = Lock { exempt: vec![peer("10.9.0.0/16")], ..lock(WEB, &[("10.0.0.4,10.0.0.5", "22")]) };
-    let mut world = nsg(&[]);
-    settle(&mut world, &wanted(vec![exempt], vec![]), at(0));
-    settle(&mut world, &wanted(vec![], vec![]), at(0));
-    assert!(passes(&world, packet("10.9.0.1", "10.0.0.4", 22)), "the retained lock keeps its exemption");
-    settle(&mut world, &wanted(vec![lock(OPS, &[("10.0.0.4", "22")])], vec![]), at(0));
-    assert!(!passes(&world, packet("10.9.0.1", "10.0.0.4", 22)));
-}
-
-#[test]
-fn a_deny_goes_only_after_the_exemption_above_it_is_gone() {
-    let exempt = Lock { exempt: vec![peer("10.9.0.0/16")], ..web() };
-    let mut world = nsg(&[]);
-    settle(&mut world, &wanted(vec![exempt], vec![]), at(0));
-    let unlocked = wanted(vec![Lock { machines: vec![], keep_others: false, ..web() }], vec![]);
-    let first = planned(&world, &unlocked).unlocks;
-    assert_eq!(first, [names::exempt_name(&cluster(), WEB, 0)]);
-    apply(&mut world, &Write::Delete(first[0].clone())).unwrap();
-    assert_eq!(planned(&world, &unlocked).unlocks, [deny(0)]);
 }

@@ -1,7 +1,7 @@
 //! Denies of locks: how one becomes another while something rests on it, where they go, and what others made of them.
 
 use portcullis::api::{ExistingRules, Reason};
-use portcullis::plan::changes::plan;
+use portcullis::plan::changes::{grant_rule, plan};
 use portcullis::plan::desired::{Changes, Lock, Wanted};
 use portcullis::plan::model::{Access, Observed, Peer, Provisioning, Rule};
 use portcullis::plan::names;
@@ -67,6 +67,48 @@ fn a_deny_keeps_the_ports_that_rest_on_it_until_they_stand_elsewhere() {
         assert_eq!(written(&second), [(deny(0).as_str(), 1, 1)], "{existing:?}");
         put(&mut world, second.locks[0].clone());
         assert!(planned(&world, &after).is_empty());
+    }
+}
+
+/// An allow of ours that is to let nobody in, and is not gone yet: one of nobody, which only a sweep may judge, and an
+/// exemption that no lock wants.
+#[test]
+fn a_deny_comes_down_past_no_allow_of_ours_that_is_to_let_nobody_in() {
+    let live = grant(1, "198.51.100.9/32", "10.0.0.5", "22", 3600, open(60));
+    let wanted = wanted(vec![lock(WEB, &[("10.0.0.4", "22")])], vec![live]);
+    let of_nobody = grant(0, "203.0.113.7/32", "10.0.0.4", "22", 3600, open(60));
+    let of_nobody = grant_rule(&cluster(), &of_nobody, 400);
+    let exemption = Rule { name: names::exempt_name(&cluster(), WEB, 7), ..of_nobody.clone() };
+    for stray in [of_nobody, exemption] {
+        let mut world = nsg(&["first 300 Allow TCP * > * : 22"]);
+        settle(&mut world, &wanted, at(0));
+        put(&mut world, stray.clone());
+        world.rules.retain(|rule| rule.name != "first");
+        let from = packet("203.0.113.7", "10.0.0.4", 22);
+        while let Some(write) = writes(&plan(&world, &wanted, &LIMITS, at(0)), world.lock).first() {
+            apply(&mut world, write).unwrap();
+            assert!(!passes(&world, from), "by {:?} after {write:?}", decider(&world, from));
+        }
+        world.rules.retain(|rule| rule.name != stray.name);
+        settle(&mut world, &wanted, at(0));
+        assert_eq!(world.rule(&deny(0)).unwrap().priority, 999);
+    }
+}
+
+#[test]
+fn a_deny_comes_down_as_far_as_it_shuts_out_what_it_did() {
+    let wanted = wanted(vec![lock(WEB, &[("10.0.0.4", "22")])], vec![]);
+    for (machine, stray_at, comes_down) in
+        [("10.0.0.4", 400, false), ("10.0.0.4", 1500, true), ("10.0.0.4", 200, true), ("10.0.0.9", 400, true)]
+    {
+        let mut world = nsg(&["first 300 Allow TCP * > * : 22"]);
+        settle(&mut world, &wanted, at(0));
+        let stray = grant(0, "203.0.113.7/32", machine, "22", 3600, open(60));
+        put(&mut world, grant_rule(&cluster(), &stray, stray_at));
+        world.rules.retain(|rule| rule.name != "first");
+        settle(&mut world, &wanted, at(0));
+        let stands = world.rule(&deny(0)).unwrap().priority;
+        assert_eq!(stands, if comes_down { 999 } else { 299 }, "{machine} at {stray_at}");
     }
 }
 

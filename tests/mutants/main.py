@@ -6,9 +6,11 @@ of a minute each; here all are compiled at once (weave.py), and only those that 
 
 import collections
 import concurrent.futures
+import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -21,6 +23,8 @@ from trial import Trial
 
 def main(sources: Path, cache: Path, files: list[str]) -> int:
     begun = time.monotonic()
+    # Whoever ends this ends the tests too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # The folder that everything else is built in may change meanwhile.
     sources, changing = cache / "mutants/sources", sources
     shutil.rmtree(sources, ignore_errors=True)
@@ -28,6 +32,8 @@ def main(sources: Path, cache: Path, files: list[str]) -> int:
     chosen = [word for file in files for word in ("--file", file)]
     listing = ["cargo", "mutants", "--list", "--json", *chosen]
     mutants = json.loads(subprocess.run(listing, cwd=sources, stdout=subprocess.PIPE, check=True).stdout)
+    if not mutants:
+        sys.exit(f"mutants: nothing to break in {' '.join(files)}: name files such as src/plan/lease.rs")
     for number, mutant in enumerate(mutants, start=1):
         mutant["number"] = number
     names = {mutant["number"]: mutant["name"] for mutant in mutants}
@@ -43,8 +49,9 @@ def main(sources: Path, cache: Path, files: list[str]) -> int:
     )
     trial = Trial(folder, program.binaries, words[words.index("--") + 1 :])
     counts: collections.Counter[str] = collections.Counter(unviable=len(program.unviable))
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        trials = {pool.submit(trial.of, number): number for number in sorted(program.woven)}
+    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+    trials = {pool.submit(trial.of, number): number for number in sorted(program.woven)}
+    try:
         for done, finished in enumerate(concurrent.futures.as_completed(trials), start=1):
             verdict = finished.result()
             counts[verdict] += 1
@@ -52,6 +59,9 @@ def main(sources: Path, cache: Path, files: list[str]) -> int:
                 print(f"{verdict}: {names[trials[finished]]}", flush=True)
             if done % 100 == 0:
                 print(f"{done} of {len(trials)} after {time.monotonic() - begun:.0f} s", flush=True)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        trial.stop()
     print(f"trying {len(program.left)} one by one", flush=True)
     loom.copy()
     for mutant in mutants:
@@ -68,4 +78,12 @@ def main(sources: Path, cache: Path, files: list[str]) -> int:
 if __name__ == "__main__":
     if len(sys.argv) < 4:
         sys.exit("usage: main.py SOURCES CACHE FILE...")
-    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]))
+    folder = Path(sys.argv[2]) / "mutants"
+    folder.mkdir(parents=True, exist_ok=True)
+    # Two at once would take each other's program for their own.
+    with open(folder / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(f"mutants: another run is under way in {folder}")
+        sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]))

@@ -53,16 +53,16 @@ class Loom:
             if not errors:
                 break
             for error in errors:
-                found = self.at_fault(error)
+                found = self.at_fault(error, primary=True)
                 certain = found and (error.get("code") or {}).get("code") in NO_SUCH_TRAIT
-                found = found or self.beside(error)
+                found = found or self.at_fault(error, primary=False) or self.beside(error)
                 if not found and not self.unfixed(error):
                     sys.exit(f"mutants: what was woven is not understood:\n{error['rendered']}")
                 (unviable if certain else left).update(found)
             left -= unviable
         woven = {number for found in self.woven.values() for _, _, number in found.places}
         program = Program(self.binaries(), woven, unviable, left)
-        if len(program.binaries) != len(BINARIES):
+        if not program.binaries:
             sys.exit("mutants: the tests cannot be built; run make test")
         return program
 
@@ -80,22 +80,17 @@ class Loom:
         (self.folder / "src/mutant.rs").write_text(CHOICE)
 
     def errors(self) -> list[dict]:
-        told = [line["message"] for line in self.cargo("check", "--lib") if line["reason"] == "compiler-message"]
-        return [message for message in told if message["level"] == "error" and message["spans"]]
+        return errors_in(self.cargo("check", "--lib"))
 
-    def at_fault(self, error: dict) -> set[int]:
-        """Whose text the compiler points at: rather the cause than what it comes to elsewhere."""
-        for primary in (True, False):
-            spans = [span for span in error["spans"] if span["is_primary"] == primary]
-            found = {
-                number
-                for span in spans
-                for begin, end, number in self.places(span["file_name"])
-                if begin <= span["byte_start"] and span["byte_end"] <= end
-            }
-            if found:
-                return found
-        return set()
+    def at_fault(self, error: dict, primary: bool) -> set[int]:
+        """Whose text the compiler points at: at the cause, or at what it comes to elsewhere."""
+        return {
+            number
+            for span in error["spans"]
+            if span["is_primary"] == primary
+            for begin, end, number in self.places(span["file_name"])
+            if begin <= span["byte_start"] and span["byte_end"] <= end
+        }
 
     def beside(self, error: dict) -> set[int]:
         """Who is in the lines that the compiler points at."""
@@ -127,14 +122,20 @@ class Loom:
         """Builds a program with this mutant in place of the one with all; false where it does not compile."""
         path = mutant["file"]
         (self.folder / path).write_bytes(Weaver((self.sources / path).read_bytes()).replace(mutant))
-        built = len(self.binaries()) == len(BINARIES)
+        built = bool(self.binaries())
         shutil.copyfile(self.sources / path, self.folder / path)
         return built
 
     def binaries(self) -> list[Path]:
-        built = self.cargo("test", *(word for words in BINARIES for word in words), "--no-run")
-        artifacts = [line for line in built if line["reason"] == "compiler-artifact" and line["profile"]["test"]]
-        return [Path(artifact["executable"]) for artifact in artifacts if artifact["executable"]]
+        """None where it does not compile."""
+        told = self.cargo("test", *(word for words in BINARIES for word in words), "--no-run")
+        artifacts = [line for line in told if line["reason"] == "compiler-artifact" and line["profile"]["test"]]
+        binaries = [Path(artifact["executable"]) for artifact in artifacts if artifact["executable"]]
+        if len(binaries) == len(BINARIES):
+            return binaries
+        if not errors_in(told):
+            sys.exit("mutants: cargo failed, and not because of what it compiled: is there room on the disk?")
+        return []
 
     def cargo(self, command: str, *words: str) -> list[dict]:
         line = ["cargo", command, "--locked", "--message-format=json", *words]
@@ -148,3 +149,8 @@ class Loom:
             check=False,
         )
         return [json.loads(text) for text in told.stdout.splitlines() if text.startswith("{")]
+
+
+def errors_in(told: list[dict]) -> list[dict]:
+    messages = [line["message"] for line in told if line["reason"] == "compiler-message"]
+    return [message for message in messages if message["level"] == "error" and message["spans"]]

@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # Breaks the decisions in one place after another: run.sh CACHE SOURCES FILE...
 set -euo pipefail
+command -v prlimit >/dev/null || { echo "mutants: prlimit is missing, which util-linux has" >&2; exit 1; }
+"${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+  { echo "mutants: needs Python 3.11 or newer" >&2; exit 1; }
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=$1 sources=$2
 shift 2

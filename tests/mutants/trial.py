@@ -1,7 +1,7 @@
 """Whether the tests notice a mutant."""
 
+import contextlib
 import os
-import resource
 import signal
 import subprocess
 import time
@@ -10,6 +10,8 @@ from pathlib import Path
 
 # A mutant that fills memory in a loop is to end by itself, before the machine's other processes do.
 MEMORY = 6 << 30
+# One whose parent is gone ends by itself too, in seconds of a processor.
+WORK = 600
 # Up to this many seconds, tests are run together: starting each takes longer.
 QUICK = 0.5
 # How much longer than with nothing broken a test may take, and by how many seconds.
@@ -34,6 +36,7 @@ class Batch:
 class Trial:
     def __init__(self, folder: Path, binaries: list[Path], filters: list[str]) -> None:
         self.folder = folder
+        self.running: set[subprocess.Popen] = set()
         self.batches = self.arrange([(binary, name) for binary in binaries for name in self.names(binary, filters)])
 
     def names(self, binary: Path, filters: list[str]) -> list[str]:
@@ -65,21 +68,30 @@ class Trial:
                 return verdict
         return "missed"
 
+    def stop(self) -> None:
+        """Ends what runs."""
+        for process in list(self.running):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
     def run(self, batch: Batch, number: int) -> tuple[str, float]:
         begun = time.monotonic()
+        limits = ["prlimit", f"--as={MEMORY}", f"--cpu={WORK}", "--"]
         process = subprocess.Popen(
-            [batch.binary, "--exact", "--test-threads=1", *batch.names],
+            [*limits, batch.binary, "--exact", "--test-threads=1", *batch.names],
             cwd=self.folder,
             env={**os.environ, **ENVIRONMENT, "MUTANT": str(number)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             process_group=0,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY)),
         )
+        self.running.add(process)
         try:
             status = process.wait(batch.seconds * SLOWER + AND if number else None)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             return "timeout", time.monotonic() - begun
+        finally:
+            self.running.discard(process)
         return "passed" if status == 0 else "caught", time.monotonic() - begun

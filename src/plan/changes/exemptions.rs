@@ -291,12 +291,8 @@ fn leave(draft: &mut Draft<'_>, shut: &Shut<'_>, rule: &Rule) {
 /// Whether an exemption lets in nothing that another does not.
 pub(super) fn lies_within(rule: &Rule, wider: &Rule) -> bool {
     let sources = Bounds::of(&rule.sources, None).maybe;
-    let tags = |rule: &Rule| rule.sources.iter().any(|peer| !matches!(peer, Peer::Net(_) | Peer::Any));
-    let from = if tags(rule) || tags(wider) {
-        rule.sources == wider.sources
-    } else {
-        Bounds::of(&wider.sources, None).surely.contains(&sources)
-    };
+    // A tag is within itself, whatever it stands for.
+    let from = rule.sources == wider.sources || Bounds::of(&wider.sources, None).surely.contains(&sources);
     from && hosts(&rule.destinations).len() == rule.destinations.len()
         && Cells::named_by(wider).contains(&Cells::named_by(rule))
 }

@@ -1,5 +1,7 @@
 //! Requests for machines behind a firewall that leads packets on: who comes how, by which port, and what is refused.
 
+use std::collections::BTreeSet;
+
 use portcullis::api::{
     AzureEnforcement, Enforcement, FirewallSource, JitAccessRequestStatus, RuleStatus, TranslationStatus, Via,
 };
@@ -241,7 +243,7 @@ fn comes_in(view: &PolicyView) -> Translation {
 
 #[test]
 fn machines_begin_to_look_for_a_port_far_from_each_other() {
-    let ports: std::collections::BTreeSet<u16> = (1..=40)
+    let ports: BTreeSet<u16> = (1..=40)
         .map(|last| {
             let mut machine = behind(&["nic"], &ROUTES);
             machine.nics[0].addresses[0].ip = format!("10.0.0.{last}").parse().unwrap();
@@ -303,6 +305,57 @@ fn a_row_of_ports_ends_before_the_last_port_that_azure_takes() {
     assert_eq!(on(&plan_of(row(5985 + 31), &free), "azureFirewalls").len(), 1);
     let many = judged(&request(row(5985 + 32)), &free);
     assert!(matches!(many, Judgement::Refused(Reason::TooLarge, _)), "{many:?}");
+}
+
+#[test]
+fn machines_of_one_request_take_no_port_twice() {
+    // Everything is taken but the last two.
+    let others = PortRange::new(50_000, 63_997).unwrap();
+    let hub = hub(vec![onward("theirs/all", "*", others, "10.0.0.9", 80, None)], vec![]);
+    let also = |n: u8| {
+        let mut other = machine(&format!("web-{n}"), &[&format!("10.0.0.{}", 3 + n)], &["nic"]);
+        other.nics[0].addresses[0].hops = behind(&[], &ROUTES).nics[0].addresses[0].hops.clone();
+        other
+    };
+    let machines = vec![behind(&["nic"], &ROUTES), also(2), also(3)];
+    let mut view = policy("web", vec![port(22, &["0.0.0.0/0"], "3h")], machines);
+    view.firewalls = Arc::new([(firewall(), hub)].into());
+    let of = |names: &[&str]| {
+        let targets: Vec<Value> = names.iter().map(|name| json!({"name": name})).collect();
+        move |spec: &mut Value| spec["targets"] = json!(targets)
+    };
+    let plan = plan_of(of(&["web-1", "web-2"]), &view);
+    let ports: BTreeSet<u16> =
+        on(&plan, "azureFirewalls").iter().map(|rule| rule.translation.unwrap().port).collect();
+    assert_eq!(ports, [63_998, 63_999].into());
+    let three = judged(&request(of(&["web-1", "web-2", "web-3"])), &view);
+    assert!(matches!(three, Judgement::Impossible(Reason::FirewallUnfit, _)), "{three:?}");
+}
+
+/// Its own rule keeps nobody out where it leads the same way, by what this program knows of it under that name.
+#[test]
+fn a_rule_that_only_resembles_one_of_a_grant_keeps_its_port() {
+    let free = comes_in(&usual(hub(vec![], vec![])));
+    let mapping = |name: &str, from: u16, to: &str| PortMapping {
+        from: Translation { address: PUBLIC.parse().unwrap(), port: from },
+        to: to.parse().unwrap(),
+        ports: vec![PortRange::single(22)],
+        name: name.into(),
+        closing: false,
+    };
+    let rule = |part_of| {
+        onward(part_of, "192.0.2.0/24", PortRange::single(free.port), "10.0.0.9", 22, Some(part_of))
+    };
+    for (mappings, taken) in [
+        // Moved by somebody to the port that is looked for.
+        (vec![mapping("portcullis-a", free.port + 99, "10.0.0.9")], true),
+        // Beside one of another name that leads that way.
+        (vec![mapping("portcullis-b", free.port, "10.0.0.4")], true),
+        (vec![mapping("portcullis-a", free.port, "10.0.0.4")], false),
+    ] {
+        let found = comes_in(&usual(hub(vec![rule("portcullis-a")], mappings.clone())));
+        assert_eq!(found != free, taken, "{mappings:?}");
+    }
 }
 
 #[test]

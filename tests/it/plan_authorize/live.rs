@@ -108,6 +108,38 @@ fn ports_that_go_by_the_operating_system_are_judged_where_that_is_known() {
     // Known to be Linux: 22 from anywhere is what such a policy allows.
     assert!(matches!(judged(&[by_os(true)], now()), Judgement::Unknown(..)));
     assert!(matches!(judged(&[by_os(false)], now()), Judgement::Unknown(..)));
+    // Known to be Windows: 22 is none of its ports.
+    let windows = Machine { os: Os::Windows, ..machine("web-1", &["10.0.0.4"], &["nic"]) };
+    let windows = policy("web", vec![port(22, &[], "3h")], vec![windows]);
+    let judgement = judged(&[edited(windows, true, |spec| spec.ports.clear())], now());
+    assert!(matches!(judgement, Judgement::Refused(Reason::PortNotAllowed, _)), "{judgement:?}");
+}
+
+#[test]
+fn a_second_policy_that_goes_by_tags_has_a_say_where_it_covered_the_machine() {
+    let tagged = |latest| {
+        let ops = policy("ops", vec![port(22, &[], "3h")], vec![machine("web-1", &["10.0.0.4"], &["nic"])]);
+        edited(ops, latest, |spec| {
+            spec.targets[0].azure_virtual_machine = None;
+            spec.targets[0].azure_scope = Some(AzureScope {
+                id: "/subscriptions/11111111-2222-3333-4444-555555555555".into(),
+                tags: [("role".into(), "web".into())].into(),
+            });
+            spec.ports = vec![port(22, &["198.51.100.0/24"], "3h")];
+        })
+    };
+    for (is_of_the_grant, latest, refused) in
+        [(true, false, true), (false, true, true), (true, true, true), (false, false, false)]
+    {
+        let mut request = granted();
+        if is_of_the_grant {
+            let ops = RequestedPolicy { name: "ops".into(), uid: "uid-of-ops".into(), ..Default::default() };
+            request.status.as_mut().unwrap().policies.push(ops);
+        }
+        let judgement = judge(&request, &[web(), tagged(latest)], &Pipelines::default(), now());
+        let is_refused = matches!(&judgement, Judgement::Refused(_, why) if why.contains("JitPolicy ops"));
+        assert_eq!(is_refused, refused, "{is_of_the_grant} {latest}: {judgement:?}");
+    }
 }
 
 #[test]

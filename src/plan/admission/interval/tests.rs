@@ -252,4 +252,9 @@ fn what_only_speaks_to_people_is_told_of_and_holds_nothing() {
     let told = advice(&objects, &changed);
     assert_eq!(told.len(), 3, "{told:?}");
     assert!(told[0].contains("portcullis-early-word is altered (spec.validationActions[0]"), "{told:?}");
+    // A guard is judged, and what is not served cannot be looked at.
+    one(&mut changed, POLICY, "portcullis-requests").spec["failurePolicy"] = json!("Ignore");
+    assert_eq!(advice(&objects, &changed).len(), 3);
+    changed.served.clear();
+    assert_eq!(advice(&objects, &changed), Vec::<String>::new());
 }
