@@ -112,6 +112,36 @@ fn a_deny_comes_down_as_far_as_it_shuts_out_what_it_did() {
     }
 }
 
+/// Of two locks that find no room above a rule of somebody else, the upper one stands in for the lower.
+#[test]
+fn a_deny_goes_where_another_stands_above_it_though_no_higher_than_it_could() {
+    let both = [WEB, OPS].map(|uid| lock(uid, &[("10.0.0.4", "22")]));
+    let world = settled(&["first 100 Allow TCP 203.0.113.0/24 > * : 22"], &both);
+    let of = |uid: &str| world.rule(&names::deny_name(&cluster(), uid, 0)).unwrap();
+    let (upper, lower) = if of(WEB).priority < of(OPS).priority { (WEB, OPS) } else { (OPS, WEB) };
+    let gone = Lock { machines: vec![], keep_others: false, ..lock(lower, &[]) };
+    let changes = planned(&world, &[gone, lock(upper, &[("10.0.0.4", "22")])]);
+    assert_eq!(changes.unlocks, [of(lower).name.clone()]);
+}
+
+/// What lies between lets in nobody whom the other lock shuts out.
+#[test]
+fn a_deny_steps_back_at_once_where_that_uncovers_nothing() {
+    let web = lock(WEB, &[("10.0.0.4", "22")]);
+    let world = settled(&["corp 2000 Allow TCP 10.9.0.0/16 > * : 22"], std::slice::from_ref(&web));
+    let keeping = Lock { existing: ExistingRules::Keep, ..web };
+    for (exempt, priority) in [(vec![peer("10.9.0.0/16")], 4096), (vec![], 999)] {
+        let ops = Lock { exempt, ..lock(OPS, &[("10.0.0.4", "22")]) };
+        let mut world = world.clone();
+        for rule in planned(&world, &[keeping.clone(), ops]).locks {
+            if rule.name == deny(0) {
+                put(&mut world, rule);
+            }
+        }
+        assert_eq!(world.rule(&deny(0)).unwrap().priority, priority);
+    }
+}
+
 #[test]
 fn on_a_deny_that_was_not_written_nothing_rests() {
     let before = lock(WEB, &[("10.0.0.4", "22"), ("10.0.0.5", "22")]);
