@@ -142,6 +142,22 @@ fn a_deny_steps_back_at_once_where_that_uncovers_nothing() {
     }
 }
 
+/// What is wanted instead has other machines and other ports: it is written beside.
+#[test]
+fn a_deny_that_is_to_be_quite_another_stays_while_something_rests_on_it() {
+    let before = lock(WEB, &[("10.0.0.4,10.0.0.5", "TCP/22")]);
+    let mut world = settled(&["all 2000 Allow TCP * > * : *"], &[before]);
+    let web = Lock { keep_others: false, ..lock(WEB, &[("10.0.0.4", "TCP/3389")]) };
+    let wanted = wanted(vec![web, lock(OPS, &[("10.0.0.5", "TCP/22")])], vec![]);
+    let stranger = packet("198.51.100.1", "10.0.0.5", 22);
+    while let Some(write) = writes(&plan(&world, &wanted, &LIMITS, at(0)), world.lock).first() {
+        apply(&mut world, write).unwrap();
+        assert!(!passes(&world, stranger), "by {:?} after {write:?}", decider(&world, stranger));
+    }
+    assert!(passes(&world, packet("198.51.100.1", "10.0.0.4", 22)));
+    assert!(!passes(&world, packet("198.51.100.1", "10.0.0.4", 3389)));
+}
+
 #[test]
 fn on_a_deny_that_was_not_written_nothing_rests() {
     let before = lock(WEB, &[("10.0.0.4", "22"), ("10.0.0.5", "22")]);

@@ -118,6 +118,11 @@ fn a_lock_that_a_rule_pushed_up_comes_down_when_that_is_gone_and_grants_open_aga
     settle(&mut world, &wanted(vec![web()], vec![]), at(0));
     assert!(crowded(&world).is_some());
     world.rules.retain(|rule| rule.name != "first");
+    // A grant waits for the number that this plan frees, and is not refused.
+    let waits = grant(0, "203.0.113.7/32", "10.0.0.4", "22", 3600, open(60));
+    let wanted_both = wanted(vec![web()], vec![waits]);
+    let changes = portcullis::plan::changes::plan(&world, &wanted_both, &LIMITS, at(0));
+    assert_eq!((changes.refused, changes.opens), (vec![], vec![]));
     let stranger = packet("198.51.100.23", "10.0.0.4", 22);
     for write in writes(
         &portcullis::plan::changes::plan(&world, &wanted(vec![web()], vec![]), &LIMITS, at(0)),
