@@ -86,4 +86,7 @@ if __name__ == "__main__":
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             sys.exit(f"mutants: another run is under way in {folder}")
-        sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]))
+        try:
+            sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]))
+        except KeyboardInterrupt:
+            sys.exit("mutants: interrupted")
