@@ -10,7 +10,7 @@ use portcullis::api::{
 use portcullis::plan::authorize::Resolved;
 use portcullis::plan::desired::Grant;
 use portcullis::plan::foresight::without_room;
-use portcullis::plan::model::{FirewallId, Machine, Observed, Unsupported};
+use portcullis::plan::model::{FirewallHop, FirewallId, Machine, Observed, Unsupported};
 use portcullis::plan::report::{FirewallReport, Problem, World, stalled, status};
 use portcullis::plan::terms::Terms;
 use serde_json::{Value, json};
@@ -115,7 +115,19 @@ fn web_1() -> Machine {
     machine("web-1", &["10.0.0.4"], &["nic"])
 }
 
-/// What leads packets on before the groups.
+/// A firewall on the way that leads packets on.
+fn hub() -> FirewallHop {
+    FirewallHop {
+        id: translating("azureFirewalls", "hub"),
+        address: ip("10.2.1.4"),
+        policies: vec![],
+        publics: vec![ip("198.51.100.40")],
+        subnets: vec![net("10.2.1.0/26")],
+        routes: vec![],
+    }
+}
+
+/// The id of what leads packets on before the groups.
 fn translating(kind: &str, name: &str) -> FirewallId {
     let group = group_id(name).to_string();
     FirewallId(ArmId::parse(&group.replace("networkSecurityGroups", kind)).unwrap())

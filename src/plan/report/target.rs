@@ -182,7 +182,7 @@ fn judge(world: &World<'_>, name: &str, machine: &Machine, now: Timestamp) -> Ju
             judged.status.reason = Some(Reason::NotObserved.as_str().to_owned());
             judged.status.message = Some(why);
         }
-        // Whatever else is to be said of it is about what comes first.
+        // Where something else is in the way, that is said.
         Lockdown::Missing { on } if judged.status.reason.as_deref() == Some(Reason::Configured.as_str()) => {
             let on: Vec<&str> = on.iter().map(|firewall| firewall.0.name()).collect();
             judged.status.reason = Some(Reason::LockMissing.as_str().to_owned());

@@ -1,22 +1,11 @@
 //! What traffic passes on its way to a machine, and what of it a policy enforces.
 
 use portcullis::api::PathStatus;
-use portcullis::plan::model::{FirewallHop, Hop, Os, Translating};
+use portcullis::plan::model::{Hop, Os, Translating};
 
 use super::*;
 
 const RULES: &str = "it has rules of its own";
-
-fn hub() -> FirewallHop {
-    FirewallHop {
-        id: translating("azureFirewalls", "hub"),
-        address: ip("10.2.1.4"),
-        policies: vec![],
-        publics: vec![ip("198.51.100.40")],
-        subnets: vec![net("10.2.1.0/26")],
-        routes: vec![],
-    }
-}
 
 /// A locked machine with this on the way.
 fn behind(hops: Vec<Hop>) -> Scene {

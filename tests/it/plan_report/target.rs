@@ -1,7 +1,7 @@
 //! One machine of a policy's status.
 
 use portcullis::api::PathStatus;
-use portcullis::plan::model::{FirewallHop, Hop, Os, Route};
+use portcullis::plan::model::{Hop, Os, Route};
 
 use super::*;
 
@@ -15,18 +15,6 @@ fn is(target: &TargetStatus, state: &str, reason: Reason) {
 
 fn message(target: &TargetStatus) -> &str {
     target.message.as_deref().unwrap()
-}
-
-/// A firewall by which whatever comes from anywhere comes.
-fn hub(routes: Vec<Route>) -> Hop {
-    Hop::Firewall(FirewallHop {
-        id: translating("azureFirewalls", "hub"),
-        address: ip("10.2.1.4"),
-        policies: vec![],
-        publics: vec![ip("198.51.100.40")],
-        subnets: vec![net("10.2.1.0/26")],
-        routes,
-    })
 }
 
 #[test]
@@ -106,7 +94,7 @@ fn an_address_that_nothing_filters_is_open() {
 fn an_address_may_be_locked_by_a_firewall_alone() {
     let anywhere = vec![Route { to: net("0.0.0.0/0"), by_it: true }];
     let mut bare = machine("web-1", &["10.0.0.4"], &[]);
-    bare.nics[0].addresses[0].hops = vec![hub(anywhere)];
+    bare.nics[0].addresses[0].hops = vec![Hop::Firewall(FirewallHop { routes: anywhere, ..hub() })];
     let mut scene = Scene::of(vec![bare.clone()]);
     let target = scene.target();
     is(&target, "Configured", Reason::NotObserved);
