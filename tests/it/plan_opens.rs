@@ -146,3 +146,23 @@ fn the_rule_that_leaves_no_number_is_named() {
     assert_eq!(reason, Reason::NoPriorityRoom);
     assert!(message.contains("rule stop at priority 100"), "{message}");
 }
+
+#[test]
+fn of_the_rules_that_hold_up_a_deny_of_ours_the_first_that_lets_its_packets_in_is_named() {
+    let rules = [
+        "stop 101 Deny TCP * > * : 22",
+        "web 102 Allow TCP * > 10.9.9.9 : 443",
+        "ssh 103 Allow TCP * > * : 22",
+        "rdp 104 Allow TCP * > * : *",
+    ];
+    let mut world = nsg(&rules);
+    let mut deny = rule("x 100 Deny Any * > 10.0.0.4 : 22");
+    deny.name = portcullis::plan::names::deny_name(&cluster(), WEB, 0);
+    put(&mut world, deny);
+    let mut wanted = wanted(vec![lock(WEB, &[("10.0.0.4", "22")])], vec![one(7, open(60))]);
+    wanted.honour_denies_below = 100;
+    let changes = plan(&world, &wanted, &LIMITS, at(0));
+    let (reason, message) = refusal(&changes);
+    assert_eq!(reason, Reason::NoPriorityRoom);
+    assert!(message.contains("has to stand above rule ssh at priority 103"), "{message}");
+}

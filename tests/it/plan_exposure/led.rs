@@ -60,6 +60,11 @@ fn behind(translations: Vec<DnatRule>, filters: Vec<NetworkRule>) -> World {
     world
 }
 
+fn hop(world: &mut World) -> &mut FirewallHop {
+    let Hop::Firewall(hop) = &mut world.machine.nics[0].addresses[0].hops[0] else { panic!() };
+    hop
+}
+
 /// The same with an allow in the group for what comes from the firewall's subnet.
 fn let_in_from_the_subnet(mut world: World) -> World {
     let allow = rule("hub 100 Allow TCP 10.2.1.0/26 > 10.0.0.4 : 22");
@@ -110,6 +115,95 @@ fn what_a_live_grant_leads_on_is_no_hole_until_a_write_after_its_deadline() {
     assert!(!at_deadline(3600, None) && !at_deadline(0, None) && !at_deadline(-299, None));
     assert!(at_deadline(-300, None));
     assert!(at_deadline(3600, Some("portcullis-other")), "it is another's");
+}
+
+/// Where the subnets of the firewall are not known, nobody says that a group keeps them out.
+#[test]
+fn what_is_led_on_is_a_hole_too_where_it_goes_past_the_group() {
+    let led_on = || behind(vec![onward(Protocol::Tcp, ("10.0.0.4", "22"), None)], vec![]);
+    let bypass = |sources: &str, destination: &str| {
+        let mut world = led_on();
+        let text = format!("in 100 Allow TCP {sources} > {destination} : 22");
+        let first = admin(&text, AdminAction::AlwaysAllow);
+        world.machine.nics[0].addresses[0].network.admin_rules = Some(vec![first]);
+        // What is let in for all to see is no grant's: only the firewall is of interest here.
+        world.grants.push(grant(1, sources, "10.0.0.4", "22", 3600, Duty::Hold));
+        is_shadowed(&world)
+    };
+    assert!(bypass("10.2.1.0/26", "10.0.0.4"));
+    assert!(!bypass("10.2.2.0/26", "10.0.0.4") && !bypass("10.2.1.0/26", "10.0.0.5"));
+    let mut world = led_on();
+    hop(&mut world).subnets.clear();
+    assert!(is_shadowed(&world));
+}
+
+/// A machine that nothing but the firewall stands before, with these of its rules.
+fn bare(filters: Vec<NetworkRule>) -> World {
+    let mut world = behind(vec![], filters);
+    world.machine.nics[0].addresses[0].path.clear();
+    world.lock = lock(WEB, &[("10.0.0.4", "TCP/20-30")]);
+    world
+}
+
+#[test]
+fn who_a_firewall_lets_through_as_he_is_gets_in_where_nothing_else_stands_there() {
+    let deny = "stop 100 Deny TCP * > 10.0.0.4 : 20-30";
+    for (rules, hole) in [
+        (vec![], false),
+        (vec!["in 200 Allow TCP 198.51.100.0/24 > 10.0.0.4 : 22"], true),
+        (vec!["in 200 Allow Any * > * : *"], true),
+        (vec!["in 200 Allow UDP 198.51.100.0/24 > 10.0.0.4 : 22"], false),
+        (vec!["in 200 Allow TCP 198.51.100.0/24 > 10.0.0.4 : 31"], false),
+        (vec!["in 200 Allow TCP 198.51.100.0/24 > 10.0.0.5 : 22"], false),
+        (vec![deny, "in 200 Allow TCP * > * : *"], false),
+        (vec!["in 100 Allow TCP * > * : *", "stop 200 Deny TCP * > 10.0.0.4 : 20-30"], true),
+        (vec!["stop 100 Deny TCP * > 10.0.0.4 : 22", "in 200 Allow TCP * > * : *"], true),
+        (vec!["stop 100 Deny TCP * > 10.0.0.5 : 20-30", "in 200 Allow TCP * > * : *"], true),
+        (vec!["stop 100 Deny UDP * > 10.0.0.4 : 20-30", "in 200 Allow TCP * > * : *"], true),
+        (vec!["stop 100 Deny TCP * > Somewhere : 20-30", "in 200 Allow TCP * > * : *"], true),
+        (vec!["stop 100 Deny TCP 10.0.0.0/8 > * : *", "in 200 Allow TCP * > * : *"], true),
+        (vec!["stop 100 Deny TCP 10.0.0.0/8 > * : *", "in 200 Allow TCP 10.9.0.0/16 > * : *"], false),
+    ] {
+        let filters = rules.iter().map(|text| filter(text, None)).collect();
+        assert_eq!(is_shadowed(&bare(filters)), hole, "{rules:?}");
+    }
+    // Nobody is let through where a group keeps him out.
+    let open = || filter("in 200 Allow TCP * > 10.0.0.4 : 22", None);
+    assert!(is_shadowed(&bare(vec![open()])) && !is_shadowed(&behind(vec![], vec![open()])));
+}
+
+#[test]
+fn who_is_exempt_or_has_a_grant_is_let_through_and_that_is_no_hole() {
+    let name = led(3600).name;
+    let from = |source: &str, part_of: Option<&str>, deadline: i64| {
+        let mut world = bare(vec![filter(&format!("in 200 Allow TCP {source} > 10.0.0.4 : 22"), part_of)]);
+        world.grants.push(Grant { name: name.clone(), ..led(deadline) });
+        world.lock.exempt = vec![peer("192.0.2.0/24")];
+        is_shadowed(&world)
+    };
+    assert!(!from("203.0.113.7", Some(&name), 3600) && !from("203.0.113.7", Some(&name), -299));
+    assert!(from("203.0.113.7", Some(&name), -300), "it is over");
+    assert!(from("203.0.113.0/24", Some(&name), 3600), "more than was granted");
+    assert!(from("203.0.113.7", Some("portcullis-other"), 3600) && from("203.0.113.7", None, 3600));
+    assert!(!from("192.0.2.5", None, 3600) && from("192.0.0.0/16", None, 3600));
+}
+
+/// Whoever is on the internet comes by the widest of routes, and there by the firewall or not.
+#[test]
+fn a_firewall_locks_alone_only_what_it_stands_before() {
+    let lockdown = |routes: &[(&str, bool)], has_public: bool| {
+        let mut world = bare(vec![]);
+        let routes = routes.iter().map(|(to, by_it)| Route { to: net(to), by_it: *by_it });
+        hop(&mut world).routes = routes.collect();
+        world.machine.nics[0].addresses[0].has_public = has_public;
+        world.lockdown()
+    };
+    let open = Lockdown::Missing { on: vec![] };
+    assert_eq!(lockdown(&[("0.0.0.0/0", true)], false), Lockdown::Effective);
+    assert_eq!(lockdown(&[("0.0.0.0/0", true)], true), open);
+    assert_eq!(lockdown(&[("0.0.0.0/0", false), ("10.0.0.0/8", true)], false), open);
+    assert_eq!(lockdown(&[("0.0.0.0/1", true), ("128.0.0.0/1", true)], false), open);
+    assert_eq!(lockdown(&[], false), open);
 }
 
 #[test]
@@ -196,7 +290,7 @@ fn every_firewall_on_the_way_is_there_once() {
     assert_eq!(world.machine.translating_firewalls(), [hub()]);
     assert_eq!(world.machine.firewalls(), [firewall("a")]);
     // Of two routes as long, one that is not by way of it counts: answers would go another way.
-    let Hop::Firewall(hop) = &mut world.machine.nics[0].addresses[0].hops[0] else { panic!() };
+    let hop = hop(&mut world);
     assert!(hop.carries(net("203.0.113.7/32")));
     hop.routes.push(Route { to: net("0.0.0.0/0"), by_it: false });
     assert!(!hop.carries(net("203.0.113.7/32")));
