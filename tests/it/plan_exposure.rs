@@ -205,6 +205,9 @@ fn a_grant_that_cannot_get_through_names_what_stops_it() {
     let observed = world.change("b");
     apply(observed, &Write::Put(rule("stop 101 Deny Any Storage > * : *"))).unwrap();
     assert_eq!(world.passage(&grant), Passage::Unknown { by: vec![by("b", "stop")] });
+    // Nothing is said of what a firewall stops that could not be read.
+    world.firewalls.remove(&firewall("b"));
+    assert_eq!(world.passage(&grant), Passage::Unknown { by: vec![] });
     let no = admin("no 5 Deny Any * > * : 22", AdminAction::Deny);
     world.machine = machine(&["a", "b"], &["10.0.0.0/8"], vec![no]);
     let rule = Decider { firewall: None, rule: "no".into() };

@@ -68,8 +68,9 @@ impl Judge<'_> {
 pub(super) struct Gate<'a> {
     pub firewall: &'a FirewallId,
     rules: Vec<Judge<'a>>,
-    /// Whether it could be read, and the cloud has ended writing it.
+    /// Whether it could be read: where it could not, it has no rules here.
     read: bool,
+    /// Whether it could be read, and the cloud has ended writing it.
     settled: bool,
     network: &'a NetworkView,
 }
@@ -184,13 +185,9 @@ impl Gate<'_> {
     pub(super) fn judge(&self, cell: Cell, exempt: &[Peer], trust: Trust) -> LetIn {
         let mut undecided = AddressSet::all();
         let mut let_in = LetIn::default();
-        match trust {
-            Trust::Proved if !self.read || !self.settled => {
-                let_in.unread = undecided;
-                return let_in;
-            }
-            Trust::Goal if !self.read => return let_in,
-            Trust::Proved | Trust::Goal => {}
+        if trust == Trust::Proved && !self.settled {
+            let_in.unread = undecided;
+            return let_in;
         }
         for rule in self.rules.iter().filter(|rule| rule.concerns(cell)) {
             if rule.does != Does::Deny {
@@ -211,12 +208,11 @@ impl Gate<'_> {
 
     /// Whether a deny of ours stands here against everybody.
     pub(super) fn has_lock(&self, cell: Cell, trust: Trust) -> bool {
-        self.read
-            && self.rules.iter().any(|rule| {
-                rule.is_lock
-                    && rule.concerns(cell)
-                    && rule.surely(trust).is_some_and(|surely| *surely == AddressSet::all())
-            })
+        self.rules.iter().any(|rule| {
+            rule.is_lock
+                && rule.concerns(cell)
+                && rule.surely(trust).is_some_and(|surely| *surely == AddressSet::all())
+        })
     }
 
     pub(super) fn rules(&self) -> impl Iterator<Item = Verdict<'_>> {

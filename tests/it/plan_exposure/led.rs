@@ -228,7 +228,14 @@ fn what_was_not_read_of_the_firewall_is_said() {
         hub.translating.as_mut().unwrap().unread = Some("a parent policy may not be read".into());
     });
     assert_eq!(why(&partly), "a parent policy may not be read");
-    // A group with a rule that is being written.
+    // A group that is being written, and one with a rule that is.
+    for (provisioning, why) in
+        [(Provisioning::Updating, "a is being written"), (Provisioning::Failed, "a failed to be written")]
+    {
+        let mut world = World::locked(&[("a", &[])]);
+        world.change("a").provisioning = provisioning;
+        assert_eq!(world.lockdown(), Lockdown::Unknown { why: why.into() });
+    }
     let mut world = World::locked(&[("a", &[])]);
     for rule in &mut world.change("a").rules {
         if rule.name.contains("-deny-") {
