@@ -24,6 +24,7 @@ use portcullis::plan::terms::Patience;
 use proptest::prelude::*;
 
 mod forged;
+mod waiting;
 
 const UID: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
 const NSG: &str = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/web/providers/Microsoft.Network/networkSecurityGroups";
@@ -564,43 +565,6 @@ fn a_live_grant_is_revoked_by_an_approver_and_waiting_too_long_ends() {
 }
 
 #[test]
-fn a_scheduled_request_opens_at_its_start_and_ends_at_its_hard_end() {
-    let (mut request, mut cloud, judged) = (request(7200), Cloud::default(), judgement(0, 7200));
-    let (begin, end) = (start() + SignedDuration::from_secs(600), start() + SignedDuration::from_secs(1200));
-    request.spec.not_before = Some(begin.into());
-    request.spec.not_after = Some(end.into());
-    for _ in 0..5 {
-        reconcile(&mut request, &mut cloud, &judged, start(), false);
-    }
-    assert_eq!(state(&request), State::Scheduled);
-    for _ in 0..5 {
-        reconcile(&mut request, &mut cloud, &judged, begin, false);
-    }
-    assert_eq!(state(&request), State::Opening);
-    assert_eq!(request.status.unwrap().expires_at.unwrap().0, end);
-}
-
-#[test]
-fn a_scheduled_request_that_lacks_an_approval_says_so_long_before_its_start() {
-    let (mut request, judged) = (request(7200), two_of(3600));
-    request.spec.not_before = Some((start() + SignedDuration::from_secs(600)).into());
-    let hash = "a".repeat(64);
-    let both: Vec<_> =
-        [(1, "bob"), (2, "carol")].map(|(number, who)| review(number, who, Verdict::Approved, &hash)).into();
-    let now = start() + SignedDuration::from_secs(20);
-    let mut come = |reviews: &[Arc<JitAccessReview>]| {
-        (0..5).for_each(|_| {
-            reviewed(&mut request, &mut Cloud::default(), &judged, reviews, now, false);
-        });
-        state(&request)
-    };
-    assert_eq!(come(&both), State::Scheduled);
-    // One of the two may approve no more, or the policy asks for more than there are.
-    assert_eq!(come(&both[..1]), State::Pending);
-    assert_eq!(come(&both), State::Scheduled);
-}
-
-#[test]
 fn a_grant_whose_packets_somebody_stops_says_so_and_stays_to_be_closed() {
     let (mut request, mut cloud, judged) = (request(3600), Cloud::default(), judgement(0, 3600));
     for _ in 0..8 {
@@ -633,68 +597,4 @@ fn a_grant_whose_packets_somebody_stops_says_so_and_stays_to_be_closed() {
     assert!(condition.message.contains("rule deny-all of hub"), "{}", condition.message);
     let (kept, condition) = active(&request, None);
     assert_eq!((kept.as_str(), condition.status.as_str()), ("Active", "True"));
-}
-
-/// A policy that gives people eight hours does so also while it is suspended or the cloud is away.
-#[test]
-fn the_time_to_wait_is_the_policys_also_while_it_cannot_be_judged() {
-    let hours = |hours: u64| std::time::Duration::from_secs(hours * 3600);
-    let patience = Patience { pending: hours(8), unused: hours(48) };
-    let at = |hours: i64| start() + SignedDuration::from_hours(hours);
-    let after = |before: State, judged: &Judgement, now: Timestamp| {
-        let mut request = request(3600);
-        request.status = Some(JitAccessRequestStatus {
-            state: Some(before.as_str().into()),
-            approved_at: Some(Time(start())),
-            ..Default::default()
-        });
-        let next = step(
-            &World {
-                request: &request,
-                judgement: judged,
-                tally: &Tally::default(),
-                admission: &IN_FORCE,
-                cluster: &Cluster::new("test", &[]),
-                seen: &|_: &RuleStatus| Seen::Nothing,
-                no_room: None,
-                patience,
-                stopped_by: None,
-                ground: Ground::Own,
-            },
-            now,
-        );
-        State::parse(&next.status.state.unwrap()).unwrap()
-    };
-    let (suspended, unknown) = (judgement(3, 3600), judgement(5, 3600));
-    for judged in [&suspended, &unknown] {
-        assert_eq!(after(State::Pending, judged, at(7)), State::Pending, "{judged:?}");
-    }
-    assert_eq!(after(State::Pending, &suspended, at(9)), State::TimedOut);
-    // After a stop that was longer than that: approvals that came in time are counted once it is known.
-    assert_eq!(after(State::Pending, &unknown, at(9)), State::Pending);
-    assert_eq!(after(State::Approved, &unknown, at(47)), State::Approved);
-    assert_eq!(after(State::Approved, &unknown, at(48)), State::TimedOut);
-}
-
-#[test]
-fn a_plan_that_changed_between_approval_and_grant_is_said_and_approved_anew() {
-    for before in [State::Approved, State::Scheduled] {
-        let (mut request, judged) = (request(3600), two_of(3600));
-        request.status = Some(JitAccessRequestStatus {
-            state: Some(before.as_str().into()),
-            plan_hash: Some("b".repeat(64)),
-            approved_at: Some(Time(start())),
-            ..Default::default()
-        });
-        let now = start() + SignedDuration::from_secs(60);
-        reconcile(&mut request, &mut Cloud::default(), &judged, now, false);
-        let status = request.status.as_ref().unwrap();
-        let approved = status.conditions.iter().find(|condition| condition.type_ == "Approved").unwrap();
-        assert_eq!(
-            (state(&request), approved.reason.as_str()),
-            (State::Pending, "PlanChanged"),
-            "{before:?}"
-        );
-        assert_eq!(status.pending_since, Some(Time(now)), "the wait begins anew");
-    }
 }
