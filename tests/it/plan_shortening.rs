@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use portcullis::api::{ConditionType, Reason};
-use portcullis::api::{JitAccessRequest, JitAccessRequestStatus, RuleState, State, find_condition};
+use portcullis::api::{
+    JitAccessRequest, JitAccessRequestStatus, RequestedPolicy, RuleState, State, find_condition,
+};
 use portcullis::plan::authorize::{GrantPlan, Judgement};
 use portcullis::plan::lifecycle::{OPEN_BOUND, state};
 use portcullis::plan::names::{Cluster, Mark, parse_name};
@@ -102,6 +104,30 @@ fn a_live_grant_gets_an_earlier_end_and_says_who_made_it_so() {
     go_on(&mut request, &mut cloud, &allowed(ASKED), after(600));
     assert_eq!(state(&request), State::Expired);
     assert!(cloud.standing.is_empty());
+}
+
+#[test]
+fn a_shortened_grant_says_by_which_generation_of_each_policy_it_is_judged() {
+    let under = |generations: [(&str, i64); 2], judged: Judgement| {
+        let Judgement::Allowed(mut plan) = judged else { panic!("{judged:?}") };
+        let policy = |(name, generation): (&str, i64)| RequestedPolicy {
+            name: name.into(),
+            uid: name.into(),
+            generation,
+            ..Default::default()
+        };
+        plan.policies = generations.map(policy).into();
+        Judgement::Allowed(plan)
+    };
+    let (mut request, mut cloud) = (request(ASKED), Cloud::default());
+    go_on(&mut request, &mut cloud, &under([("ops", 5), ("web", 1)], allowed(ASKED)), start());
+    let tightened = under([("web", 2), ("ops", 5)], allowed(600));
+    reconcile(&mut request, &mut cloud, &tightened, after(60), false);
+    assert_eq!((state(&request), expires(&request)), (State::Opening, after(600)));
+    let policies = &status(&request).policies;
+    let generations: Vec<_> =
+        policies.iter().map(|policy| (policy.uid.as_str(), policy.generation)).collect();
+    assert_eq!(generations, [("ops", 5), ("web", 2)]);
 }
 
 #[test]

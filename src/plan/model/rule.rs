@@ -102,15 +102,6 @@ impl RuleProtocol {
             Self::Other(_) => protocol == Protocol::Any,
         }
     }
-
-    /// Whether every packet of `protocol` is of this one.
-    #[must_use]
-    pub fn contains(&self, protocol: Protocol) -> bool {
-        match self {
-            Self::Transport(own) => own.contains(protocol),
-            Self::Other(_) => false,
-        }
-    }
 }
 
 /// One end of the traffic that a rule matches.

@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use portcullis::api::values::{ArmId, PortRange, Protocol};
 use portcullis::plan::desired::Limits;
-use portcullis::plan::model::{DnatRule, FirewallId, NetworkRule, Peer, Translating, Translation};
+use portcullis::plan::model::{
+    DnatRule, FirewallId, NetworkRule, Peer, RuleProtocol, Translating, Translation,
+};
 
 use super::*;
 
@@ -99,6 +101,23 @@ fn a_port_is_shared_by_those_whose_packets_go_the_same_way() {
     let mut forged = leads(50_000, None);
     forged.part_of = Some("web-allow".into());
     assert_eq!(opened(&firewall(&[], vec![forged]), &[first]).len(), 0);
+}
+
+#[test]
+fn a_port_that_others_lead_is_taken_for_what_their_protocol_may_be() {
+    for (theirs, asked, taken) in [
+        (RuleProtocol::Transport(Protocol::Tcp), Protocol::Tcp, true),
+        (RuleProtocol::Transport(Protocol::Udp), Protocol::Tcp, false),
+        (RuleProtocol::Transport(Protocol::Udp), Protocol::Any, true),
+        (RuleProtocol::Transport(Protocol::Any), Protocol::Udp, true),
+        (RuleProtocol::Other("ICMP".into()), Protocol::Tcp, false),
+        (RuleProtocol::Other("ICMP".into()), Protocol::Any, true),
+    ] {
+        let mut nat = leads(50_000, None);
+        nat.rule.protocol = theirs.clone();
+        let grant = Grant { protocol: asked, ..led(0, 50_000, "22") };
+        assert_eq!(opened(&firewall(&[], vec![nat]), &[grant]).is_empty(), taken, "{theirs:?} {asked:?}");
+    }
 }
 
 #[test]
