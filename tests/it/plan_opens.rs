@@ -69,16 +69,21 @@ fn a_rule_that_the_cloud_failed_to_write_is_written_again_in_its_place_if_that_i
 
 #[test]
 fn grants_may_fill_nine_tenths_of_the_rules_and_seven_eighths_of_the_addresses() {
-    let opens = |rules: usize, addresses: usize| {
-        let mut world = nsg(&[]);
+    let opens = |standing: &[&str], rules: usize, addresses: usize| {
+        let mut world = nsg(standing);
         (world.outbound_rules, world.outbound_addresses) = (rules, addresses);
         let changes = planned(&world, vec![one(0, open(60))]);
         changes.refused.first().map(|refused| refused.reason)
     };
     // One rule of two addresses.
-    assert_eq!(opens(899, 3498), None);
-    assert_eq!(opens(900, 0), Some(Reason::FirewallFull));
-    assert_eq!(opens(0, 3499), Some(Reason::FirewallFull));
+    assert_eq!(opens(&[], 899, 3498), None);
+    assert_eq!(opens(&[], 900, 0), Some(Reason::FirewallFull));
+    assert_eq!(opens(&[], 0, 3499), Some(Reason::FirewallFull));
+    // Beside those that let traffic out, one of five addresses; those that every firewall has count for nothing.
+    let web = ["web 200 Allow TCP 10.1.0.0/16,10.2.0.0/16 > 10.0.0.7,10.0.0.8,10.0.0.9 : 443"];
+    assert_eq!(opens(&web, 898, 3493), None);
+    assert_eq!(opens(&web, 899, 0), Some(Reason::FirewallFull));
+    assert_eq!(opens(&web, 0, 3494), Some(Reason::FirewallFull));
 }
 
 #[test]
