@@ -17,9 +17,7 @@ pub(super) fn of_the_past(request: &JitAccessRequest, review: &JitAccessReview) 
         return None;
     }
     let settled = request.status.as_ref().is_some_and(|status| status.settled);
-    let before = review.status.as_ref().filter(|_| is_answered(review));
-    let before = before.and_then(|status| status.counted.zip(status.reason.clone()));
-    Some(match before {
+    Some(match before(review) {
         Some((counted, reason)) => Answer { counted, reason, settled },
         // Granted by it, and not told yet.
         None if counted_at_the_grant(request, review) => {
@@ -37,9 +35,10 @@ pub(super) fn of_the_past(request: &JitAccessRequest, review: &JitAccessReview) 
     })
 }
 
-/// Whether something was said of it before.
-pub(super) fn is_answered(review: &JitAccessReview) -> bool {
-    review.status.as_ref().is_some_and(|status| status.counted.is_some() && status.reason.is_some())
+/// What was said of it before: whether it counts, and why.
+pub(super) fn before(review: &JitAccessReview) -> Option<(bool, String)> {
+    let status = review.status.as_ref()?;
+    status.counted.zip(status.reason.clone())
 }
 
 fn outcome(request: &JitAccessRequest) -> State {

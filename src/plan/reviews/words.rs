@@ -25,7 +25,7 @@ impl Count<'_> {
         };
         let verdict = review.spec.verdict;
         let past = answers::of_the_past(self.case.request, review);
-        if let (Some(past), true) = (&past, answers::is_answered(review)) {
+        if let (Some(past), Some(_)) = (&past, answers::before(review)) {
             return past.clone();
         }
         if past.is_none()
