@@ -292,14 +292,19 @@ impl Gates {
         credential: &str,
         cloud: &Cloud,
         names: BTreeSet<String>,
-    ) {
+    ) -> usize {
+        let mut news = 0;
         self.give(firewall, credential, cloud, |gate| {
             gate.change(|duties| {
                 let before = duties.orphans.len();
-                duties.orphans.extend(names);
+                for name in names {
+                    news += usize::from(!duties.orphans.contains(&name) && !duties.has_grant(&name));
+                    duties.orphans.insert(name);
+                }
                 duties.orphans.len() != before
             });
         });
+        news
     }
 
     /// Shows a gate, where there is one, another way to its firewall, for the closes that it has.
@@ -310,7 +315,7 @@ impl Gates {
         }
     }
 
-    /// How many rules are past their deadline and not read back as gone.
+    /// How many rules are past their deadline, or nobody's, and not read back as gone.
     #[must_use]
     pub fn overdue(&self) -> usize {
         let now = self.0.clock.now();
@@ -318,7 +323,9 @@ impl Gates {
             let duties = lock(&gate.duties);
             let report = lock(&gate.report);
             let late = duties.grants.values().filter(|grant| grant.deadline <= now);
-            late.filter(|grant| !matches!(report.grants.get(&grant.name), Some(Seen::Absent { .. }))).count()
+            let late =
+                late.filter(|grant| !matches!(report.grants.get(&grant.name), Some(Seen::Absent { .. })));
+            late.count() + duties.orphans.iter().filter(|name| !duties.has_grant(name)).count()
         };
         self.all().iter().map(of).sum()
     }

@@ -42,7 +42,7 @@ pub use rooms::Rooms;
 use tell::tell;
 pub use turns::Turns;
 pub use views::ParsedTerms;
-use write::{Acted, act};
+use write::{Acted, act, ends_all_the_same};
 
 /// The longest time until a request that is not settled is looked at again.
 const LONGEST_REST: Duration = Duration::from_secs(30);
@@ -170,6 +170,10 @@ async fn advance(
         let acted = match act(&api, &request, &next).await {
             Err(error) if next.grants && error.may_have_been_done() => {
                 look.keep_turn();
+                return Err(error);
+            }
+            Err(error) if ends_all_the_same(&request, &next, &error) => {
+                context.gates.end(&request.uid().unwrap_or_default());
                 return Err(error);
             }
             acted => acted?,

@@ -19,12 +19,17 @@ impl WriteError {
     pub(super) fn may_have_been_done(&self) -> bool {
         !matches!(&self.source, kube::Error::Api(status) if (400..500).contains(&status.code))
     }
+
+    /// Whether somebody else wrote first.
+    pub(super) fn is_conflict(&self) -> bool {
+        matches!(&self.source, kube::Error::Api(status) if status.code == 409)
+    }
 }
 
 /// When to try again: soon where somebody else wrote the object first, later where the API server is away or
 /// refuses, which somebody should hear of.
 pub(super) fn later(controller: &'static str, error: &WriteError) -> Action {
-    if matches!(&error.source, kube::Error::Api(status) if status.code == 409) {
+    if error.is_conflict() {
         tracing::debug!(controller, %error, "somebody else wrote first; trying again");
         return Action::requeue(Duration::from_millis(500));
     }

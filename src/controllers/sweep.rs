@@ -185,12 +185,11 @@ async fn judging(context: &Context, reads: &Reads, health: &Health) {
             Ok(judged) => judged.map_err(Error::from),
             Err(_) => Err(Error::ApiSilent),
         };
-        let orphans = *judged.as_ref().unwrap_or(&0);
         let error = judged.err().or(failure).or_else(|| (!whole).then_some(Error::Late));
         match error {
-            None => context.metrics.sweep(SweepResult::Complete, orphans as u64),
+            None => context.metrics.sweep(SweepResult::Complete),
             Some(error) => {
-                context.metrics.sweep(SweepResult::Incomplete, orphans as u64);
+                context.metrics.sweep(SweepResult::Incomplete);
                 tracing::warn!(%error, "the sweep is not complete");
             }
         }
@@ -201,8 +200,8 @@ async fn judging(context: &Context, reads: &Reads, health: &Health) {
     }
 }
 
-/// Has closed what is nobody's of what was read; how many.
-async fn judge(context: &Context, mut read: Read, reads: &Reads) -> Result<usize, kube::Error> {
+/// Has closed what is nobody's of what was read.
+async fn judge(context: &Context, mut read: Read, reads: &Reads) -> Result<(), kube::Error> {
     // Firewalls may lie outside every scope, such as a subnet's group in the network team's own: what gates have
     // read of them was read before the list, too.
     for (credential, observed) in context.gates.observed() {
@@ -233,7 +232,7 @@ async fn judge(context: &Context, mut read: Read, reads: &Reads) -> Result<usize
     if orphans > 0 {
         tracing::warn!(firewalls = read.len(), orphans, "closing allows that are nobody's");
     }
-    Ok(orphans)
+    Ok(())
 }
 
 /// Every request that is not settled. Without a resource version, so that the answer is consistent.
@@ -293,7 +292,7 @@ fn close_overdue(context: &Context, read: &[(String, Observed)]) {
     );
 }
 
-/// Has those allows of ours closed that `ended` says are to be; how many.
+/// Has those allows of ours closed that `ended` says are to be; how many there are.
 fn close(
     context: &Context,
     read: &[(String, Observed)],
@@ -314,7 +313,9 @@ fn close(
             .collect();
         count += names.len();
         if let (false, Some(cloud)) = (names.is_empty(), context.clouds.get(credential)) {
-            context.gates.close_orphans(&observed.firewall, credential, cloud, names);
+            // One that is still there at the next sweep is no other one.
+            let news = context.gates.close_orphans(&observed.firewall, credential, cloud, names);
+            context.metrics.swept(news as u64);
         }
     }
     count

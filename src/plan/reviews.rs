@@ -183,7 +183,7 @@ pub fn tally(case: Case<'_>, rights: &dyn Fn(&UserInfo, &str) -> Right) -> Tally
     reviews.sort_by_key(|(weight, review)| {
         (*weight, created(review), !counted(review), review.metadata.uid.clone())
     });
-    if reviews.get(MOST).is_some_and(|(weight, _)| *weight == Weight::Denial) {
+    if reviews.get(MOST).is_some_and(|(weight, _)| matches!(weight, Weight::Denial | Weight::Elsewhere)) {
         count.tally.doubt = Some(format!("more than {MOST} reviews deny it, and no more are looked at"));
     }
     for (_, review) in reviews.into_iter().take(MOST) {
@@ -205,6 +205,9 @@ enum Weight {
     Denial,
     /// By the requester.
     Withdrawal,
+    /// A denial by somebody who may approve something else, as far as admission has asked: any number of them are not to
+    /// hide one that counts.
+    Elsewhere,
     Approval,
     /// By whoever may create reviews.
     Ended,

@@ -58,13 +58,13 @@ descriptions! {
     CLOUD_WRITES: "counter" "portcullis_cloud_writes" ["operation", "outcome"] "Writes to the cloud, by operation (open, close, lock, unlock) and outcome";
     EXPIRY_LAG: "histogram" "portcullis_expiry_lag_seconds" [] "Time from the deadline of a rule to the moment it was read back as gone";
     TIME_TO_OPEN: "histogram" "portcullis_time_to_open_seconds" [] "Time from the grant of a request to the moment all its rules were read back";
-    OVERDUE_RULES: "gauge" "portcullis_overdue_rules" [] "Allow rules that are past their deadline and not yet read back as gone";
+    OVERDUE_RULES: "gauge" "portcullis_overdue_rules" [] "Allow rules that are past their deadline, or nobody's, and not yet read back as gone";
     OPEN_GRANTS: "gauge" "portcullis_open_grants" [] "Requests whose rules may stand in the cloud";
     DRIFT_REPAIRS: "counter" "portcullis_drift_repairs" ["kind"] "Rules of locks that somebody else removed or changed and that were put back";
     LOCKDOWN_EFFECTIVE: "gauge" "portcullis_lockdown_effective" ["namespace", "policy"] "1 where the ports of the policy are closed to everybody without a grant, else 0";
     REFUSALS: "counter" "portcullis_refusals" ["reason"] "Requests and rules that were refused, by reason";
     SWEEPS: "counter" "portcullis_sweeps" ["result"] "Sweeps for overdue and orphaned rules, by result";
-    SWEPT_RULES: "counter" "portcullis_swept_rules" [] "Rules that a sweep closed";
+    SWEPT_RULES: "counter" "portcullis_swept_rules" [] "Overdue rules and rules of nobody that a sweep found and had closed";
     ADMISSION_IN_FORCE: "gauge" "portcullis_admission_in_force" [] "1 where requests and reviews that are created now count, 0 where the admission policies are not provably in force and nothing is opened, or another replica holds the lease";
     API_CLOCK_AHEAD: "gauge" "portcullis_api_server_clock_ahead_seconds" [] "By how much the API server's clock was ahead of ours when it last answered; more than 30 s apart, nothing is opened";
     CLOCK_AHEAD: "gauge" "portcullis_cloud_clock_ahead_seconds" ["credential"] "By how much the cloud's clock was ahead of ours when it last answered; more than 30 s apart, nothing is opened";
@@ -331,10 +331,14 @@ impl Metrics {
         self.refusals.get_or_create(&[("reason", reason.as_str())]).inc();
     }
 
-    /// A sweep ended, having closed so many rules.
-    pub fn sweep(&self, result: SweepResult, closed: u64) {
+    /// A sweep ended.
+    pub fn sweep(&self, result: SweepResult) {
         self.sweeps.get_or_create(&Sweep { result }).inc();
-        self.swept_rules.inc_by(closed);
+    }
+
+    /// A sweep found so many rules that are to be closed, and that nobody was closing.
+    pub fn swept(&self, rules: u64) {
+        self.swept_rules.inc_by(rules);
     }
 
     /// Whether what is created now counts.

@@ -7,6 +7,7 @@ mod audit_log;
 mod flood;
 mod forged;
 mod hands;
+mod heavy;
 mod identity;
 mod matrix;
 mod people;

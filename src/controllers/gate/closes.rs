@@ -79,7 +79,7 @@ impl Round<'_> {
         if error.kind == CloudErrorKind::NotFound {
             self.gone();
             if self.error.is_some() {
-                return Outcome::Failed { retry_after: self.retry_after() };
+                return self.has_failed();
             }
             return Outcome::Done;
         }
@@ -99,7 +99,7 @@ impl Round<'_> {
         self.fail("", error);
         self.say_tried();
         self.tell();
-        Outcome::Failed { retry_after: self.retry_after() }
+        self.has_failed()
     }
 
     /// What failed, of each rule that it failed for; of all of them where the firewall cannot be read.

@@ -51,6 +51,11 @@ impl Duties {
         true
     }
 
+    /// Whether a rule of this name is one of a request that is known.
+    pub(super) fn has_grant(&self, name: &str) -> bool {
+        self.grants.keys().any(|own| own.eq_ignore_ascii_case(name))
+    }
+
     /// The lock of a policy, and the credential to see to it by. True: something has changed.
     pub(super) fn set_lock(&mut self, policy_uid: &str, credential: &str, wanted: Option<Lock>) -> bool {
         let before = self.watchers.insert(policy_uid.to_owned(), credential.to_owned());

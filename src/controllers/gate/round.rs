@@ -41,6 +41,8 @@ pub(super) enum Outcome {
     Failed {
         /// How long the cloud asks to wait.
         retry_after: Option<Duration>,
+        /// Whether it may succeed at any moment: the cloud is away.
+        passing: bool,
     },
 }
 
@@ -432,33 +434,34 @@ impl Round<'_> {
         }
         self.memory.last = Changes::default();
         self.report(observed, &changes);
-        Outcome::Failed { retry_after: self.retry_after() }
+        self.has_failed()
     }
 
-    /// How long to wait at least, where something failed.
-    pub(super) fn retry_after(&self) -> Option<Duration> {
-        match self.close_again {
+    pub(super) fn has_failed(&self) -> Outcome {
+        let error = self.error.as_ref();
+        let retry_after = match self.close_again {
             Some(at) => Some(at.saturating_duration_since(Instant::now())),
-            None => self.error.as_ref().and_then(|error| error.retry_after),
-        }
+            None => error.and_then(|error| error.retry_after),
+        };
+        Outcome::Failed { retry_after, passing: error.is_some_and(|error| error.kind.is_transient()) }
     }
 
     fn outcome(&self, observed: &Observed, after: &Changes) -> Outcome {
         if self.error.is_some() {
-            return Outcome::Failed { retry_after: self.retry_after() };
+            return self.has_failed();
         }
         if !self.unrecorded.is_empty() {
-            return Outcome::Failed { retry_after: None };
+            return Outcome::Failed { retry_after: None, passing: false };
         }
         if lock(&self.gate.duties).version != self.version {
             return Outcome::Again;
         }
         let removed = self.wanted.grants.iter().filter(|grant| matches!(grant.duty, Duty::Close { .. }));
         if removed.into_iter().any(|grant| lock(&self.gate.unanswered).may_land(&grant.name)) {
-            return Outcome::Failed { retry_after: None };
+            return Outcome::Failed { retry_after: None, passing: false };
         }
         if observed.provisioning == Provisioning::Failed {
-            return Outcome::Failed { retry_after: None };
+            return Outcome::Failed { retry_after: None, passing: false };
         }
         if !after.is_empty() && self.is_fenced() {
             return Outcome::Fenced;

@@ -57,7 +57,7 @@ impl Round<'_> {
         if late.is_empty() || self.error.is_none() {
             return Outcome::Done;
         }
-        Outcome::Failed { retry_after: self.retry_after() }
+        self.has_failed()
     }
 
     fn late(&self, due_by: Timestamp) -> Vec<String> {

@@ -11,7 +11,7 @@ use tracing::Instrument;
 use super::pace::Pace;
 use super::round::{self, Memory, Outcome};
 use super::{Gate, Inner, lock, standby};
-use crate::plan::desired::Duty;
+use crate::plan::desired::{Duty, Grant};
 use crate::plan::lease::Role;
 
 /// No single sleep is longer: a clock that was set, or a machine that was suspended, is noticed.
@@ -20,6 +20,8 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 const COALESCE: Duration = Duration::from_millis(20);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(30);
+/// The same where something is to be closed: nothing tells that the cloud is back.
+const LAST_RETRY_OF_CLOSES: Duration = Duration::from_secs(5);
 /// After a close the firewall is looked at again: a foreign read-modify-write may bring the rule back.
 const RECHECK: Duration = Duration::from_secs(60);
 /// By the clock that is never set, as every length of time here that is no deadline.
@@ -74,10 +76,11 @@ async fn run(inner: Arc<Inner>, gate: Arc<Gate>) {
                 failures = 0;
                 if inner.leadership.is_holder() { FIRST_RETRY } else { RECHECK }
             }
-            Outcome::Failed { retry_after } => {
+            Outcome::Failed { retry_after, passing } => {
                 failures = failures.saturating_add(1);
                 let backoff = FIRST_RETRY.saturating_mul(1 << failures.min(6).saturating_sub(1));
-                retry_after.unwrap_or(Duration::ZERO).max(jitter(backoff)).min(LAST_RETRY)
+                let last = if passing && closes(&inner, &gate) { LAST_RETRY_OF_CLOSES } else { LAST_RETRY };
+                retry_after.unwrap_or(Duration::ZERO).max(jitter(backoff.min(last))).min(LAST_RETRY)
             }
         };
         if inner.shutdown.is_cancelled() {
@@ -91,6 +94,13 @@ async fn run(inner: Arc<Inner>, gate: Arc<Gate>) {
             return;
         }
     }
+}
+
+/// Whether something is to be closed now.
+fn closes(inner: &Inner, gate: &Gate) -> bool {
+    let (duties, now) = (lock(&gate.duties), inner.clock.now());
+    let is_due = |grant: &Grant| matches!(grant.duty, Duty::Close { .. }) || grant.deadline <= now;
+    !duties.orphans.is_empty() || duties.grants.values().any(is_due)
 }
 
 /// Whether somebody else's rule would let him in by what is open now: then it is to be noticed soon.

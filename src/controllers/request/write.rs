@@ -4,9 +4,9 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
-use crate::api::{FINALIZER, JitAccessRequest, Tolerant};
+use crate::api::{FINALIZER, JitAccessRequest, State, Tolerant};
 use crate::controllers::retry::WriteError;
-use crate::plan::lifecycle::{Finalizer, Step};
+use crate::plan::lifecycle::{Finalizer, Step, state};
 
 pub(super) enum Acted {
     Nothing,
@@ -58,5 +58,56 @@ pub(super) async fn act(
         Ok(written) => Ok(Acted::Wrote(Box::new(written.0))),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(Acted::Gone),
         Err(source) => Err(WriteError { operation: "write the status of the request", source }),
+    }
+}
+
+/// Whether the rules of a grant are to go though it could not be written down that it ends. Somebody else's word ends it, or
+/// a change of policy or machine, and no status: whoever may write to the object could keep that from being written, such as
+/// by making the object as large as the API server allows.
+pub(super) fn ends_all_the_same(request: &JitAccessRequest, next: &Step, error: &WriteError) -> bool {
+    let ended = [State::Revoked, State::Ended].map(|outcome| Some(outcome.as_str()));
+    let ends = next.status.state.as_deref() == Some(State::Closing.as_str())
+        && ended.contains(&next.status.outcome.as_deref());
+    match state(request) {
+        State::Active => ends,
+        // An old read may show an opening that has long since come to its end.
+        State::Opening => ends && !error.is_conflict(),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+    use crate::api::{JitAccessRequestSpec, JitAccessRequestStatus};
+
+    #[test]
+    fn what_others_end_ends_though_it_cannot_be_written_and_what_an_old_status_says_does_not() {
+        let ends = |from: State, to: State, outcome: State, code: u16| {
+            let status = |state: State, outcome: Option<State>| JitAccessRequestStatus {
+                state: Some(state.as_str().into()),
+                outcome: outcome.map(|outcome| outcome.as_str().into()),
+                ..Default::default()
+            };
+            let mut request = JitAccessRequest::new("one", JitAccessRequestSpec::default());
+            request.status = Some(status(from, None));
+            let (finalizer, look_again, event, grants) = (Finalizer::Leave, None, None, false);
+            let next = Step { status: status(to, Some(outcome)), finalizer, look_again, event, grants };
+            let source =
+                kube::Error::Api(Box::new(Status::failure("generated", "Generated").with_code(code)));
+            ends_all_the_same(&request, &next, &WriteError { operation: "write", source })
+        };
+        for code in [403, 409, 413, 500] {
+            assert!(ends(State::Active, State::Closing, State::Revoked, code), "{code}");
+            assert!(ends(State::Active, State::Closing, State::Ended, code), "{code}");
+            assert_eq!(ends(State::Opening, State::Closing, State::Revoked, code), code != 409);
+            // Its deadline is closed by the gate, and one that failed to open is no word of others.
+            assert!(!ends(State::Active, State::Closing, State::Expired, code));
+            assert!(!ends(State::Opening, State::Closing, State::Failed, code));
+            assert!(!ends(State::Active, State::Opening, State::Revoked, code), "shortened");
+            assert!(!ends(State::Pending, State::Ended, State::Ended, code));
+        }
     }
 }

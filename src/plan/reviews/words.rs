@@ -106,7 +106,8 @@ impl Count<'_> {
     pub(super) fn weight(&self, review: &JitAccessReview) -> Option<Weight> {
         let settled = is_settled(review);
         match review.spec.verdict {
-            Verdict::Denied | Verdict::Revoked => Some(Weight::Denial),
+            Verdict::Denied | Verdict::Revoked if self.was_asked(review) => Some(Weight::Denial),
+            Verdict::Denied | Verdict::Revoked => Some(Weight::Elsewhere),
             Verdict::Ended if reviewer(review).is_some_and(|who| self.is_requester(who)) => {
                 Some(Weight::Withdrawal)
             }

@@ -11,7 +11,8 @@ fn all_touched() -> Metrics {
     metrics.drift_repair(DriftKind::Removed);
     metrics.lockdown_effective("team-web", "web-admins", true);
     metrics.refusal(Reason::PortNotAllowed);
-    metrics.sweep(SweepResult::Complete, 4);
+    metrics.sweep(SweepResult::Complete);
+    metrics.swept(4);
     metrics.admission_in_force(true);
     drop(metrics.at_work("policy"));
     let _at_work = metrics.at_work("request");

@@ -1,5 +1,7 @@
 //! How a gate closes: by itself, for good, and whatever fails or comes back.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -230,4 +232,63 @@ async fn a_rule_that_is_proved_closed_is_not_removed_again_and_is_forgotten_with
     let reads = bench.memory.reads();
     bench.pass(600).await;
     assert_eq!(bench.memory.reads(), reads, "nor is the firewall read for it");
+}
+
+/// Nothing tells that the cloud is back, and what is due by then is due.
+#[tokio::test(start_paused = true)]
+async fn what_is_due_is_closed_within_seconds_of_the_end_of_an_outage_however_long_that_was() {
+    for kind in [CloudErrorKind::Retryable, CloudErrorKind::Ambiguous, CloudErrorKind::Unanswered] {
+        let bench = Bench::new();
+        let away = Arc::new(AtomicBool::new(false));
+        let tried = Arc::new(AtomicUsize::new(0));
+        let cloud = {
+            let (away, tried) = (Arc::clone(&away), Arc::clone(&tried));
+            bench.behind(move |call| {
+                let refuses = away.load(Ordering::SeqCst)
+                    && (call == Call::Delete || kind == CloudErrorKind::Retryable);
+                tried.fetch_add(usize::from(refuses), Ordering::SeqCst);
+                refuses.then_some(kind)
+            })
+        };
+        bench.give_by("main", &cloud, &[bench.grant(1, 60, OPEN)]);
+        bench.pass(50).await;
+        assert_eq!(bench.allows(), 1);
+        away.store(true, Ordering::SeqCst);
+        bench.pass(600).await;
+        assert_eq!(bench.allows(), 1);
+        let calls = tried.load(Ordering::SeqCst);
+        assert!(calls < 600, "{kind:?}: {calls} calls in ten minutes");
+        away.store(false, Ordering::SeqCst);
+        bench.pass(6).await;
+        assert_eq!(bench.allows(), 0, "{kind:?}");
+    }
+}
+
+/// A sweep found it: nobody knows its request, and it is as overdue as any.
+#[tokio::test(start_paused = true)]
+async fn an_allow_of_nobody_counts_as_overdue_until_it_is_gone() {
+    let bench = Bench::new();
+    let (uid, grant) = bench.grant(1, 3000, OPEN);
+    bench.give(&[(uid.clone(), grant.clone())]);
+    bench.pass(3).await;
+    assert_eq!((bench.allows(), bench.gates.overdue()), (1, 0));
+    let strays = Bench::new();
+    strays.memory.edit_rules(&nsg(), |rules| *rules = bench.memory.rules(&nsg()));
+    let refuses = Arc::new(AtomicBool::new(true));
+    let cloud = {
+        let refuses = Arc::clone(&refuses);
+        strays.behind(move |call| {
+            (call == Call::Delete && refuses.load(Ordering::SeqCst)).then_some(CloudErrorKind::NotPermitted)
+        })
+    };
+    let found = || strays.gates.close_orphans(&nsg(), "main", &cloud, [grant.name.clone()].into());
+    assert_eq!(found(), 1);
+    strays.pass(30).await;
+    assert_eq!((strays.allows(), strays.gates.overdue()), (1, 1));
+    assert_eq!(found(), 0, "the same at the next sweep");
+    refuses.store(false, Ordering::SeqCst);
+    strays.pass(35).await;
+    assert_eq!((strays.allows(), strays.gates.overdue()), (0, 0));
+    // What is the gate's own is counted once.
+    assert_eq!(bench.gates.close_orphans(&nsg(), "main", &bench.memory.cloud(), [grant.name].into()), 0);
 }

@@ -183,3 +183,25 @@ fn the_word_of_somebody_without_the_right_counts_for_nothing_and_says_so() {
         of_nobody(&open, by("bob", Verdict::Denied, 119), Right::Unknown("no answer".into()));
     assert!(!settled && reason.contains("could not be asked: no answer"), "{reason}");
 }
+
+/// Whoever may approve under another policy writes as many words under that as he likes.
+#[test]
+fn words_under_other_policies_hide_none_of_those_who_may_revoke() {
+    let elsewhere = |number: usize| {
+        let mut review = review(1, &user("mallory", &[]), Verdict::Denied);
+        review.metadata.uid = Some(format!("elsewhere-{number}"));
+        review.spec.policy_ref.name = "other".into();
+        Arc::new(review)
+    };
+    let mut words: Vec<_> = (0..=MOST).map(elsewhere).collect();
+    words.push(Arc::new(review(60, &user("bob", &["approvers"]), Verdict::Revoked)));
+    let live = in_state(State::Active, None);
+    for since in [-10, 30] {
+        let (tally, _) = counted(&live, &plan(false), &words, since, &only_in("approvers"));
+        assert_eq!(tally.against.unwrap().who, "bob");
+    }
+    // And nothing is granted while there are more of them than are looked at.
+    words.pop();
+    let (tally, _) = counted(&request("alice"), &plan(false), &words, -10, &only_in("approvers"));
+    assert!(tally.against.is_none() && tally.doubt.is_some());
+}
