@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use super::authorize::Resolved;
 use super::desired::{Lock, LockedMachine};
-use super::model::FirewallId;
+use super::model::{FirewallId, Machine, Unsupported};
+use super::report::MAX_TARGETS;
 use super::terms::Terms;
 use crate::api::values::{ArmId, PortRange, Protocol};
 use crate::api::{DeletionPolicy, Reason, TargetStatus};
@@ -24,7 +25,8 @@ pub enum Departed {
 /// The locks that a policy wants, by firewall: those on the way to its machines, and those where status says
 /// that it locked something before.
 ///
-/// `departed` says of each machine in `before` that is no longer selected what became of it.
+/// `departed` says of each machine in `before` that is no longer selected what became of it. `before` may name fewer machines
+/// than were locked: then nothing is unlocked by not being named.
 #[must_use]
 pub fn wanted(
     policy_uid: &str,
@@ -34,7 +36,8 @@ pub fn wanted(
     before: &[TargetStatus],
     departed: &BTreeMap<ArmId, Departed>,
 ) -> BTreeMap<FirewallId, Lock> {
-    let keep_others = terms.deletion_policy == DeletionPolicy::Retain;
+    let retain = terms.deletion_policy == DeletionPolicy::Retain;
+    let keep_others = retain || before.len() >= MAX_TARGETS || unread(machines, before);
     let empty = || Lock {
         policy_uid: policy_uid.to_owned(),
         policy: policy.to_owned(),
@@ -72,7 +75,7 @@ pub fn wanted(
     }
     for target in before {
         let Ok(id) = ArmId::parse(&target.id) else { continue };
-        let stays = departed.get(&id) == Some(&Departed::LeftScope) && keep_others;
+        let stays = departed.get(&id) == Some(&Departed::LeftScope) && retain;
         for firewall in target.firewalls.iter().filter_map(|text| ArmId::parse(text).ok()).map(FirewallId) {
             let lock = locks.entry(firewall.clone()).or_insert_with(empty);
             let locked = current.get(&id).and_then(|behind| behind.get(&firewall));
@@ -87,6 +90,13 @@ pub fn wanted(
             }
         }
     }
+    let twins = machines.values().flatten().filter_map(|(_, machine)| machine.as_ref().ok());
+    for address in twins.flat_map(Machine::addresses).filter(|address| address.network.twin.is_some()) {
+        for firewall in &address.path {
+            // An exemption there would let somebody in to another machine.
+            locks.entry(firewall.clone()).and_modify(|lock| lock.exempt.clear());
+        }
+    }
     for lock in locks.values_mut() {
         lock.machines.sort();
         for machine in &lock.machines {
@@ -96,6 +106,16 @@ pub fn wanted(
         }
     }
     locks
+}
+
+/// Whether a machine that may have been locked cannot be read, and status does not say where it was.
+fn unread(machines: &BTreeMap<String, Vec<Resolved>>, before: &[TargetStatus]) -> bool {
+    let is_unread = |error: &Unsupported| {
+        !matches!(error.reason, Reason::VirtualMachineNotFound | Reason::ClassicVirtualMachine)
+    };
+    let is_known =
+        |id: &ArmId| before.iter().any(|target| ArmId::parse(&target.id).is_ok_and(|own| own == *id));
+    machines.values().flatten().any(|(id, machine)| machine.as_ref().is_err_and(is_unread) && !is_known(id))
 }
 
 /// The locks of a policy that is going and takes its locks along.

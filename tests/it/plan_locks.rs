@@ -128,6 +128,53 @@ fn a_policy_locks_every_machine_once_behind_every_firewall_on_its_way() {
     assert_eq!(lock.release, [ip("10.0.0.4")].into());
 }
 
+/// Status names as many machines as it has room for. One that it does not name may have been locked all the same.
+#[test]
+fn nothing_is_unlocked_because_status_has_no_room_for_it() {
+    let terms = terms("Unlock");
+    let keeps = |machine: (ArmId, Result<_, Unsupported>), before: &[TargetStatus]| {
+        let machines = BTreeMap::from([("all".to_owned(), vec![found("web-1", &["10.0.0.4"]), machine])]);
+        locks::wanted("a", "web/a", &terms, &machines, before, &BTreeMap::new())[&nsg()].keep_others
+    };
+    let unread = |reason| {
+        let id = id("Microsoft.Compute/virtualMachines/web-300");
+        (id, Err(Unsupported { reason, message: "generated".into() }))
+    };
+    let there = || found("web-300", &["10.0.0.5"]);
+    assert!(!keeps(there(), &[before()]));
+    assert!(keeps(unread(Reason::NotPermitted), &[before()]));
+    assert!(keeps(unread(Reason::NoAddress), &[before()]));
+    assert!(!keeps(unread(Reason::VirtualMachineNotFound), &[before()]));
+    assert!(!keeps(unread(Reason::ClassicVirtualMachine), &[before()]));
+    // One that status names, and that had no firewall before it, was not locked.
+    let bare = TargetStatus {
+        id: id("Microsoft.Compute/virtualMachines/web-300").to_string(),
+        firewalls: vec![],
+        ..before()
+    };
+    assert!(!keeps(unread(Reason::NotPermitted), &[before(), bare]));
+    // There may be more than it names.
+    let full: Vec<TargetStatus> = (0..256).map(|_| before()).collect();
+    assert!(keeps(there(), &full) && !keeps(there(), &full[1..]));
+}
+
+#[test]
+fn nobody_is_exempt_from_a_lock_whose_address_another_machine_has_behind_the_same_group() {
+    let spec =
+        json!({"targets": [named("web-1")], "enforcement": {"exemptSources": [{"cidr": "203.0.113.7/32"}]}});
+    let terms = Terms::parse(&serde_json::from_value(spec).unwrap()).unwrap();
+    let exempt = |twin: Option<&str>| {
+        let (id, machine) = found("web-1", &["10.0.0.4"]);
+        let mut machine = machine.unwrap();
+        machine.nics[0].addresses[0].network.twin = twin.map(Into::into);
+        let machines = BTreeMap::from([("web-1".to_owned(), vec![(id, Ok(machine))])]);
+        let wanted = locks::wanted("a", "web/a", &terms, &machines, &[], &BTreeMap::new());
+        assert_eq!(wanted[&nsg()].machines.len(), 1, "it is locked all the same");
+        wanted[&nsg()].exempt.len()
+    };
+    assert_eq!((exempt(None), exempt(Some("the network spoke-2"))), (1, 0));
+}
+
 #[test]
 fn what_became_of_a_machine_follows_from_its_entry_and_from_the_cloud() {
     use Departed::{Gone, LeftScope, TakenOut};

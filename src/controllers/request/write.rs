@@ -89,6 +89,9 @@ mod tests {
             let status = |state: State, outcome: Option<State>| JitAccessRequestStatus {
                 state: Some(state.as_str().into()),
                 outcome: outcome.map(|outcome| outcome.as_str().into()),
+                expires_at: Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
+                    jiff::Timestamp::UNIX_EPOCH,
+                )),
                 ..Default::default()
             };
             let mut request = JitAccessRequest::new("one", JitAccessRequestSpec::default());

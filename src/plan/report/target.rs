@@ -165,6 +165,8 @@ fn judge(world: &World<'_>, name: &str, machine: &Machine, now: Timestamp) -> Ju
     }) {
         let message = format!("locked, and read back; {firewall}: {}", problem.message);
         say(TargetState::Configured, effective(&verdict), problem.reason, message)
+    } else if let Some(twin) = twin(world, machine) {
+        say(TargetState::Configured, effective(&verdict), Reason::AddressNotUnique, twin)
     } else {
         let message = if by_firewall_alone {
             "closed at the Azure Firewall, which leads nothing on to it without a grant; no network security group locks it, so \
@@ -191,6 +193,18 @@ fn judge(world: &World<'_>, name: &str, machine: &Machine, now: Timestamp) -> Ju
         Lockdown::Effective | Lockdown::Missing { .. } | Lockdown::Unknown { .. } => {}
     }
     judged
+}
+
+/// What a group does not let through to a machine, because it would to another one too.
+fn twin(world: &World<'_>, machine: &Machine) -> Option<String> {
+    let filtered =
+        machine.addresses().filter(|address| world.terms.uses_groups() && !address.path.is_empty());
+    let (address, twin) =
+        filtered.filter_map(|address| Some((address.ip, address.network.twin.as_ref()?))).next()?;
+    Some(format!(
+        "locked, and read back; grants for {address} are refused, and spec.enforcement.exemptSources do not hold there, because \
+         a rule could open another machine: {twin}; give each network a network security group of its own"
+    ))
 }
 
 /// What traffic passes on its way to a machine, from afar to near.

@@ -189,6 +189,20 @@ fn live_grants_are_no_holes() {
 }
 
 #[test]
+fn an_address_that_another_machine_has_too_is_locked_and_said_to_be_for_nobody() {
+    let mut machine = web_1();
+    machine.nics[0].addresses[0].network.twin = Some("the network spoke-2 has it too".into());
+    let mut scene = Scene::of(vec![machine]);
+    scene.know("nic", locked(&[], "10.0.0.4"));
+    let target = scene.target();
+    is(&target, "Configured", Reason::AddressNotUnique);
+    assert!(message(&target).contains("grants for 10.0.0.4 are refused"), "{}", message(&target));
+    assert!(message(&target).contains("the network spoke-2 has it too"), "{}", message(&target));
+    scene.spec["enforcement"] = json!({"azure": {"via": "AzureFirewall"}});
+    assert_ne!(scene.target().reason.as_deref(), Some(Reason::AddressNotUnique.as_str()));
+}
+
+#[test]
 fn no_room_for_grants_is_said_of_the_machines_behind_that_group_alone() {
     let mut scene = Scene::locked(&["ssh 101 Allow TCP * > * : 22"]);
     let observed = scene.of_group("nic").observed.clone().unwrap();
