@@ -146,6 +146,7 @@ pub async fn run(
         shutdown.clone(),
     );
     let (policies, policy_writer) = reflector::store::<JitPolicy>();
+    gates.know(policies.clone());
     let (requests, request_writer) = reflector::store::<JitAccessRequest>();
     let (wake_policies, policy_triggers) = mpsc::unbounded_channel();
     let (wake_requests, request_triggers) = mpsc::unbounded_channel();

@@ -11,22 +11,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use kube::runtime::reflector::Store;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::leader::Leadership;
+use crate::api::JitPolicy;
 use crate::clock::Clock;
 use crate::plan::authorize::PortMapping;
 use crate::plan::desired::{Drift, Duty, Grant, Lock, Refused};
 use crate::plan::lifecycle::Seen;
 use crate::plan::model::{FirewallId, Observed};
-use crate::plan::names::Cluster;
+use crate::plan::names::{Cluster, uid12};
 use crate::providers::{Cloud, CloudError};
 use crate::telemetry::{Audit, Metrics};
 
 mod closes;
 mod duties;
+mod heard;
 mod pace;
 mod placed;
 mod records;
@@ -39,6 +42,7 @@ mod worker;
 mod writes;
 
 use duties::Duties;
+use heard::Heard;
 use unanswered::Unanswered;
 
 /// How gates work.
@@ -99,6 +103,7 @@ struct Inner {
     leadership: Leadership,
     news: mpsc::UnboundedSender<News>,
     gates: Mutex<HashMap<FirewallId, Arc<Gate>>>,
+    heard: Heard,
     shutdown: CancellationToken,
     tasks: TaskTracker,
 }
@@ -138,9 +143,15 @@ impl Gates {
             leadership,
             news,
             gates: Mutex::default(),
+            heard: Heard::default(),
             shutdown,
             tasks: TaskTracker::new(),
         }))
+    }
+
+    /// Where to see which policies are there. To be called before any of them says what it wants.
+    pub fn know(&self, policies: Store<JitPolicy>) {
+        self.0.heard.know(policies);
     }
 
     /// Waits until every worker has ended its round. To be called after the shutdown was asked for.
@@ -192,13 +203,26 @@ impl Gates {
                 });
             });
         }
+        self.has_said(policy_uid, term);
+    }
+
+    /// Every gate knows by now what a policy wants; those that waited for that go on.
+    fn has_said(&self, policy_uid: &str, term: Option<Timestamp>) {
+        if self.0.heard.note(policy_uid, term) {
+            let owner = uid12(policy_uid);
+            for gate in self.all() {
+                gate.change(|duties| duties.waits_for.remove(&owner));
+            }
+        }
     }
 
     /// Nothing of a policy is wanted any more, and what stands of its locks is left alone.
     pub fn forget(&self, policy_uid: &str) {
+        let term = self.0.leadership.since();
         for gate in self.all() {
             gate.change(|duties| duties.forget(policy_uid));
         }
+        self.has_said(policy_uid, term);
     }
 
     /// The rules of a request, as its status says. Rules of it that are not named stay as they are: a cache

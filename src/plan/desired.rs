@@ -29,6 +29,10 @@ pub struct Wanted {
     /// Locks, one a policy that has, or lately had, machines behind this firewall. Policies that are not
     /// here may have left denies behind (retained): those stay, unless the locks here cover them wholly.
     pub locks: Vec<Lock>,
+    /// By [`uid12`](super::names::uid12), policies that are there and have not said yet what they want locked here: after a
+    /// start, or because they cannot be understood. Their denies stay as they are, whatever others want, and no exemption of
+    /// others goes above them.
+    pub unheard: BTreeSet<String>,
     /// Rules of requests whose rules may stand on this firewall.
     pub grants: Vec<Grant>,
     /// Names of rules that a sweep has found to be ours and nobody's: closed if they are still allows of ours.

@@ -26,6 +26,7 @@ pub fn obstacle(
     let wanted = Wanted {
         cluster: cluster.clone(),
         locks: vec![lock.clone()],
+        unheard: std::collections::BTreeSet::new(),
         grants: Vec::new(),
         orphans: std::collections::BTreeSet::new(),
         honour_denies_below: 0,

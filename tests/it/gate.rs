@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 mod closes;
+mod heard;
 mod late;
 mod order;
 mod reads;

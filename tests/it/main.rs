@@ -57,6 +57,7 @@ mod plan_sets;
 mod plan_shortening;
 mod plan_slow;
 mod plan_terms;
+mod plan_unheard;
 mod plan_world;
 mod protocol_model;
 mod provider_azure;

@@ -281,6 +281,7 @@ fn a_lock_below_rules_of_others_takes_over_none_that_stands_above_them() {
     let wanted = Wanted {
         cluster: cluster.clone(),
         locks: vec![lock(ExistingRules::Keep)],
+        unheard: BTreeSet::new(),
         grants: Vec::new(),
         orphans: BTreeSet::new(),
         honour_denies_below: 1000,

@@ -126,6 +126,7 @@ pub fn wanted(locks: Vec<Lock>, grants: Vec<Grant>) -> Wanted {
     Wanted {
         cluster: cluster(),
         locks,
+        unheard: std::collections::BTreeSet::new(),
         grants,
         orphans: std::collections::BTreeSet::new(),
         honour_denies_below: 1000,

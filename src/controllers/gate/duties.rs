@@ -23,6 +23,8 @@ pub(super) struct Duties {
     /// Names whose removal has begun. They are never opened again, whatever a stale cache says.
     pub(super) closing: BTreeMap<String, Removal>,
     pub(super) orphans: BTreeSet<String>,
+    /// Policies with denies here, as far as that is known, that have not said yet what they want.
+    pub(super) waits_for: BTreeSet<String>,
     /// Counts changes, so that a report can say what it is about.
     pub(super) version: u64,
     /// Since when the lease was held when the locks were given. In another term, others may have changed them.

@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use super::duties::{self, Duties};
+use super::heard;
 use super::pace::Pace;
 use super::placed::Placed;
 use super::standby;
@@ -202,9 +203,12 @@ fn snapshot(inner: &Inner, gate: &Gate, memory: &mut Memory, now: Timestamp) -> 
             grant.duty = Duty::Close { sent: false };
         }
     }
+    let unheard = inner.heard.unheard(term);
+    duties.waits_for = heard::met(&unheard, lock(&gate.report).observed.as_deref(), cluster);
     let wanted = Wanted {
         cluster: cluster.clone(),
         locks: duties.locks.values().cloned().collect(),
+        unheard,
         grants,
         orphans: duties.orphans.clone(),
         honour_denies_below: inner.settings.honour_denies_below,

@@ -37,6 +37,17 @@ pub(super) fn plan(draft: &mut Draft<'_>, shut: &mut Shut<'_>) {
         if !shut.soon.contains(&Cells::named_by(&content)) {
             continue;
         }
+        if shut.unheard.meets(&Cells::named_by(&content)) {
+            // What stands was exempt by every policy over it, and goes on.
+            if let Some(index) = found {
+                standing.remove(index);
+                continue;
+            }
+            let message = "an exemption waits for another policy that locks the same: what that one exempts is not known yet";
+            draft.refuse(&owner, None, Reason::Progressing, message.to_owned());
+            waiting.push(content);
+            continue;
+        }
         match found {
             Some(index) => {
                 let (_, _, rule) = standing.remove(index);

@@ -27,6 +27,8 @@ pub(super) struct Shut<'a> {
     pub soon: Cells,
     /// What the denies of policies that are gone keep shut.
     pub orphaned: Cells,
+    /// What the denies of policies keep shut that have not said yet what they want.
+    pub unheard: Cells,
     over: Vec<Item<'a>>,
     /// Denies that no lock wants as they are.
     spare: Vec<&'a Rule>,
@@ -63,6 +65,7 @@ pub(super) fn plan<'a>(draft: &mut Draft<'a>) -> Shut<'a> {
         now: Cells::default(),
         soon: Cells::default(),
         orphaned: Cells::default(),
+        unheard: Cells::default(),
         over: Vec::new(),
         spare: Vec::new(),
         leaving: Vec::new(),
@@ -93,8 +96,12 @@ pub(super) fn plan<'a>(draft: &mut Draft<'a>) -> Shut<'a> {
     }
     // Of policies that are gone.
     for (owner, rules) in by_owner {
+        let unheard = draft.wanted.unheard.contains(owner);
         for (_, rule) in rules {
-            if !is_covered(rule, &shut) && rule.access == Access::Deny {
+            if unheard {
+                shut.unheard.add_all(&Cells::named_by(rule));
+            }
+            if (unheard || !is_covered(rule, &shut)) && rule.access == Access::Deny {
                 shut.orphaned.add_all(&Cells::named_by(rule));
             }
             keep_orphan(draft, owner, rule);
@@ -416,7 +423,8 @@ pub(super) fn unlock(draft: &mut Draft<'_>, shut: &Shut<'_>) {
         let Some(Mark::Deny { owner, .. }) = names::parse_name(&draft.wanted.cluster, &rule.name) else {
             continue;
         };
-        if draft.policy_uid(&owner).is_none() && !is_covered(rule, shut) {
+        let unheard = draft.wanted.unheard.contains(&owner);
+        if draft.policy_uid(&owner).is_none() && (unheard || !is_covered(rule, shut)) {
             continue;
         }
         let named = Cells::named_by(rule);

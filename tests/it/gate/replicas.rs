@@ -322,3 +322,25 @@ async fn a_tenure_outlasts_a_late_renewal_and_no_other_holder() {
     let next = replica.leadership.tenure().unwrap();
     assert!(next.begun > first.begun && next.lasted <= Duration::from_secs(2), "{next:?}");
 }
+
+/// Others may have changed its machines and its locks in between.
+#[tokio::test(start_paused = true)]
+async fn what_a_policy_has_said_in_a_former_term_does_not_count() {
+    let replica = Replica::new();
+    let bench = &replica.bench;
+    bench.gates.know(super::heard::there(&['a', 'b']));
+    replica.hold(1).await;
+    bench.lock();
+    bench.lock_of('b', "main", &bench.memory.cloud());
+    replica.hold(5).await;
+    assert_eq!(bench.denies(), 2);
+    replica.stand_by(30).await;
+    replica.lapse(20).await;
+    replica.hold(1).await;
+    bench.lock();
+    replica.hold(100).await;
+    assert_eq!(bench.denies(), 2, "the other one has not been heard in this one");
+    bench.gates.forget("bbbbbbbb-0000-4000-8000-000000000000");
+    replica.hold(5).await;
+    assert_eq!(bench.denies(), 1);
+}
