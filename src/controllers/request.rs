@@ -71,8 +71,12 @@ pub async fn reconcile_in_turn(
         return Ok(Action::requeue(super::STOOD_BY));
     }
     let state = state(&request);
-    let waits = !state.holds_rules() && !state.is_last() && request.metadata.deletion_timestamp.is_none();
-    let _place = if waits {
+    let leaves = state.is_last() || request.metadata.deletion_timestamp.is_some();
+    let _place = if state.holds_rules() {
+        context.rooms.enter_granted().await
+    } else if leaves {
+        context.rooms.enter_leaving().await
+    } else {
         if !context.knows_all() {
             return Ok(Action::requeue(NOT_READY));
         }
@@ -84,8 +88,6 @@ pub async fn reconcile_in_turn(
             return Ok(Action::requeue(wait));
         }
         place
-    } else {
-        context.rooms.enter_granted().await
     };
     // What is known by now counts. Gone: the watch has told everybody.
     let Some(request) = context.requests.get(&ObjectRef::from_obj(&*request)) else {

@@ -1,8 +1,9 @@
-//! Who is worked on at the same time. Requests that wait for their grant have a room of their own, so that however many
-//! there are, and however slowly the API server answers, none that is to be closed waits behind them; and whoever asks
-//! without end has only a part of that room, so that others find a place.
+//! Who is worked on at the same time. Requests that wait for their grant have a room of their own, and so have those that
+//! are over or are deleted before they were granted: however many there are, and however slowly the API server answers, none
+//! that is to be closed waits behind them; and whoever asks without end has only a part of the first, so that others find a
+//! place.
 //!
-//! Nobody stands in line for that room: whoever finds no place comes again, and is judged anew. One that was granted
+//! Nobody stands in line for the first: whoever finds no place comes again, and is judged anew. One that was granted
 //! meanwhile would wait in a line that its revocation could not overtake.
 
 use std::collections::HashMap;
@@ -21,8 +22,10 @@ const MOST: usize = 1000;
 #[derive(Clone, Debug)]
 pub struct Rooms {
     places: usize,
-    /// For what may have rules in the cloud, is over, or is being deleted.
+    /// For what may have rules in the cloud.
     granted: Arc<Semaphore>,
+    /// For what has none, and is over or is being deleted.
+    leaving: Arc<Semaphore>,
     /// For the rest.
     waiting: Arc<Semaphore>,
     /// The part of each requester in the room of those who wait.
@@ -42,13 +45,22 @@ impl Rooms {
     pub fn new(places: u16) -> Self {
         let places = usize::from(places.max(1));
         let room = || Arc::new(Semaphore::new(places));
-        Self { places, granted: room(), waiting: room(), shares: Arc::default() }
+        Self { places, granted: room(), leaving: room(), waiting: room(), shares: Arc::default() }
     }
 
-    /// Waits for a place of what waits for no grant, by turn.
+    /// Waits for a place of what may have rules in the cloud, by turn.
     pub(super) async fn enter_granted(&self) -> Place {
+        Self::enter(&self.granted).await
+    }
+
+    /// Waits for a place of what has none and waits for no grant, by turn.
+    pub(super) async fn enter_leaving(&self) -> Place {
+        Self::enter(&self.leaving).await
+    }
+
+    async fn enter(room: &Arc<Semaphore>) -> Place {
         // No room is ever closed.
-        Place { _room: Arc::clone(&self.granted).acquire_owned().await.ok(), _share: None }
+        Place { _room: Arc::clone(room).acquire_owned().await.ok(), _share: None }
     }
 
     /// A place of one that waits for its grant, if there is one.
@@ -92,6 +104,15 @@ mod tests {
         assert!(rooms.enter_granted().now_or_never().is_some());
         drop(first);
         assert!(rooms.enter_waiting(who("c")).is_some());
+    }
+
+    #[tokio::test]
+    async fn what_is_over_takes_no_place_of_what_is_granted_or_waits() {
+        let rooms = Rooms::new(2);
+        let _inside = [rooms.enter_leaving().await, rooms.enter_leaving().await];
+        assert!(rooms.enter_leaving().now_or_never().is_none(), "full");
+        assert!(rooms.enter_granted().now_or_never().is_some());
+        assert!(rooms.enter_waiting(who("a")).is_some());
     }
 
     #[test]
