@@ -20,8 +20,9 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 const COALESCE: Duration = Duration::from_millis(20);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(30);
-/// The same where something is to be closed: nothing tells that the cloud is back.
-const LAST_RETRY_OF_CLOSES: Duration = Duration::from_secs(5);
+/// The same where something is to be closed: nothing tells that the credential may do it again, or that the cloud is back.
+const LAST_RETRY_OF_CLOSES: Duration = Duration::from_secs(15);
+const LAST_RETRY_WHILE_AWAY: Duration = Duration::from_secs(5);
 /// After a close the firewall is looked at again: a foreign read-modify-write may bring the rule back.
 const RECHECK: Duration = Duration::from_secs(60);
 /// By the clock that is never set, as every length of time here that is no deadline.
@@ -79,7 +80,11 @@ async fn run(inner: Arc<Inner>, gate: Arc<Gate>) {
             Outcome::Failed { retry_after, passing } => {
                 failures = failures.saturating_add(1);
                 let backoff = FIRST_RETRY.saturating_mul(1 << failures.min(6).saturating_sub(1));
-                let last = if passing && closes(&inner, &gate) { LAST_RETRY_OF_CLOSES } else { LAST_RETRY };
+                let last = match (closes(&inner, &gate), passing) {
+                    (true, true) => LAST_RETRY_WHILE_AWAY,
+                    (true, false) => LAST_RETRY_OF_CLOSES,
+                    (false, _) => LAST_RETRY,
+                };
                 retry_after.unwrap_or(Duration::ZERO).max(jitter(backoff.min(last))).min(LAST_RETRY)
             }
         };

@@ -218,7 +218,7 @@ async fn a_way_that_is_known_is_no_reason_to_try_again_at_once() {
         bench.pass(1).await;
     }
     let tried = deletes.load(Ordering::SeqCst);
-    assert!((10..30).contains(&tried), "tried {tried} times in 5 minutes");
+    assert!((20..45).contains(&tried), "tried {tried} times in 5 minutes");
 }
 
 impl Bench {

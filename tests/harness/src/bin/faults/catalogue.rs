@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::gateway::Trouble;
+use crate::scenario::Scenario;
 use crate::story::CLIENT;
 
 /// One column of the table.
@@ -17,8 +18,10 @@ pub struct Fault {
     pub until: u64,
     /// How many replicas run.
     pub replicas: usize,
-    /// How much longer than it should, or than the fault lasts, a packet may pass.
+    /// How much longer than it should a packet may pass.
     pub bound: Duration,
+    /// Which closes it may hold up.
+    pub holds_up: HoldsUp,
     /// Whether others take locks and rules away, so that strangers get in until that is mended.
     pub gaps: bool,
 }
@@ -28,9 +31,42 @@ impl Fault {
     pub fn strikes(&self) -> usize {
         match &self.what {
             What::CrashAtApi(numbers) | What::CrashAtCloud(numbers) => numbers.len(),
+            What::Nothing => 0,
             _ => 1,
         }
     }
+
+    /// Scenarios that it leaves alone: of others, what is done is done to the group that most share; and no write of a whole
+    /// firewall lands late or never ends, since that is waited for for a quarter of an hour.
+    pub fn spares(&self, scenario: Scenario) -> bool {
+        match &self.what {
+            What::AnotherCluster
+            | What::ResourceLock
+            | What::BringBack
+            | What::Rewrite
+            | What::Erase
+            | What::Meddle => scenario.group() != Scenario::Lock.group(),
+            What::Cloud(rules) | What::KillHolderUnder(_, rules) => {
+                let paths = rules.iter().filter_map(|rule| rule["path"].as_str());
+                scenario == Scenario::Firewall
+                    && paths
+                        .into_iter()
+                        .all(|path| path.starts_with("/securityRules/") && !path.contains('|'))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Which closes wait, for good reason, until nothing goes wrong any more, and have their time from then on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HoldsUp {
+    /// None.
+    Nothing,
+    /// Those that somebody asks for: nobody can hear of that meanwhile. A deadline is a deadline.
+    WhatIsAsked,
+    /// All.
+    Everything,
 }
 
 /// What is done to whom.
@@ -49,6 +85,10 @@ pub enum What {
     Api(Trouble),
     /// Faults of the simulator.
     Cloud(Vec<Value>),
+    /// The same, of tokens that live for so long.
+    Tokens(&'static str, Vec<Value>),
+    /// The same, and the holder is killed under it after so long.
+    KillHolderUnder(Duration, Vec<Value>),
     /// What the cloud says what time it is.
     CloudClock(&'static str),
     /// The controller's own clock is set, to so many seconds ahead.
@@ -71,7 +111,12 @@ pub enum What {
 const BOUND: Duration = Duration::from_secs(20);
 
 fn fault(name: &str, what: What, from: u64, until: u64) -> Fault {
-    Fault { name: name.to_owned(), what, from, until, replicas: 1, bound: BOUND, gaps: false }
+    let (replicas, bound, gaps, holds_up) = (1, BOUND, false, HoldsUp::Nothing);
+    Fault { name: name.to_owned(), what, from, until, replicas, bound, holds_up, gaps }
+}
+
+fn holds_up(holds_up: HoldsUp, fault: Fault) -> Fault {
+    Fault { holds_up, ..fault }
 }
 
 /// Strikes every third of these calls.
@@ -93,6 +138,8 @@ const ARM: &str = "^/subscriptions/";
 /// Every fault but for the crashes after each write.
 pub fn all() -> Vec<Fault> {
     let every = |path: &str, effect: Value| vec![json!({"path": path, "caller": CLIENT, "effect": effect})];
+    let late =
+        third("PUT", "/securityRules/portcullis-[0-9a-f]+-allow", &json!({"lateWrite": {"after": "15s"}}));
     let tokens = vec![json!({"path": "oauth2", "effect": {"status": {"status": 503}}})];
     let mut all = vec![
         fault("none", What::Nothing, 0, 0),
@@ -102,20 +149,24 @@ pub fn all() -> Vec<Fault> {
         fault("api: writes refused by a quota (403)", What::Api(Trouble::Refused(403)), 0, 45),
         fault("api: answers of writes lost", What::Api(Trouble::AnswerLost), 0, 45),
         fault("api: slow (1 s a call)", What::Api(Trouble::Slow(Duration::from_secs(1))), 0, 45),
-        fault("api: away over deadlines", What::Api(Trouble::Away), 6, 40),
-        fault("api: watches frozen", What::Api(Trouble::Frozen), 0, 40),
+        fault("api: every third read refused with 500", What::Api(Trouble::ReadsRefused(500)), 0, 45),
+        holds_up(HoldsUp::WhatIsAsked, fault("api: away over deadlines", What::Api(Trouble::Away), 6, 40)),
+        holds_up(HoldsUp::WhatIsAsked, fault("api: watches frozen", What::Api(Trouble::Frozen), 0, 40)),
         fault("api: watches dropped every 2 s", What::Api(Trouble::Dropped(Duration::from_secs(2))), 0, 45),
         fault("api: watches answered with 410", What::Api(Trouble::Gone), 0, 40),
         fault("api: lists rewound", What::Api(Trouble::Rewound), 6, 40),
         fault("api: the lease deleted every 3 s", What::LoseLease, 0, 40),
-        fault(
-            "cloud: throttled, Retry-After 20 s",
-            What::Cloud(every(
-                ARM,
-                json!({"status": {"status": 429, "code": "TooManyRequests", "retryAfter": 20}}),
-            )),
-            6,
-            26,
+        holds_up(
+            HoldsUp::Everything,
+            fault(
+                "cloud: throttled, Retry-After 20 s",
+                What::Cloud(every(
+                    ARM,
+                    json!({"status": {"status": 429, "code": "TooManyRequests", "retryAfter": 20}}),
+                )),
+                6,
+                26,
+            ),
         ),
         fault(
             "cloud: every third write 503",
@@ -142,24 +193,19 @@ pub fn all() -> Vec<Fault> {
             0,
             45,
         ),
-        fault(
-            "cloud: writes that land 15 s late",
-            What::Cloud(third(
-                "PUT",
-                "/securityRules/portcullis-[0-9a-f]+-allow",
-                &json!({"lateWrite": {"after": "15s"}}),
-            )),
-            0,
-            45,
-        ),
-        fault(
-            "cloud: away over deadlines",
-            What::Cloud(every(ARM, json!({"status": {"status": 503}}))),
-            6,
-            40,
+        fault("cloud: writes that land 15 s late", What::Cloud(late.clone()), 0, 45),
+        holds_up(
+            HoldsUp::Everything,
+            fault(
+                "cloud: away over deadlines",
+                What::Cloud(every(ARM, json!({"status": {"status": 503}}))),
+                6,
+                40,
+            ),
         ),
         Fault {
             bound: Duration::from_secs(40),
+            holds_up: HoldsUp::Everything,
             ..fault("cloud: silent over deadlines", What::Cloud(every(ARM, json!({"delay": "20s"}))), 6, 30)
         },
         fault(
@@ -183,27 +229,35 @@ pub fn all() -> Vec<Fault> {
             0,
             45,
         ),
-        fault("cloud: no tokens", What::Cloud(tokens), 0, 45),
-        fault("cloud: rights revoked and restored", What::Revoke, 6, 40),
+        holds_up(HoldsUp::Everything, fault("cloud: no tokens", What::Tokens("24s", tokens), 6, 40)),
+        holds_up(HoldsUp::Everything, fault("cloud: rights revoked and restored", What::Revoke, 6, 40)),
         fault("cloud: clock 90 s ahead", What::CloudClock("90s"), 4, 45),
         fault("cloud: clock 90 s behind", What::CloudClock("-90s"), 4, 45),
         fault("the controller's clock set 50 min back", What::WallClock(-3000), 6, 45),
         fault("the controller's clock set 50 min ahead", What::WallClock(3000), 6, 45),
         fault("others: another cluster on the same group", What::AnotherCluster, 0, 45),
         fault("others: a resource lock against deletion", What::ResourceLock, 6, 40),
-        fault("others: a closed rule brought back", What::BringBack, 5, 50),
+        holds_up(HoldsUp::Everything, fault("others: a closed rule brought back", What::BringBack, 5, 50)),
         fault("others: the group rewritten every second", What::Rewrite, 0, 45),
         Fault { gaps: true, ..fault("others: an eraser every 10 s", What::Erase, 0, 40) },
-        Fault { gaps: true, ..fault("others: rules copied and edited", What::Meddle, 4, 40) },
+        Fault {
+            gaps: true,
+            holds_up: HoldsUp::Everything,
+            ..fault("others: rules copied and edited", What::Meddle, 4, 40)
+        },
     ];
-    for (name, what) in
-        [("the holder killed", What::KillHolder), ("the holder paused for 25 s", What::PauseHolder)]
-    {
+    let late = What::KillHolderUnder(Duration::from_secs(4), late);
+    for (name, what, from) in [
+        ("the holder killed", What::KillHolder, 6),
+        ("the holder paused for 25 s", What::PauseHolder, 6),
+        ("the lease deleted every 3 s", What::LoseLease, 6),
+        ("the holder killed, its writes land 15 s late", late, 0),
+    ] {
         // Where the holder is gone, or asleep, the other one takes 17 s until it has the lease, and 10 s for what is due.
         all.push(Fault {
             replicas: 2,
             bound: Duration::from_secs(30),
-            ..fault(&format!("two replicas: {name}"), what, 6, 31)
+            ..fault(&format!("two replicas: {name}"), what, from, 31)
         });
     }
     all

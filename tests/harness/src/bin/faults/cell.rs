@@ -35,6 +35,8 @@ pub struct Outcome {
     /// How often it went wrong as it was to, and how often it was to; a crash after a write that never comes does not.
     pub struck: (usize, usize),
     pub took: Duration,
+    /// Scenarios that were left alone.
+    pub spared: Vec<Scenario>,
     /// What the replicas logged.
     pub logs: Vec<String>,
 }
@@ -45,6 +47,10 @@ pub async fn play(fault: &Fault, expected: Option<&BTreeSet<String>>) -> anyhow:
     let mut story = Story::prepare().await?;
     if matches!(fault.what, What::WallClock(_)) {
         story.set_up_wall_clock()?;
+    }
+    if let What::Tokens(lifetime, _) = fault.what {
+        let settings = json!({"tokenLifetime": lifetime});
+        story.simulator.control(Method::POST, "settings", Some(&settings)).await?;
     }
     let (simulator, gateway) = (Arc::clone(&story.simulator), Arc::clone(&story.gateway));
     let group = story.shared_group();
@@ -91,8 +97,11 @@ pub async fn play(fault: &Fault, expected: Option<&BTreeSet<String>>) -> anyhow:
     // What lands late, and what is looked at each few seconds, has its time.
     tokio::time::sleep(Duration::from_secs(8)).await;
     story.settle(expected).await?;
-    let mut findings = story.judge(over, fault.bound, fault.gaps).await?;
+    let mut findings = story.judge(over, fault).await?;
     findings.wrong.extend(trouble.wrong.iter().map(|what| (Scenario::Lock, what.clone())));
+    if fault.strikes() > 0 && trouble.struck == 0 {
+        findings.wrong.push((Scenario::Lock, "nothing went wrong".to_owned()));
+    }
     let minutes = playing.elapsed().as_secs_f64() / 60.0;
     let (cloud_calls, cloud_writes) = story.cloud_calls().await?;
     let api_calls = story.gateway.calls() - calls;
@@ -103,6 +112,7 @@ pub async fn play(fault: &Fault, expected: Option<&BTreeSet<String>>) -> anyhow:
         calls_a_minute: (api_calls as f64 / minutes, cloud_calls as f64 / minutes),
         struck: (trouble.struck, fault.strikes()),
         took: begun.elapsed(),
+        spared: Scenario::ALL.into_iter().filter(|scenario| fault.spares(*scenario)).collect(),
         logs: trouble.logs(),
     })
 }
@@ -188,18 +198,26 @@ impl Driver {
     /// Has it go wrong, as long as it is to.
     pub async fn go_wrong(&mut self, fault: &Fault) -> anyhow::Result<()> {
         let until = Instant::now() + Duration::from_secs(fault.until - fault.from);
-        self.struck = 1;
+        let mut struck = true;
         match fault.what.clone() {
             What::Nothing | What::CrashAtApi(_) | What::CrashAtCloud(_) => {}
             What::Api(trouble) => {
+                let before = self.gateway.struck();
                 self.gateway.set(Some(trouble));
                 tokio::time::sleep_until(until).await;
                 self.gateway.set(None);
+                struck = self.gateway.struck() > before;
             }
-            What::Cloud(rules) => {
+            What::Cloud(rules) | What::Tokens(_, rules) => {
                 self.simulator.control(Method::POST, "faults", Some(&json!(rules))).await?;
                 tokio::time::sleep_until(until).await;
-                self.simulator.control(Method::DELETE, "faults", None).await?;
+                struck = self.end_faults().await?;
+            }
+            What::KillHolderUnder(after, rules) => {
+                self.simulator.control(Method::POST, "faults", Some(&json!(rules))).await?;
+                tokio::time::sleep(after).await;
+                self.replicas[0].kill();
+                struck = self.end_faults().await?;
             }
             What::CloudClock(skew) => {
                 self.simulator.control(Method::POST, "clock", Some(&json!({"dateSkew": skew}))).await?;
@@ -222,8 +240,9 @@ impl Driver {
                 signal(self.replicas[0].id(), "CONT")?;
             }
             What::LoseLease => {
+                struck = false;
                 while Instant::now() < until {
-                    self.lose_lease().await;
+                    struck |= self.lose_lease().await;
                     tokio::time::sleep(Duration::from_secs(3)).await;
                 }
             }
@@ -237,24 +256,26 @@ impl Driver {
             What::BringBack => {
                 let early = self.simulator.get(&self.group).await?;
                 tokio::time::sleep_until(until).await;
-                self.write_group(&early).await;
+                struck = self.write_group(&early).await;
             }
             What::Rewrite => {
+                struck = false;
                 while Instant::now() < until {
                     if let Ok(now) = self.simulator.get(&self.group).await {
-                        self.write_group(&now).await;
+                        struck |= self.write_group(&now).await;
                     }
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
             What::Erase => {
+                struck = false;
                 while Instant::now() < until && !self.ending.load(Ordering::SeqCst) {
-                    self.write_group(&self.before.clone()).await;
+                    struck |= self.write_group(&self.before.clone()).await;
                     tokio::time::sleep(Duration::from_secs(10)).await;
                 }
             }
             What::Meddle => {
-                self.meddle().await?;
+                struck = self.meddle().await?;
                 tokio::time::sleep_until(until).await;
             }
             What::Revoke => {
@@ -266,7 +287,15 @@ impl Driver {
                 self.simulator.control(Method::POST, "principals", Some(&principal(may_all()))).await?;
             }
         }
+        self.struck = usize::from(struck);
         Ok(())
+    }
+
+    /// Whether any of them struck.
+    async fn end_faults(&self) -> anyhow::Result<bool> {
+        let faults = self.simulator.control(Method::GET, "faults", None).await?;
+        self.simulator.control(Method::DELETE, "faults", None).await?;
+        Ok(faults.as_array().is_some_and(|all| all.iter().any(|one| one["struck"] != 0)))
     }
 
     /// Kills the controller when a write of it was done, and starts it again; and that one at the next.
@@ -307,15 +336,16 @@ impl Driver {
         }
     }
 
-    async fn lose_lease(&self) {
+    async fn lose_lease(&self) -> bool {
         let path = "/apis/coordination.k8s.io/v1/namespaces/portcullis-system/leases/portcullis";
         let Admin { server, token, client } = &self.admin;
         // It may not be there.
-        let _ = client.delete(format!("{server}{path}")).bearer_auth(token).send().await;
+        let answer = client.delete(format!("{server}{path}")).bearer_auth(token).send().await;
+        answer.is_ok_and(|answer| answer.status().is_success())
     }
 
     /// As Terraform or a portal would; a group that is busy refuses it.
-    async fn write_group(&self, body: &Value) {
+    async fn write_group(&self, body: &Value) -> bool {
         let mut body = body.clone();
         for rule in body["properties"]["securityRules"].as_array_mut().into_iter().flatten() {
             if let Some(fields) = rule.as_object_mut() {
@@ -324,14 +354,16 @@ impl Driver {
         }
         for _ in 0..20 {
             if self.simulator.put(&self.group, &body).await.is_ok() {
-                return;
+                return true;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+        false
     }
 
     /// Copies an allow under another name, makes another live longer by its description, and widens a third.
-    async fn meddle(&self) -> anyhow::Result<()> {
+    async fn meddle(&self) -> anyhow::Result<bool> {
+        let mut done = false;
         let group = self.simulator.get(&self.group).await?;
         let ours: Vec<Value> = group["properties"]["securityRules"]
             .as_array()
@@ -367,8 +399,8 @@ impl Driver {
                 }
             };
             // It may be busy, or closed by now.
-            let _ = self.simulator.put(&id, &json!({"properties": properties})).await;
+            done |= self.simulator.put(&id, &json!({"properties": properties})).await.is_ok();
         }
-        Ok(())
+        Ok(done)
     }
 }

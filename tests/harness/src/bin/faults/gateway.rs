@@ -24,6 +24,8 @@ use portcullis_harness::control_plane::write_private;
 pub enum Trouble {
     /// Every third write is answered so, and not passed on.
     Refused(u16),
+    /// Every third read or watch is answered so, and not passed on.
+    ReadsRefused(u16),
     /// Every third write is passed on, and its answer is lost.
     AnswerLost,
     /// Every call takes so much longer.
@@ -48,6 +50,9 @@ struct Shared {
     /// Writes but for those of the lease, which come whatever happens, and Events, on which nothing rests.
     writes: AtomicU64,
     calls: AtomicU64,
+    reads: AtomicU64,
+    /// How often it went wrong.
+    struck: AtomicU64,
     held: AtomicBool,
     lists: Mutex<HashMap<String, (StatusCode, Bytes)>>,
 }
@@ -129,6 +134,12 @@ impl Gateway {
         self.shared.writes.load(Ordering::SeqCst)
     }
 
+    /// How often it went wrong so far.
+    #[must_use]
+    pub fn struck(&self) -> u64 {
+        self.shared.struck.load(Ordering::SeqCst)
+    }
+
     /// How many calls came.
     #[must_use]
     pub fn calls(&self) -> u64 {
@@ -155,13 +166,27 @@ async fn pass(State(passage): State<Passage>, request: Request) -> Response {
     let number = if writes { shared.writes.fetch_add(1, Ordering::SeqCst) + 1 } else { 0 };
     let trouble = *lock(&shared.trouble);
     let struck = writes && number % 3 == 0;
+    let reads = method == Method::GET;
+    let third = reads && shared.reads.fetch_add(1, Ordering::SeqCst).is_multiple_of(3);
+    let known = lock(&shared.lists).get(&format!("{path}?{query}")).cloned();
+    let goes_wrong = match trouble {
+        None => false,
+        Some(Trouble::Away | Trouble::Slow(_)) => true,
+        Some(Trouble::Refused(_) | Trouble::AnswerLost) => struck,
+        Some(Trouble::ReadsRefused(_)) => third,
+        Some(Trouble::Gone) => watches,
+        // Counted where it is told.
+        Some(Trouble::Frozen | Trouble::Dropped(_)) => false,
+        Some(Trouble::Rewound) => reads && !watches && known.is_some(),
+    };
+    shared.struck.fetch_add(u64::from(goes_wrong), Ordering::SeqCst);
     match trouble {
+        Some(Trouble::ReadsRefused(code)) if third => return refusal(code),
         Some(Trouble::Away) => std::future::pending::<()>().await,
         Some(Trouble::Slow(by)) => tokio::time::sleep(by).await,
         Some(Trouble::Refused(code)) if struck => return refusal(code),
         Some(Trouble::Gone) if watches => return refusal(410),
-        Some(Trouble::Rewound) if method == Method::GET && !watches => {
-            let known = lock(&shared.lists).get(&format!("{path}?{query}")).cloned();
+        Some(Trouble::Rewound) if reads && !watches => {
             if let Some((status, body)) = known {
                 return answer(status, Body::from(body));
             }
@@ -220,8 +245,12 @@ fn watch(shared: Arc<Shared>, answered: reqwest::Response) -> Response {
         loop {
             let trouble = *lock(&shared.trouble);
             let until = match trouble {
-                Some(Trouble::Dropped(after)) if begun.elapsed() >= after => return None,
+                Some(Trouble::Dropped(after)) if begun.elapsed() >= after => {
+                    shared.struck.fetch_add(1, Ordering::SeqCst);
+                    return None;
+                }
                 Some(Trouble::Away | Trouble::Frozen) => {
+                    shared.struck.fetch_add(1, Ordering::SeqCst);
                     tokio::time::sleep(Duration::from_millis(200)).await;
                     continue;
                 }

@@ -143,7 +143,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<bool> {
             }
         }
     }
-    let table = table(&calm, &outcomes, &broken, begun.elapsed());
+    let table = table(&calm, (&outcomes, asked), &broken, begun.elapsed());
     println!("{table}");
     if let Some(path) = arguments.write {
         let text = std::fs::read_to_string(&path)?;
@@ -191,8 +191,13 @@ fn report(calm: &Outcome, outcome: &Outcome) {
     }
 }
 
-/// A row a fault; the crashes after each write in two.
-fn table(calm: &Outcome, outcomes: &[Outcome], broken: &[String], took: Duration) -> String {
+/// A row a fault; the crashes after each write in two. `asked`: requests in each.
+fn table(
+    calm: &Outcome,
+    (outcomes, asked): (&[Outcome], usize),
+    broken: &[String],
+    took: Duration,
+) -> String {
     let mut rows: BTreeMap<String, Vec<&Outcome>> = BTreeMap::new();
     for outcome in outcomes {
         let name = ["crash after API write", "crash after cloud write"]
@@ -201,23 +206,32 @@ fn table(calm: &Outcome, outcomes: &[Outcome], broken: &[String], took: Duration
             .map_or_else(|| outcome.fault.clone(), |series| series.replace("after", "after each"));
         rows.entry(name).or_default().push(outcome);
     }
-    let mut table = String::from("| fault | cells | violations | latest close | ");
+    let mut table = String::from("| fault | cells | violations | went wrong | opened | latest close | ");
     let _ = writeln!(table, "{} |", Scenario::ALL.map(Scenario::name).join(" | "));
-    let _ = writeln!(table, "|---|---|---|---|{}", "---|".repeat(Scenario::ALL.len()));
+    let _ = writeln!(table, "|---|---|---|---|---|---|{}", "---|".repeat(Scenario::ALL.len()));
     let (mut cells, mut violations) = (0, 0);
     for (name, outcomes) in rows {
         let all: Vec<(Scenario, String)> = outcomes.iter().flat_map(|outcome| wrong(calm, outcome)).collect();
         let late = outcomes.iter().map(|outcome| outcome.findings.late).fold(0.0, f64::max);
         let by = Scenario::ALL.map(|scenario| {
             let wrong = all.iter().filter(|(one, _)| *one == scenario).count();
-            if wrong == 0 { "ok".to_owned() } else { format!("**{wrong}**") }
+            match wrong {
+                0 if outcomes.iter().all(|outcome| outcome.spared.contains(&scenario)) => "-".to_owned(),
+                0 => "ok".to_owned(),
+                wrong => format!("**{wrong}**"),
+            }
         });
-        (cells, violations) = (cells + outcomes.len() * Scenario::ALL.len(), violations + all.len());
+        let played: usize = outcomes.iter().map(|outcome| Scenario::ALL.len() - outcome.spared.len()).sum();
+        let (struck, strikes) = outcomes.iter().fold((0, 0), |(struck, strikes), outcome| {
+            (struck + outcome.struck.0, strikes + outcome.struck.1)
+        });
+        let opened: usize = outcomes.iter().map(|outcome| outcome.findings.opened).sum();
+        (cells, violations) = (cells + played, violations + all.len());
         let _ = writeln!(
             table,
-            "| {name} | {} | {} | {late:.1} s | {} |",
-            outcomes.len() * Scenario::ALL.len(),
+            "| {name} | {played} | {} | {struck} of {strikes} | {opened} of {} | {late:.1} s | {} |",
             all.len(),
+            asked * outcomes.len(),
             by.join(" | ")
         );
     }

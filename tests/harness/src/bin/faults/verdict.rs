@@ -9,6 +9,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::catalogue::{Fault, HoldsUp};
 use crate::scenario::{GONE_PATH, Scenario};
 use crate::story::{STRANGER, Story};
 
@@ -58,9 +59,9 @@ impl Story {
         Ok(rules.iter().filter(|(_, rule)| counts(rule)).map(|(group, rule)| essence(group, rule)).collect())
     }
 
-    /// What is to be said of it all. `over`: when what went wrong was over; `bound`: how much later than it should, or than
-    /// that, a packet may pass.
-    pub async fn judge(&self, over: Timestamp, bound: Duration, gaps: bool) -> anyhow::Result<Findings> {
+    /// What is to be said of it all. `over`: when what went wrong was over.
+    pub async fn judge(&self, over: Timestamp, fault: &Fault) -> anyhow::Result<Findings> {
+        let gaps = fault.gaps;
         let mut findings = Findings::default();
         for scenario in Scenario::ALL {
             if !gaps {
@@ -78,8 +79,7 @@ impl Story {
                 if !is_over(request) && !waits {
                     findings.wrong(scenario, format!("{name} has not ended: {}", request["status"]["state"]));
                 }
-                self.judge_grant(&mut findings, scenario, (&name, source), request, (over, bound, gaps))
-                    .await?;
+                self.judge_grant(&mut findings, scenario, (&name, source), request, (over, fault)).await?;
             }
         }
         if self.foreign != self.foreign_rules().await? && !gaps {
@@ -107,7 +107,7 @@ impl Story {
         scenario: Scenario,
         (name, source): (&str, &str),
         request: &Value,
-        (over, bound, gaps): (Timestamp, Duration, bool),
+        (over, fault): (Timestamp, &Fault),
     ) -> anyhow::Result<()> {
         let moment =
             |pointer: &str| request.pointer(pointer).and_then(Value::as_str)?.parse::<Timestamp>().ok();
@@ -121,26 +121,29 @@ impl Story {
             open.extend(self.exposure(scenario, source, None, since).await?);
         }
         let granted = moment("/status/grantedAt");
+        let asked = self.asked.get(name).copied().filter(|_| scenario != Scenario::Tightened);
+        // When it could be closed at last.
+        let later = |end: Timestamp, held_up: bool| if held_up { end.max(over) } else { end };
         let ends = [
-            moment("/status/expiresAt"),
-            self.asked.get(name).copied().filter(|_| scenario != Scenario::Tightened),
+            moment("/status/expiresAt").map(|end| later(end, fault.holds_up == HoldsUp::Everything)),
+            asked.map(|end| later(end, fault.holds_up != HoldsUp::Nothing)),
         ];
         let due = ends.into_iter().flatten().min();
         findings.opened += usize::from(!open.is_empty());
         for (from, to) in open {
             let (Some(granted), Some(due)) = (granted, due) else {
                 // Where locks are taken away, it may have been anybody.
-                if !gaps {
+                if !fault.gaps {
                     findings.wrong(scenario, format!("{name} was open and never granted"));
                 }
                 continue;
             };
-            if from < granted && !gaps {
+            if from < granted && !fault.gaps {
                 findings.wrong(scenario, format!("{name} was open before its grant"));
             }
-            let late = to.unwrap_or_else(Timestamp::now).duration_since(due.max(over));
+            let late = to.unwrap_or_else(Timestamp::now).duration_since(due);
             findings.late = findings.late.max(late.as_secs_f64());
-            if to.is_none() || late > SignedDuration::try_from(bound)? {
+            if to.is_none() || late > SignedDuration::try_from(fault.bound)? {
                 findings
                     .wrong(scenario, format!("{name} was open until {to:?}, due at {due}, {late:#} late"));
             }
