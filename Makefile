@@ -57,11 +57,11 @@ test: prerequisites ## Run every test (about 14 minutes on 2 cores once all is b
 	$(PYTHON) tests/mirror.py --back $(CURDIR) $(SOURCES) || status=$$?; \
 	if [ $$status -eq 0 ]; then echo "every test passed in $$((SECONDS - begun)) s"; else exit $$status; fi
 
-faults: build ## Play every scenario with every fault, and write the table into docs/reliability.md (20 minutes)
-	@$(PLAYGROUND) assets; $(CARGO_TARGET_DIR)/debug/faults --write docs/reliability.md
+faults: build ## Play every scenario with every fault, and write the table into docs/reliability.md (20 minutes); ONLY="a row"
+	@$(PLAYGROUND) assets; $(CARGO_TARGET_DIR)/debug/faults $(if $(ONLY),--only '$(ONLY)',--write docs/reliability.md)
 
 soak: build ## Have grants come and go, and one thing after another go wrong, for MINUTES=60
-	@$(PLAYGROUND) assets; $(CARGO_TARGET_DIR)/debug/faults --soak $(or $(MINUTES),60)
+	@$(PLAYGROUND) assets; $(CARGO_TARGET_DIR)/debug/faults --soak $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED))
 
 # Inputs that lead somewhere new are kept beside the caches, and begin the next run; what breaks a target is kept in
 # fuzz/artifacts, for a regression test and the corpus.

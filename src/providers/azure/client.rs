@@ -39,6 +39,8 @@ const HELD_BACK: Duration = Duration::from_secs(1);
 const PAGES: usize = 1000;
 /// Bytes of an answer: a full network security group is about one megabyte.
 const LARGEST: usize = 32 << 20;
+/// Bytes of all pages of a list: a thousand groups of a hundred rules each. More would not fit into memory.
+const LARGEST_LIST: usize = 64 << 20;
 /// Resource Manager as one credential sees it.
 pub(super) struct Arm {
     http: reqwest::Client,
@@ -49,6 +51,14 @@ pub(super) struct Arm {
     clock: Clock,
     /// The cloud's own clock, as of the last answer.
     server: Server,
+}
+
+/// What was read.
+struct Read {
+    /// A JSON object.
+    value: Value,
+    /// How long it was as it came.
+    bytes: usize,
 }
 
 /// A write to be sent.
@@ -129,7 +139,8 @@ impl Arm {
         api_version: &str,
         urgency: Urgency,
     ) -> Result<Value, CloudError> {
-        self.read(operation, Method::GET, self.url(path, api_version, &[]), None, urgency).await
+        let read = self.read(operation, Method::GET, self.url(path, api_version, &[]), None, urgency).await?;
+        Ok(read.value)
     }
 
     /// Reads a whole list, page after page; a list that cannot be read to its end is an error.
@@ -141,14 +152,20 @@ impl Arm {
         query: &[(&str, &str)],
         urgency: Urgency,
     ) -> Result<Vec<Value>, CloudError> {
-        let mut items = Vec::new();
+        let (mut items, mut size) = (Vec::new(), 0);
         let mut seen = HashSet::new();
         let mut url = self.url(path, api_version, query);
         loop {
             if !seen.insert(url.clone()) || seen.len() > PAGES {
                 return Err(error(operation, CloudErrorKind::Retryable, "the pages of the list do not end"));
             }
-            let mut page = self.read(operation, Method::GET, url, None, urgency).await?;
+            let Read { value: mut page, bytes } =
+                self.read(operation, Method::GET, url, None, urgency).await?;
+            size += bytes;
+            if size > LARGEST_LIST {
+                let message = format!("the list is larger than {} MiB", LARGEST_LIST >> 20);
+                return Err(error(operation, CloudErrorKind::Invalid, &message));
+            }
             let Some(Value::Array(values)) = page.get_mut("value").map(Value::take) else {
                 return Err(error(operation, CloudErrorKind::Retryable, "the answer is not a list"));
             };
@@ -190,7 +207,9 @@ impl Arm {
         body: &Value,
         urgency: Urgency,
     ) -> Result<Value, CloudError> {
-        self.read(operation, Method::POST, self.url(path, api_version, &[]), Some(body), urgency).await
+        let read =
+            self.read(operation, Method::POST, self.url(path, api_version, &[]), Some(body), urgency).await?;
+        Ok(read.value)
     }
 
     /// Reads, and tries again what may pass. The answer is a JSON object.
@@ -201,13 +220,13 @@ impl Arm {
         url: Url,
         body: Option<&Value>,
         urgency: Urgency,
-    ) -> Result<Value, CloudError> {
+    ) -> Result<Read, CloudError> {
         let until = Instant::now() + READ_TIME;
         let mut attempt = 0;
         loop {
             attempt += 1;
             let failed = match self.read_once(operation, &method, &url, body, urgency, until).await {
-                Ok(value) => return Ok(value),
+                Ok(read) => return Ok(read),
                 Err(failed) => failed,
             };
             let wait = failed.retry_after.unwrap_or_else(|| jitter(attempt));
@@ -228,7 +247,7 @@ impl Arm {
         body: Option<&Value>,
         urgency: Urgency,
         until: Instant,
-    ) -> Result<Value, CloudError> {
+    ) -> Result<Read, CloudError> {
         let subscription = subscription(url);
         self.limiter
             .acquire(&subscription, &[Class::Read], urgency, until)
@@ -248,7 +267,7 @@ impl Arm {
             return Err(self.refused(operation, &reply, Call::Read, &subscription, Class::Read));
         }
         match serde_json::from_slice(&reply.body) {
-            Ok(value @ Value::Object(_)) => Ok(value),
+            Ok(value @ Value::Object(_)) => Ok(Read { value, bytes: reply.body.len() }),
             Ok(_) | Err(_) => Err(CloudError {
                 request_id: reply.request_id.clone(),
                 ..error(operation, CloudErrorKind::Retryable, "the answer is not a JSON object")

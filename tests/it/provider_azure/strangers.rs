@@ -62,6 +62,44 @@ async fn a_list_is_read_to_its_end_or_not_at_all() {
     }
 }
 
+/// A page of this size, and each time another address for the next one.
+async fn endless(azure: &Azure, at: &str, size: usize) {
+    let base = azure.url(at);
+    let pages = std::sync::atomic::AtomicUsize::new(0);
+    let page = move |_: &Request| {
+        let next = pages.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1;
+        answer(200, json!({"value": ["x".repeat(size)], "nextLink": format!("{base}?page={next}")}))
+    };
+    Mock::given(method("GET")).and(path(at)).respond_with(page).mount(&azure.server).await;
+}
+
+#[tokio::test]
+async fn pages_without_an_end_are_read_up_to_a_number_and_a_size() {
+    let group = id("Microsoft.Network/networkSecurityGroups", "x").ancestor(4).unwrap();
+    let at = format!("{group}/providers/Microsoft.Network/networkSecurityGroups");
+    for (size, says, pages) in
+        [(1, "the pages of the list do not end", 1000), (4 << 20, "the list is larger than 64 MiB", 16)]
+    {
+        let azure = Azure::start().await;
+        for other in ["azureFirewalls", "firewallPolicies", "virtualNetworks"] {
+            let at = format!("{group}/providers/Microsoft.Network/{other}");
+            azure.always("GET", &at, answer(200, json!({"value": []}))).await;
+        }
+        endless(&azure, &at, size).await;
+        let error = azure.cloud.inventory.firewalls(&group).await.unwrap_err();
+        assert!(error.to_string().contains(says), "{error}");
+        assert_eq!(azure.calls("GET", &at).await.len(), pages);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_larger_than_any_is_not_taken_in() {
+    let azure = Azure::start().await;
+    azure.always("GET", &nsg_path(), answer(200, json!({"properties": "x".repeat(33 << 20)}))).await;
+    let error = azure.cloud.firewall.observe(&firewall()).await.unwrap_err();
+    assert!(error.to_string().contains("longer than 33554432 bytes"), "{error}");
+}
+
 #[tokio::test]
 async fn an_operation_at_a_stranger_is_not_followed_and_the_resource_is_watched() {
     let azure = Azure::start().await;

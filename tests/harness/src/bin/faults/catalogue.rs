@@ -148,10 +148,11 @@ pub fn all() -> Vec<Fault> {
         fault("api: writes refused with 500", What::Api(Trouble::Refused(500)), 0, 45),
         fault("api: writes refused by a quota (403)", What::Api(Trouble::Refused(403)), 0, 45),
         fault("api: answers of writes lost", What::Api(Trouble::AnswerLost), 0, 45),
+        fault("api: answers of writes lost, once granted", What::Api(Trouble::AnswerLost), 4, 45),
         fault("api: slow (1 s a call)", What::Api(Trouble::Slow(Duration::from_secs(1))), 0, 45),
-        fault("api: every third read refused with 500", What::Api(Trouble::ReadsRefused(500)), 0, 45),
+        fault("api: every third read refused with 500", What::Api(Trouble::ReadsRefused(500)), 4, 45),
         holds_up(HoldsUp::WhatIsAsked, fault("api: away over deadlines", What::Api(Trouble::Away), 6, 40)),
-        holds_up(HoldsUp::WhatIsAsked, fault("api: watches frozen", What::Api(Trouble::Frozen), 0, 40)),
+        holds_up(HoldsUp::WhatIsAsked, fault("api: watches frozen", What::Api(Trouble::Frozen), 4, 40)),
         fault("api: watches dropped every 2 s", What::Api(Trouble::Dropped(Duration::from_secs(2))), 0, 45),
         fault("api: watches answered with 410", What::Api(Trouble::Gone), 0, 40),
         fault("api: lists rewound", What::Api(Trouble::Rewound), 6, 40),
@@ -219,6 +220,19 @@ pub fn all() -> Vec<Fault> {
             ..fault(
                 "cloud: polls that never end",
                 What::Cloud(third("", "/securityRules/portcullis", &json!({"operation": {"never": true}}))),
+                0,
+                45,
+            )
+        },
+        Fault {
+            bound: Duration::from_secs(40),
+            ..fault(
+                "cloud: polls of removals that never end",
+                What::Cloud(third(
+                    "DELETE",
+                    "/securityRules/portcullis",
+                    &json!({"operation": {"never": true}}),
+                )),
                 0,
                 45,
             )

@@ -56,6 +56,9 @@ struct Arguments {
     /// In place of the matrix: grants all the time, and one fault after another, for so many minutes.
     #[arg(long, value_name = "MINUTES")]
     soak: Option<u64>,
+    /// What goes wrong in a soak, and in which order, as in the one that named this.
+    #[arg(long, requires = "soak")]
+    seed: Option<u64>,
     /// Write the table into this file, between the lines that mark it.
     #[arg(long)]
     write: Option<std::path::PathBuf>,
@@ -72,7 +75,9 @@ fn main() -> ExitCode {
     };
     let done = match arguments.soak {
         Some(minutes) => {
-            runtime.block_on(soak::soak(Duration::from_secs(minutes * 60), arguments.logs.as_deref()))
+            let (length, seed) =
+                (Duration::from_secs(minutes * 60), arguments.seed.unwrap_or_else(rand::random));
+            runtime.block_on(soak::soak(length, seed, arguments.logs.as_deref()))
         }
         None => runtime.block_on(run(arguments)),
     };
@@ -145,6 +150,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<bool> {
     }
     let table = table(&calm, (&outcomes, asked), &broken, begun.elapsed());
     println!("{table}");
+    for outcome in outcomes.iter().filter(|outcome| !wrong(&calm, outcome).is_empty()) {
+        println!("to play it again: make faults ONLY='{}'", outcome.fault);
+    }
     if let Some(path) = arguments.write {
         let text = std::fs::read_to_string(&path)?;
         let (begin, end) = ("<!-- begin faults -->\n", "<!-- end faults -->");

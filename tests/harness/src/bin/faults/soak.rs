@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use jiff::{SignedDuration, Timestamp};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::catalogue::{Fault, What, all};
@@ -76,8 +78,11 @@ impl Windows {
 
 /// Soaks for so long; whether nothing was wrong. Where something was, `logs` is a folder for what the program logged.
 #[allow(clippy::print_stdout)]
-pub async fn soak(length: Duration, logs: Option<&Path>) -> anyhow::Result<bool> {
+pub async fn soak(length: Duration, seed: u64, logs: Option<&Path>) -> anyhow::Result<bool> {
+    println!("what goes wrong is that of SEED={seed}");
     let mut story = Story::prepare().await?;
+    // So short that the one that is there ends where there are no new ones.
+    story.simulator.control(Method::POST, "settings", Some(&json!({"tokenLifetime": "60s"}))).await?;
     story.set_up_wall_clock()?;
     let replica = story.replica()?;
     let pid = replica.id();
@@ -89,7 +94,7 @@ pub async fn soak(length: Duration, logs: Option<&Path>) -> anyhow::Result<bool>
     let driver = Driver::new(&story, simulator, gateway, vec![replica], group, before)?;
     let begun = Instant::now();
     let (ended, windows) = (begun + length, Windows::default());
-    let troubles = tokio::spawn(trouble(driver, ended, windows.clone()));
+    let troubles = tokio::spawn(trouble(driver, StdRng::seed_from_u64(seed), ended, windows.clone()));
     let mut soaked = Soaked::default();
     let (mut number, mut next) = (0_u32, Instant::now());
     let mut start = None;
@@ -160,7 +165,12 @@ pub async fn soak(length: Duration, logs: Option<&Path>) -> anyhow::Result<bool>
 }
 
 /// One thing after another goes wrong.
-async fn trouble(mut driver: Driver, ended: Instant, windows: Windows) -> anyhow::Result<Driver> {
+async fn trouble(
+    mut driver: Driver,
+    mut random: StdRng,
+    ended: Instant,
+    windows: Windows,
+) -> anyhow::Result<Driver> {
     // What changes who holds the rules, or needs a second replica, is for the matrix.
     let fits = |fault: &&Fault| {
         !fault.gaps
@@ -173,7 +183,7 @@ async fn trouble(mut driver: Driver, ended: Instant, windows: Windows) -> anyhow
     let faults: Vec<Fault> = all().iter().filter(fits).cloned().collect();
     while Instant::now() + TROUBLE + CALM < ended {
         tokio::time::sleep(CALM).await;
-        let mut fault = faults.choose(&mut rand::rng()).context("no faults")?.clone();
+        let mut fault = faults.choose(&mut random).context("no faults")?.clone();
         (fault.from, fault.until) = (0, TROUBLE.as_secs());
         windows.begin(&fault.name);
         driver.go_wrong(&fault).await?;
