@@ -7,17 +7,19 @@ use crate::plan::lifecycle::{duties, gone, state};
 use crate::plan::names::{Cluster, deadline_of, parse_name, under_present_id};
 use crate::plan::terms::{Ask, Terms};
 pub use crate::providers::azure::fuzzing::{
-    azure_firewall, error_answer, headers, network_security_group, rule_collection_group, token_answer,
+    azure_firewall, error_answer, headers, machine, network_security_group, rule_collection_group,
+    token_answer,
 };
 
 /// Reads bytes of one sort.
 pub type Target = fn(&[u8]);
 
 /// Every target, by its name.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("network_security_group", network_security_group),
     ("azure_firewall", azure_firewall),
     ("rule_collection_group", rule_collection_group),
+    ("machine", machine),
     ("error_answer", error_answer),
     ("headers", headers),
     ("token_answer", token_answer),

@@ -50,5 +50,18 @@ async fn definitions_that_are_deleted_close_what_is_open_and_unlock_nothing() {
         []
     );
     assert!(controller.ended().unwrap().is_none(), "{}", controller.log_text().unwrap());
+    // It goes on with those that come back, and is not started again.
+    let crds = portcullis_harness::checkout().join("crds");
+    portcullis_harness::install::apply_folder(&play.stage.plane, &crds).await.unwrap();
+    eventually("the definitions are established", Duration::from_secs(60), || async {
+        play.admin.run(&["get", "jitpol,jitreq,jitrev", "-A"]).await
+    })
+    .await
+    .unwrap();
+    play.policy("again", &play.one_machine("web-1")).await;
+    play.condition("jitpol/again", "Ready", "True").await;
+    play.request("again", "again", "web-1", 22, REQUESTER, "1h").await;
+    play.reaches("jitreq/again", "/status/state", "Active").await;
+    assert!(play.passes(REQUESTER, "web-1", 22).await);
     assert!(controller.stop().await.unwrap().success());
 }

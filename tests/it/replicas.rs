@@ -92,7 +92,7 @@ async fn when_the_holder_dies_another_one_opens_within_20_seconds_and_a_close_wa
     play.reaches("jitreq/mine", "/status/state", "Active").await;
     let took = killed.elapsed();
     println!("opened {took:?} after the holder was killed");
-    assert!(took < FAIL_OVER + Duration::from_secs(5), "{took:?}; {}", second.log_text().unwrap());
+    assert!(took < FAIL_OVER, "{took:?}; {}", second.log_text().unwrap());
     assert!(play.passes(REQUESTER, "web-1", 22).await);
     play.reaches("jitreq/due", "/status/state", "Expired").await;
     let open = play.exposed(ANOTHER, "web-1", 22, locked).await;
@@ -100,6 +100,35 @@ async fn when_the_holder_dies_another_one_opens_within_20_seconds_and_a_close_wa
     println!("closed {late:#} after its deadline");
     assert!(late < SignedDuration::from_secs(15), "{late:#}");
     assert_eq!(play.exposed(STRANGER, "web-1", 22, locked).await, []);
+}
+
+/// What the one before has left is nobody's to look for: no other sweep is due for an hour.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_act_of_a_new_holder_is_a_sweep() {
+    let play = Play::new().await;
+    let (mut first, second) = play.pair(|config| config["sweepInterval"] = json!("1h")).await;
+    play.request("mine", "web-1", "web-1", 22, REQUESTER, "1h").await;
+    let mine = play.reaches("jitreq/mine", "/status/state", "Active").await;
+    // The same, of a request that is not there.
+    let (group, name) = (&mine["status"]["rules"][0]["firewall"], &mine["status"]["rules"][0]["name"]);
+    let (group, name) = (group.as_str().unwrap(), name.as_str().unwrap());
+    let mut rule = play.stage.simulator.get(&format!("{group}/securityRules/{name}")).await.unwrap();
+    let own: Vec<&str> = name.split('-').collect();
+    let stray = name.replacen(own[3], "0123456789ab", 1);
+    assert_ne!(stray, name);
+    rule["properties"]["priority"] = json!(rule["properties"]["priority"].as_u64().unwrap() + 1);
+    let body = json!({"properties": rule["properties"]});
+    let stray = format!("{group}/securityRules/{stray}");
+    play.stage.simulator.put(&stray, &body).await.unwrap();
+    first.kill();
+    eventually("what is nobody's is gone", FAIL_OVER + Duration::from_secs(10), || async {
+        let left = play.stage.simulator.get(&stray).await;
+        anyhow::ensure!(left.is_err(), "it is still there");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", second.log_text().unwrap()));
+    assert!(play.passes(REQUESTER, "web-1", 22).await, "what is somebody's stays");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
-use super::{answer, errors, firewall, nsg, token};
+use super::{answer, errors, firewall, nsg, token, topology};
 
 fn json(bytes: &[u8]) -> Option<Value> {
     serde_json::from_slice(bytes).ok()
@@ -27,6 +27,13 @@ pub fn azure_firewall(bytes: &[u8]) {
 pub fn rule_collection_group(bytes: &[u8]) {
     if let Some(group) = json(bytes) {
         firewall::understand_group(&group);
+    }
+}
+
+/// A machine and what is on the way to it.
+pub fn machine(bytes: &[u8]) {
+    if let Some(read) = json(bytes) {
+        topology::understand(&read);
     }
 }
 

@@ -27,8 +27,10 @@ mod admin;
 mod assemble;
 mod hops;
 mod twins;
+mod understand;
 
 use assemble::Found;
+pub(super) use understand::understand;
 
 /// Requests of one call that are under way at once.
 const AT_ONCE: usize = 8;

@@ -28,11 +28,7 @@ pub(super) async fn read(arm: &Arm, network: &ArmId) -> Option<Vec<AdminRule>> {
                 return None;
             }
         };
-        for rule in page.get("value")?.as_array()? {
-            if let Some(inbound) = decode(rule)? {
-                rules.push(inbound);
-            }
-        }
+        rules.extend(understand(&page)?);
         match text(&page, "/skipToken") {
             Some(token) => body = json!({"skipToken": token}),
             None => {
@@ -42,6 +38,12 @@ pub(super) async fn read(arm: &Arm, network: &ArmId) -> Option<Vec<AdminRule>> {
         }
     }
     None
+}
+
+/// The inbound rules of a page; none where one of them cannot be understood.
+pub(super) fn understand(page: &Value) -> Option<Vec<AdminRule>> {
+    let rules = page.get("value")?.as_array()?.iter().map(decode).collect::<Option<Vec<_>>>()?;
+    Some(rules.into_iter().flatten().collect())
 }
 
 /// The inner none: an outbound rule. The outer: one that cannot be understood, so that nothing can be said of
