@@ -216,6 +216,11 @@ impl Gates {
         }
     }
 
+    /// A policy is gone, whatever it has said: those that waited for its word go on.
+    pub fn is_gone(&self, policy_uid: &str) {
+        self.has_said(policy_uid, self.0.leadership.since());
+    }
+
     /// Nothing of a policy is wanted any more, and what stands of its locks is left alone.
     pub fn forget(&self, policy_uid: &str) {
         let term = self.0.leadership.since();

@@ -235,6 +235,8 @@ async fn leave(
 ) -> Result<Action, WriteError> {
     let uid = policy.uid().unwrap_or_default();
     if !policy.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
+        // It stays for somebody else's finalizer, and wants nothing more.
+        context.gates.forget(&uid);
         context.resolutions.forget(&uid);
         return Ok(Action::await_change());
     }

@@ -315,7 +315,10 @@ fn close(
         if let (false, Some(cloud)) = (names.is_empty(), context.clouds.get(credential)) {
             // One that is still there at the next sweep is no other one.
             let news = context.gates.close_orphans(&observed.firewall, credential, cloud, names);
-            context.metrics.swept(news as u64);
+            // Who stands by leaves some of them to the holder, and finds those again.
+            if context.leadership.is_holder() {
+                context.metrics.swept(news as u64);
+            }
         }
     }
     count

@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use super::authorize::Resolved;
 use super::desired::{Lock, LockedMachine};
 use super::model::{FirewallId, Machine, Unsupported};
-use super::report::MAX_TARGETS;
 use super::terms::Terms;
 use crate::api::values::{ArmId, PortRange, Protocol};
 use crate::api::{DeletionPolicy, Reason, TargetStatus};
@@ -26,7 +25,7 @@ pub enum Departed {
 /// that it locked something before.
 ///
 /// `departed` says of each machine in `before` that is no longer selected what became of it. `before` may name fewer machines
-/// than were locked: then nothing is unlocked by not being named.
+/// than were locked: while one that it does not name cannot be read, nothing is unlocked by not being named.
 #[must_use]
 pub fn wanted(
     policy_uid: &str,
@@ -37,7 +36,7 @@ pub fn wanted(
     departed: &BTreeMap<ArmId, Departed>,
 ) -> BTreeMap<FirewallId, Lock> {
     let retain = terms.deletion_policy == DeletionPolicy::Retain;
-    let keep_others = retain || before.len() >= MAX_TARGETS || unread(machines, before);
+    let keep_others = retain || unread(machines, before);
     let empty = || Lock {
         policy_uid: policy_uid.to_owned(),
         policy: policy.to_owned(),

@@ -20,7 +20,7 @@ use crate::api::{
 mod target;
 
 /// The most targets that status lists.
-pub(super) const MAX_TARGETS: usize = 256;
+const MAX_TARGETS: usize = 256;
 
 /// Something that stands in the way.
 #[derive(Clone, Debug, PartialEq, Eq)]

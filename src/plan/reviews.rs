@@ -184,7 +184,8 @@ pub fn tally(case: Case<'_>, rights: &dyn Fn(&UserInfo, &str) -> Right) -> Tally
         (*weight, created(review), !counted(review), review.metadata.uid.clone())
     });
     if reviews.get(MOST).is_some_and(|(weight, _)| matches!(weight, Weight::Denial | Weight::Elsewhere)) {
-        count.tally.doubt = Some(format!("more than {MOST} reviews deny it, and no more are looked at"));
+        count.tally.doubt =
+            Some(format!("more than {MOST} reviews, denials among them: no more are looked at"));
     }
     for (_, review) in reviews.into_iter().take(MOST) {
         let answer = match review.spec.verdict {

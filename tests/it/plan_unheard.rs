@@ -61,6 +61,36 @@ fn whom_both_exempt_gets_in_all_the_while() {
     }
 }
 
+/// The rules of exemptions are made of what all policies want, and named after the first of them.
+#[test]
+fn an_exemption_over_what_others_lock_too_goes_on_whoever_is_heard_first() {
+    let over = |uid: &str, addresses: &str| Lock {
+        exempt: vec![peer("10.9.0.0/16")],
+        ..lock(uid, &[(addresses, "22")])
+    };
+    for (first, second) in [(WEB, OPS), (OPS, WEB)] {
+        let (left, right) = (over(first, "10.0.0.4,10.0.0.5"), over(second, "10.0.0.4,10.0.0.6"));
+        let mut world = both(&left, &right, &[]);
+        let before = world.clone();
+        for (heard, unheard) in [(&left, second), (&right, first)] {
+            settle(&mut world, &alone(heard, unheard), at(0));
+            assert_eq!(world, before, "nothing is written meanwhile");
+        }
+        // What the other one does not lock waits for nobody, and one that lets in less is written at once.
+        let wider = over(first, "10.0.0.4,10.0.0.5,10.0.0.7");
+        settle(&mut world, &alone(&wider, second), at(0));
+        let enters = |world: &Observed, to: &str, from: &str| passes(world, packet(from, to, 22));
+        for to in ["10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.0.7"] {
+            assert!(enters(&world, to, "10.9.1.1") && !enters(&world, to, "10.8.1.1"), "{to}");
+        }
+        let narrower = Lock { exempt: vec![peer("10.9.1.0/24")], ..left.clone() };
+        settle(&mut world, &alone(&narrower, second), at(0));
+        for to in ["10.0.0.4", "10.0.0.5"] {
+            assert!(enters(&world, to, "10.9.1.1") && !enters(&world, to, "10.9.2.1"), "{to}");
+        }
+    }
+}
+
 #[test]
 fn a_lock_is_taken_over_from_no_policy_that_has_not_been_heard() {
     let (web, ops) = (of(WEB, &[]), of(OPS, &[]));

@@ -30,24 +30,25 @@ pub(super) fn plan(draft: &mut Draft<'_>, shut: &mut Shut<'_>) {
     standing.sort_by_key(|(owner, number, rule)| (owner.clone(), *number, rule.name.clone()));
     let mut waiting: Vec<Rule> = Vec::new();
     let mut alone: Vec<(String, Rule)> = Vec::new();
-    for (owner, content) in std::mem::take(&mut shut.exempt) {
-        let found = standing
-            .iter()
-            .position(|(own, _, rule)| *own == names::uid12(&owner) && rule.same_effect(&content));
-        if !shut.soon.contains(&Cells::named_by(&content)) {
+    let contents = std::mem::take(&mut shut.exempt);
+    let (kept, mut standing): (Vec<_>, Vec<_>) =
+        standing.into_iter().partition(|(_, _, rule)| goes_on(shut, &contents, rule));
+    for (owner, content, unheard) in contents.into_iter().flat_map(|(owner, rule)| parts(shut, &owner, &rule))
+    {
+        let is_within =
+            |(_, _, rule): &(String, u32, &Rule)| rule.access == Access::Allow && lies_within(&content, rule);
+        if kept.iter().any(is_within) || !shut.soon.contains(&Cells::named_by(&content)) {
             continue;
         }
-        if shut.unheard.meets(&Cells::named_by(&content)) {
-            // What stands was exempt by every policy over it, and goes on.
-            if let Some(index) = found {
-                standing.remove(index);
-                continue;
-            }
+        if unheard && !standing.iter().any(is_within) {
             let message = "an exemption waits for another policy that locks the same: what that one exempts is not known yet";
             draft.refuse(&owner, None, Reason::Progressing, message.to_owned());
             waiting.push(content);
             continue;
         }
+        let found = standing
+            .iter()
+            .position(|(own, _, rule)| *own == names::uid12(&owner) && rule.same_effect(&content));
         match found {
             Some(index) => {
                 let (_, _, rule) = standing.remove(index);
@@ -273,6 +274,33 @@ fn write(draft: &mut Draft<'_>, owner: &str, mut content: Rule, standing: Option
     true
 }
 
+/// Whether an exemption that stands goes on as it is because it is over what a policy locks that has not been heard: every
+/// policy over it exempted these sources when it was written, and those that have been heard still do.
+fn goes_on(shut: &Shut<'_>, contents: &[(String, Rule)], rule: &Rule) -> bool {
+    let cells = Cells::named_by(rule);
+    if rule.access != Access::Allow
+        || hosts(&rule.destinations).len() != rule.destinations.len()
+        || !shut.unheard.meets(&cells)
+    {
+        return false;
+    }
+    let (mut wanted, mut exempt) = (Cells::default(), Cells::default());
+    shut.wanted.iter().for_each(|(_, own)| wanted.add_all(own));
+    let same = contents.iter().filter(|(_, content)| comes_from(rule, content));
+    same.for_each(|(_, content)| exempt.add_all(&Cells::named_by(content)));
+    let heard = cells.intersection(&wanted);
+    exempt.contains(&heard) && shut.unheard.contains(&cells.minus(&heard))
+}
+
+/// An exemption, apart from its addresses that a policy locks too which has not been heard; true: those.
+fn parts(shut: &Shut<'_>, owner: &str, content: &Rule) -> Vec<(String, Rule, bool)> {
+    let to = |destinations: Vec<Peer>| Rule { destinations, ..content.clone() };
+    let is_unheard = |peer: &Peer| shut.unheard.meets(&Cells::named_by(&to(vec![peer.clone()])));
+    let (unheard, clear): (Vec<Peer>, Vec<Peer>) = content.destinations.iter().cloned().partition(is_unheard);
+    let parts = [(clear, false), (unheard, true)].into_iter().filter(|(peers, _)| !peers.is_empty());
+    parts.map(|(peers, unheard)| (owner.to_owned(), to(peers), unheard)).collect()
+}
+
 /// Whether an exemption of a policy that is gone belongs to denies that stay: wholly over them, and over
 /// nothing that a lock here wants shut.
 fn is_retained(draft: &Draft<'_>, shut: &Shut<'_>, owner: &str, rule: &Rule) -> bool {
@@ -299,12 +327,17 @@ fn leave(draft: &mut Draft<'_>, shut: &Shut<'_>, rule: &Rule) {
     }
 }
 
-/// Whether an exemption lets in nothing that another does not.
-pub(super) fn lies_within(rule: &Rule, wider: &Rule) -> bool {
+/// Whether an exemption is from no other sources than another.
+fn comes_from(rule: &Rule, wider: &Rule) -> bool {
     let sources = Bounds::of(&rule.sources, None).maybe;
     // A tag is within itself, whatever it stands for.
-    let from = rule.sources == wider.sources || Bounds::of(&wider.sources, None).surely.contains(&sources);
-    from && hosts(&rule.destinations).len() == rule.destinations.len()
+    rule.sources == wider.sources || Bounds::of(&wider.sources, None).surely.contains(&sources)
+}
+
+/// Whether an exemption lets in nothing that another does not.
+pub(super) fn lies_within(rule: &Rule, wider: &Rule) -> bool {
+    comes_from(rule, wider)
+        && hosts(&rule.destinations).len() == rule.destinations.len()
         && Cells::named_by(wider).contains(&Cells::named_by(rule))
 }
 

@@ -22,11 +22,12 @@ pub(super) fn judge_all(
     machines: &BTreeMap<String, Vec<Resolved>>,
     now: Timestamp,
 ) -> Vec<Judged> {
+    let twins = twins(world, machines);
     let mut judged: Vec<Judged> = machines
         .iter()
         .flat_map(|(name, found)| found.iter().map(move |resolved| (name, resolved)))
         .map(|(name, (id, machine))| match machine {
-            Ok(machine) => remember(world, judge(world, name, machine, now), false),
+            Ok(machine) => remember(world, judge(world, name, (machine, &twins), now), false),
             Err(error) => {
                 let unread = error.reason != Reason::VirtualMachineNotFound;
                 remember(world, unsupported(name, id, error), unread)
@@ -74,7 +75,12 @@ fn unsupported(name: &str, id: &ArmId, error: &Unsupported) -> Judged {
     }
 }
 
-fn judge(world: &World<'_>, name: &str, machine: &Machine, now: Timestamp) -> Judged {
+fn judge(
+    world: &World<'_>,
+    name: &str,
+    (machine, twins): (&Machine, &BTreeMap<FirewallId, String>),
+    now: Timestamp,
+) -> Judged {
     let ports = world.terms.ports_for(machine.os);
     let firewalls = machine.firewalls();
     let status = TargetStatus {
@@ -165,7 +171,7 @@ fn judge(world: &World<'_>, name: &str, machine: &Machine, now: Timestamp) -> Ju
     }) {
         let message = format!("locked, and read back; {firewall}: {}", problem.message);
         say(TargetState::Configured, effective(&verdict), problem.reason, message)
-    } else if let Some(twin) = twin(world, machine) {
+    } else if let Some(twin) = twin(world, machine, twins) {
         say(TargetState::Configured, effective(&verdict), Reason::AddressNotUnique, twin)
     } else {
         let message = if by_firewall_alone {
@@ -195,16 +201,34 @@ fn judge(world: &World<'_>, name: &str, machine: &Machine, now: Timestamp) -> Ju
     judged
 }
 
+/// The groups behind which an address is not unique, with whose that is.
+fn twins(world: &World<'_>, machines: &BTreeMap<String, Vec<Resolved>>) -> BTreeMap<FirewallId, String> {
+    let mut twins = BTreeMap::new();
+    let machines = machines.values().flatten().filter_map(|(_, machine)| machine.as_ref().ok());
+    for machine in machines.filter(|_| world.terms.uses_groups()) {
+        for (address, twin) in
+            machine.addresses().filter_map(|address| Some((address, address.network.twin.as_ref()?)))
+        {
+            for group in &address.path {
+                twins.insert(group.clone(), format!("{} of {}: {twin}", address.ip, machine.id));
+            }
+        }
+    }
+    twins
+}
+
 /// What a group does not let through to a machine, because it would to another one too.
-fn twin(world: &World<'_>, machine: &Machine) -> Option<String> {
-    let filtered =
-        machine.addresses().filter(|address| world.terms.uses_groups() && !address.path.is_empty());
-    let (address, twin) =
-        filtered.filter_map(|address| Some((address.ip, address.network.twin.as_ref()?))).next()?;
-    Some(format!(
-        "locked, and read back; grants for {address} are refused, and spec.enforcement.exemptSources do not hold there, because \
-         a rule could open another machine: {twin}; give each network a network security group of its own"
-    ))
+fn twin(world: &World<'_>, machine: &Machine, twins: &BTreeMap<FirewallId, String>) -> Option<String> {
+    let own = machine.addresses().any(|address| address.network.twin.is_some());
+    let (group, whose) = machine.firewalls().iter().find_map(|group| twins.get_key_value(group))?;
+    (own || !world.terms.exempt.is_empty()).then(|| {
+        format!(
+            "locked, and read back; behind {} nobody of spec.enforcement.exemptSources gets in, and grants for an address that is \
+             not unique are refused, because a rule could open another machine than that of {whose}; give each network a \
+             network security group of its own",
+            group.0.name()
+        )
+    })
 }
 
 /// What traffic passes on its way to a machine, from afar to near.

@@ -190,16 +190,31 @@ fn live_grants_are_no_holes() {
 
 #[test]
 fn an_address_that_another_machine_has_too_is_locked_and_said_to_be_for_nobody() {
-    let mut machine = web_1();
-    machine.nics[0].addresses[0].network.twin = Some("the network spoke-2 has it too".into());
-    let mut scene = Scene::of(vec![machine]);
-    scene.know("nic", locked(&[], "10.0.0.4"));
-    let target = scene.target();
-    is(&target, "Configured", Reason::AddressNotUnique);
-    assert!(message(&target).contains("grants for 10.0.0.4 are refused"), "{}", message(&target));
-    assert!(message(&target).contains("the network spoke-2 has it too"), "{}", message(&target));
+    let mut twin = web_1();
+    twin.nics[0].addresses[0].network.twin = Some("the network spoke-2 has it too".into());
+    let beside = machine("web-2", &["10.0.0.5"], &["nic"]);
+    let mut scene = Scene::of(vec![twin, beside]);
+    let both = [lock(WEB, &[("10.0.0.4", "22"), ("10.0.0.5", "22")])];
+    let mut observed = nsg(&[]);
+    settle(&mut observed, &wanted(both.to_vec(), vec![]), at(0));
+    scene.know("nic", read(observed));
+    let targets = |scene: &Scene| {
+        let mut targets = scene.status().targets;
+        targets.sort_by_key(|target| target.id.clone());
+        targets
+    };
+    let found = targets(&scene);
+    is(&found[0], "Configured", Reason::AddressNotUnique);
+    let said = message(&found[0]);
+    assert!(said.contains("10.0.0.4 of ") && said.contains("the network spoke-2 has it too"), "{said}");
+    is(&found[1], "Configured", Reason::Configured);
+    // What is exempt is so by the group, and nobody is behind that one.
+    scene.spec["enforcement"] = json!({"exemptSources": [{"serviceTag": "AzureLoadBalancer"}]});
+    let found = targets(&scene);
+    is(&found[1], "Configured", Reason::AddressNotUnique);
+    assert!(message(&found[1]).contains("behind nic nobody of spec.enforcement.exemptSources"));
     scene.spec["enforcement"] = json!({"azure": {"via": "AzureFirewall"}});
-    assert_ne!(scene.target().reason.as_deref(), Some(Reason::AddressNotUnique.as_str()));
+    assert!(targets(&scene).iter().all(|one| one.reason.as_deref() != Some("AddressNotUnique")));
 }
 
 #[test]

@@ -78,7 +78,7 @@ async fn pages_without_an_end_are_read_up_to_a_number_and_a_size() {
     let group = id("Microsoft.Network/networkSecurityGroups", "x").ancestor(4).unwrap();
     let at = format!("{group}/providers/Microsoft.Network/networkSecurityGroups");
     for (size, says, pages) in
-        [(1, "the pages of the list do not end", 1000), (4 << 20, "the list is larger than 64 MiB", 16)]
+        [(1, "the pages of the list do not end", 1000), (4 << 20, "the list is larger than 128 MiB", 32)]
     {
         let azure = Azure::start().await;
         for other in ["azureFirewalls", "firewallPolicies", "virtualNetworks"] {
