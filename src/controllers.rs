@@ -191,7 +191,7 @@ pub async fn run(
         let mut judged = Judged::default();
         watcher(Api::<Tolerant<JitPolicy>>::all(client.clone()), connection::watching())
             .map_ok(untold)
-            .default_backoff()
+            .backoff(connection::Pauses::default())
             .reflect(policy_writer)
             .inspect(move |event| {
                 context.policies_filled.see(event);
@@ -218,7 +218,7 @@ pub async fn run(
         let context = Arc::clone(&context);
         watcher(Api::<Tolerant<JitAccessRequest>>::all(client.clone()), unsettled.clone())
             .map_ok(untold)
-            .default_backoff()
+            .backoff(connection::Pauses::default())
             .reflect(request_writer)
             .inspect(move |event| {
                 context.requests_filled.see(event);
@@ -260,7 +260,7 @@ pub async fn run(
         let context = Arc::clone(&context);
         watcher(Api::<Tolerant<JitAccessReview>>::all(client), unsettled)
             .map_ok(untold)
-            .default_backoff()
+            .backoff(connection::Pauses::default())
             .reflect(review_writer)
             .inspect(move |event| {
                 context.reviews.see(event);

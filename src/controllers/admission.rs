@@ -472,7 +472,7 @@ fn changes(client: &Client) -> SelectAll<BoxStream<'static, ()>> {
         .map(|kind| {
             let api: Api<Tolerant<DynamicObject>> = Api::all_with(client.clone(), &resource(kind));
             watcher(api, connection::watching())
-                .default_backoff()
+                .backoff(connection::Pauses::default())
                 // What cannot be watched is polled.
                 .filter_map(|event| std::future::ready(event.is_ok().then_some(())))
                 .boxed()

@@ -16,6 +16,7 @@ use http_body_util::{BodyExt, Either, Full};
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::api::PostParams;
 use kube::client::{Body, ClientBuilder};
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use tower::{BoxError, Layer, Service};
@@ -31,6 +32,8 @@ pub const WATCH: Duration = Duration::from_secs(30);
 /// A connection over which nothing has come for so long, a watch's included, is given up. Idle ones too: one that
 /// was forgotten on the way would be tried again and again.
 const SILENT: Duration = Duration::from_secs(45);
+/// The longest pause before a watch that fails is tried again: until then nobody hears of an end that somebody asks for.
+const DEAF: Duration = Duration::from_secs(10);
 /// How long it may take to connect.
 const CONNECT: Duration = Duration::from_secs(10);
 
@@ -60,6 +63,24 @@ pub fn connect(
     let patient = Patient { patience: PATIENCE, server: server.clone(), metrics: metrics.clone() };
     let client = ClientBuilder::try_from(config)?.with_layer(&patient).build();
     Ok(Connection { client, server })
+}
+
+/// The pauses between the tries of a watch that fails.
+#[derive(Default)]
+pub struct Pauses(watcher::DefaultBackoff);
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.0.next().map(|pause| pause.min(DEAF))
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.0.reset();
+    }
 }
 
 /// Who the API server takes the owner of these credentials for.
@@ -193,6 +214,18 @@ mod tests {
 
     const HEAD: &str =
         "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+
+    #[test]
+    fn a_watch_that_fails_for_long_is_tried_each_ten_seconds_and_at_first_sooner() {
+        let mut pauses = Pauses::default();
+        let first = pauses.next().unwrap();
+        let later: Vec<Duration> = pauses.by_ref().take(20).collect();
+        assert!(first < Duration::from_secs(3), "{first:?}");
+        assert_eq!(later.last(), Some(&DEAF), "{later:?}");
+        assert!(later.iter().all(|pause| *pause <= DEAF));
+        pauses.reset();
+        assert!(pauses.next().unwrap() < Duration::from_secs(3));
+    }
 
     #[tokio::test]
     async fn a_call_ends_whether_nothing_comes_or_only_a_beginning() {

@@ -199,7 +199,7 @@ impl Driver {
     /// Has it go wrong, as long as it is to.
     pub async fn go_wrong(&mut self, fault: &Fault) -> anyhow::Result<()> {
         let until = Instant::now() + Duration::from_secs(fault.until - fault.from);
-        let mut struck = true;
+        let mut struck = fault.strikes() > 0;
         match fault.what.clone() {
             What::Nothing | What::CrashAtApi(_) | What::CrashAtCloud(_) => {}
             What::Api(trouble) => {
