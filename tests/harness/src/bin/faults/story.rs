@@ -286,8 +286,9 @@ impl Story {
             .request(Method::DELETE, &format!("{policies}/{}", Scenario::PolicyDeleted.name()), None)
             .await?;
         self.asked.insert(Scenario::PolicyDeleted.name().to_owned(), Timestamp::now());
-        self.simulator.delete(&self.machines[&Scenario::MachineDeleted].id).await?;
+        // Before: it is gone, and its address unlocked, before the answer comes.
         self.asked.insert(Scenario::MachineDeleted.name().to_owned(), Timestamp::now());
+        self.simulator.delete(&self.machines[&Scenario::MachineDeleted].id).await?;
         self.plane.request(Method::DELETE, GONE_PATH, None).await?;
         self.asked.insert(Scenario::NamespaceDeleted.name().to_owned(), Timestamp::now());
         let path =
