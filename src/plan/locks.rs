@@ -112,8 +112,11 @@ fn unread(machines: &BTreeMap<String, Vec<Resolved>>, before: &[TargetStatus]) -
     let is_unread = |error: &Unsupported| {
         !matches!(error.reason, Reason::VirtualMachineNotFound | Reason::ClassicVirtualMachine)
     };
-    let is_known =
-        |id: &ArmId| before.iter().any(|target| ArmId::parse(&target.id).is_ok_and(|own| own == *id));
+    // Told of since it cannot be read, and not before: then its firewalls are not told.
+    let says_where = |target: &&TargetStatus| !target.firewalls.is_empty();
+    let is_known = |id: &ArmId| {
+        before.iter().filter(says_where).any(|target| ArmId::parse(&target.id).is_ok_and(|own| own == *id))
+    };
     machines.values().flatten().any(|(id, machine)| machine.as_ref().is_err_and(is_unread) && !is_known(id))
 }
 

@@ -146,13 +146,16 @@ fn nothing_is_unlocked_because_status_has_no_room_for_it() {
     assert!(keeps(unread(Reason::NoAddress), &[before()]));
     assert!(!keeps(unread(Reason::VirtualMachineNotFound), &[before()]));
     assert!(!keeps(unread(Reason::ClassicVirtualMachine), &[before()]));
-    // One that status names, and that had no firewall before it, was not locked.
-    let bare = TargetStatus {
+    // Those in trouble come first in status: from the next look on it is there, without its firewalls.
+    let told = |firewalls: Vec<String>| TargetStatus {
         id: id("Microsoft.Compute/virtualMachines/web-300").to_string(),
-        firewalls: vec![],
+        firewalls,
         ..before()
     };
-    assert!(!keeps(unread(Reason::NotPermitted), &[before(), bare]));
+    assert!(keeps(unread(Reason::NotPermitted), &[told(vec![]), before()]));
+    // One that status tells of is kept at its own addresses, and nothing else is.
+    let elsewhere = id("Microsoft.Network/networkSecurityGroups/other").to_string();
+    assert!(!keeps(unread(Reason::NotPermitted), &[told(vec![elsewhere]), before()]));
 }
 
 #[test]
