@@ -203,7 +203,7 @@ pub async fn run(
                     }
                     Ok(watcher::Event::Delete(policy)) => {
                         judged.forget(policy);
-                        context.gates.is_gone(&policy.uid().unwrap_or_default());
+                        context.gates.policy_is_gone(&policy.uid().unwrap_or_default());
                         context.terms.forget(&policy.uid().unwrap_or_default());
                         context.wake_requests(policy);
                     }

@@ -217,7 +217,7 @@ impl Gates {
     }
 
     /// A policy is gone, whatever it has said: those that waited for its word go on.
-    pub fn is_gone(&self, policy_uid: &str) {
+    pub fn policy_is_gone(&self, policy_uid: &str) {
         self.has_said(policy_uid, self.0.leadership.since());
     }
 
@@ -314,7 +314,7 @@ impl Gates {
         self.all().iter().filter_map(of).collect()
     }
 
-    /// Closes allows of ours that a sweep found to be nobody's.
+    /// Closes allows of ours that a sweep found to be nobody's; how many of them nobody was closing yet.
     pub fn close_orphans(
         &self,
         firewall: &FirewallId,

@@ -30,8 +30,8 @@ pub struct Wanted {
     /// here may have left denies behind (retained): those stay, unless the locks here cover them wholly.
     pub locks: Vec<Lock>,
     /// By [`uid12`](super::names::uid12), policies that are there and have not said yet what they want locked here: after a
-    /// start, or because they cannot be understood. Their denies stay as they are, whatever others want, and no exemption of
-    /// others goes above them.
+    /// start, or because they cannot be understood. Their denies stay as they are, whatever others want, and exemptions of others
+    /// let nobody in past them who did not get in before.
     pub unheard: BTreeSet<String>,
     /// Rules of requests whose rules may stand on this firewall.
     pub grants: Vec<Grant>,

@@ -25,9 +25,9 @@ pub(super) struct Shut<'a> {
     pub now: Cells,
     /// The same, and what this plan writes.
     pub soon: Cells,
-    /// What the denies of policies that are gone keep shut.
+    /// What the denies of policies keep shut that are gone, or have not said yet what they want.
     pub orphaned: Cells,
-    /// What the denies of policies keep shut that have not said yet what they want.
+    /// Of these, what those of the latter do.
     pub unheard: Cells,
     over: Vec<Item<'a>>,
     /// Denies that no lock wants as they are.
@@ -94,7 +94,7 @@ pub(super) fn plan<'a>(draft: &mut Draft<'a>) -> Shut<'a> {
         shut.wanted.push((lock, cells));
         pair(draft, lock, contents, standing, &mut shut);
     }
-    // Of policies that are gone.
+    // Of policies that are gone, or have not said yet what they want.
     for (owner, rules) in by_owner {
         let unheard = draft.wanted.unheard.contains(owner);
         for (_, rule) in rules {

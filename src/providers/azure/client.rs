@@ -39,7 +39,7 @@ const HELD_BACK: Duration = Duration::from_secs(1);
 const PAGES: usize = 1000;
 /// Bytes of an answer: a full network security group is about one megabyte.
 const LARGEST: usize = 32 << 20;
-/// Bytes of all pages of a list: a thousand groups of a hundred rules each. More would not fit into memory.
+/// Bytes of all pages of a list: a thousand groups of a hundred rules each.
 const LARGEST_LIST: usize = 128 << 20;
 /// Resource Manager as one credential sees it.
 pub(super) struct Arm {
