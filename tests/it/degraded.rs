@@ -50,6 +50,9 @@ async fn definitions_that_are_deleted_close_what_is_open_and_unlock_nothing() {
         []
     );
     assert!(controller.ended().unwrap().is_none(), "{}", controller.log_text().unwrap());
+    let metrics = controller.metrics().await.unwrap();
+    let told = |line: &str| line.starts_with("rest_client_requests_total{code=\"404\"");
+    assert!(metrics.lines().any(told), "{metrics}");
     // It goes on with those that come back, and is not started again.
     let crds = portcullis_harness::checkout().join("crds");
     portcullis_harness::install::apply_folder(&play.stage.plane, &crds).await.unwrap();
