@@ -331,4 +331,16 @@ async fn the_role_of_the_sweep_is_enough_and_nothing_of_it_is_for_nothing() {
         may(&actions).await;
         assert_eq!(cloud.run("sweep", &[]).status.code(), Some(0));
     }
+    // As the docs say: under a lock against deletion it is said that the allow is left, until rules may be rewritten.
+    let group = cloud.world.nsg("web", "web-1");
+    let lock = format!("{group}/providers/Microsoft.Authorization/locks/keep");
+    let left = cloud.allow(&cluster, "web-1", -60, 150).await;
+    cloud.simulator.put(&lock, &json!({"properties": {"level": "CanNotDelete"}})).await.unwrap();
+    let swept = cloud.run("sweep", &["--timeout", "5"]);
+    assert_eq!(swept.status.code(), Some(4), "{}", text(&swept));
+    assert!(text(&swept).contains(&left), "{}", text(&swept));
+    let write = "Microsoft.Network/networkSecurityGroups/securityRules/write".to_owned();
+    may(&[actions, vec![write]].concat()).await;
+    let swept = cloud.run("sweep", &["--timeout", "20"]);
+    assert_eq!(swept.status.code(), Some(0), "{}", text(&swept));
 }
