@@ -22,6 +22,7 @@ pub struct Fault {
     pub bound: Duration,
     /// Which closes it may hold up.
     pub holds_up: HoldsUp,
+    pub place: Place,
     /// Whether others take locks and rules away, so that strangers get in until that is mended.
     pub gaps: bool,
 }
@@ -36,26 +37,24 @@ impl Fault {
         }
     }
 
-    /// Scenarios that it leaves alone: of others, what is done is done to the group that most share; and no write of a whole
-    /// firewall lands late or never ends, since that is waited for for a quarter of an hour.
+    /// Whether it leaves a scenario alone.
     pub fn spares(&self, scenario: Scenario) -> bool {
-        match &self.what {
-            What::AnotherCluster
-            | What::ResourceLock
-            | What::BringBack
-            | What::Rewrite
-            | What::Erase
-            | What::Meddle => scenario.group() != Scenario::Lock.group(),
-            What::Cloud(rules) | What::KillHolderUnder(_, rules) => {
-                let paths = rules.iter().filter_map(|rule| rule["path"].as_str());
-                scenario == Scenario::Firewall
-                    && paths
-                        .into_iter()
-                        .all(|path| path.starts_with("/securityRules/") && !path.contains('|'))
-            }
-            _ => false,
+        match self.place {
+            Place::Everywhere => false,
+            Place::Groups => scenario == Scenario::Firewall,
+            Place::SharedGroup => scenario.group() != Scenario::Lock.group(),
         }
     }
+}
+
+/// Where it goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Everywhere,
+    /// Not at the Azure Firewall: a write of it that lands late or never ends is waited for for a quarter of an hour.
+    Groups,
+    /// At the group that most scenarios share, where somebody else writes.
+    SharedGroup,
 }
 
 /// Which closes wait, for good reason, until nothing goes wrong any more, and have their time from then on.
@@ -112,7 +111,16 @@ const BOUND: Duration = Duration::from_secs(20);
 
 fn fault(name: &str, what: What, from: u64, until: u64) -> Fault {
     let (replicas, bound, gaps, holds_up) = (1, BOUND, false, HoldsUp::Nothing);
-    Fault { name: name.to_owned(), what, from, until, replicas, bound, holds_up, gaps }
+    let place = match what {
+        What::AnotherCluster
+        | What::ResourceLock
+        | What::BringBack
+        | What::Rewrite
+        | What::Erase
+        | What::Meddle => Place::SharedGroup,
+        _ => Place::Everywhere,
+    };
+    Fault { name: name.to_owned(), what, from, until, replicas, bound, holds_up, place, gaps }
 }
 
 fn holds_up(holds_up: HoldsUp, fault: Fault) -> Fault {
@@ -194,7 +202,10 @@ pub fn all() -> Vec<Fault> {
             0,
             45,
         ),
-        fault("cloud: writes that land 15 s late", What::Cloud(late.clone()), 0, 45),
+        Fault {
+            place: Place::Groups,
+            ..fault("cloud: writes that land 15 s late", What::Cloud(late.clone()), 0, 45)
+        },
         holds_up(
             HoldsUp::Everything,
             fault(
@@ -216,6 +227,7 @@ pub fn all() -> Vec<Fault> {
             45,
         ),
         Fault {
+            place: Place::Groups,
             bound: Duration::from_secs(40),
             ..fault(
                 "cloud: polls that never end",
@@ -226,6 +238,7 @@ pub fn all() -> Vec<Fault> {
         },
         Fault {
             // Each of them holds up those behind it for 20 s, and may be the second, or itself the third.
+            place: Place::Groups,
             bound: Duration::from_secs(60),
             ..fault(
                 "cloud: polls of removals that never end",
@@ -269,7 +282,9 @@ pub fn all() -> Vec<Fault> {
         ("the holder killed, its writes land 15 s late", late, 0),
     ] {
         // Where the holder is gone, or asleep, the other one takes 17 s until it has the lease, and 10 s for what is due.
+        let place = if matches!(what, What::KillHolderUnder(..)) { Place::Groups } else { Place::Everywhere };
         all.push(Fault {
+            place,
             replicas: 2,
             bound: Duration::from_secs(30),
             ..fault(&format!("two replicas: {name}"), what, from, 31)
