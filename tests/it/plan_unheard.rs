@@ -4,7 +4,7 @@
 use portcullis::api::Reason;
 use portcullis::plan::changes::plan;
 use portcullis::plan::desired::{Lock, Wanted};
-use portcullis::plan::model::{Access, Observed};
+use portcullis::plan::model::{Access, Observed, Rule};
 use portcullis::plan::names::uid12;
 
 use crate::plan_world::*;
@@ -89,6 +89,25 @@ fn an_exemption_over_what_others_lock_too_goes_on_whoever_is_heard_first() {
             assert!(enters(&world, to, "10.9.1.1") && !enters(&world, to, "10.9.2.1"), "{to}");
         }
     }
+}
+
+#[test]
+fn an_exemption_that_somebody_changed_does_not_go_on() {
+    let exempts = |uid: &str| of(uid, &["203.0.113.0/24"]);
+    let before = both(&exempts(WEB), &exempts(OPS), &[]);
+    let changed = |change: &dyn Fn(&mut Rule)| {
+        let mut world = before.clone();
+        let own = world.rules.iter_mut().find(|rule| rule.name.contains("-exempt-")).unwrap();
+        change(own);
+        settle(&mut world, &alone(&exempts(WEB), OPS), at(0));
+        world
+    };
+    let enters = |world: &Observed, to: &str| passes(world, packet("203.0.113.7", to, 22));
+    assert!(enters(&before, "10.0.0.4") && !enters(&before, "10.0.0.5"));
+    let widened = changed(&|rule| rule.destinations = vec![peer("10.0.0.0/24")]);
+    assert!(!enters(&widened, "10.0.0.5"));
+    let turned = changed(&|rule| rule.access = Access::Deny);
+    assert!(turned.rules.iter().all(|rule| !rule.name.contains("-exempt-") || rule.access == Access::Allow));
 }
 
 #[test]
