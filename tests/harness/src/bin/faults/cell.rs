@@ -15,7 +15,7 @@ use crate::another_cluster;
 use crate::catalogue::{Fault, What};
 use crate::gateway::Gateway;
 use crate::scenario::Scenario;
-use crate::story::{CLIENT, Story, may_all};
+use crate::story::{CLIENT, OPEN_PATIENCE, PATIENCE, Story, may_all};
 use crate::verdict::Findings;
 use portcullis_harness::control_plane::User;
 use portcullis_harness::controller::Controller;
@@ -87,7 +87,7 @@ pub async fn play(fault: &Fault, expected: Option<&BTreeSet<String>>) -> anyhow:
     locked?;
     let mut driven = None;
     let lived = story
-        .live(Duration::from_secs(6), async {
+        .live((if expected.is_some() { OPEN_PATIENCE } else { PATIENCE }, Duration::from_secs(6)), async {
             driven = driving.await.ok();
         })
         .await;

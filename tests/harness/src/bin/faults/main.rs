@@ -101,8 +101,12 @@ async fn run(arguments: Arguments) -> anyhow::Result<bool> {
     let calm = play(&none, None).await?;
     report(&calm, &calm);
     let asked: usize = Scenario::ALL.into_iter().map(|scenario| scenario.requests().len()).sum();
-    let opened = calm.findings.opened;
-    anyhow::ensure!(opened == asked, "only {opened} of {asked} requests were open where nothing goes wrong");
+    let (opened, unopened) = (calm.findings.opened, calm.findings.unopened.join("\n"));
+    anyhow::ensure!(
+        opened == asked,
+        "only {opened} of {asked} requests were open where nothing goes wrong:\n{unopened}\n{}",
+        calm.logs.join("\n")
+    );
     if !arguments.no_crashes {
         faults.extend(crashes(calm.writes.0, calm.writes.1));
     }

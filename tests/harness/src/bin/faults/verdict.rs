@@ -24,6 +24,8 @@ pub struct Findings {
     pub late: f64,
     /// Requests that were open at some time.
     pub opened: usize,
+    /// What those said at the end that never were.
+    pub unopened: Vec<String>,
     /// Rules that stand at the end, without what differs from run to run.
     pub end: BTreeSet<String>,
 }
@@ -129,7 +131,11 @@ impl Story {
             asked.map(|end| later(end, fault.holds_up != HoldsUp::Nothing)),
         ];
         let due = ends.into_iter().flatten().min();
-        findings.opened += usize::from(!open.is_empty());
+        if open.is_empty() {
+            findings.unopened.push(format!("{name}: {}", request["status"]));
+        } else {
+            findings.opened += 1;
+        }
         for (from, to) in open {
             let (Some(granted), Some(due)) = (granted, due) else {
                 // Where locks are taken away, it may have been anybody.
