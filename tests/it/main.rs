@@ -72,6 +72,7 @@ mod replicas;
 mod sessions;
 mod silent;
 mod tenancy;
+mod unheard;
 mod walk;
 mod watching;
 mod without_cluster;
