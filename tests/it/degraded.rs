@@ -1,10 +1,14 @@
-//! What is left of the promise when the ground goes: definitions that are deleted under it.
+//! What is left of the promise when the ground goes: definitions that are deleted under it, a cloud that lets nobody
+//! read or write for a while.
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use portcullis_harness::eventually;
+use portcullis_harness::{Controller, eventually, install};
+use reqwest::Method;
+use serde_json::json;
 
+use crate::ground::hurry;
 use crate::walk::Play;
 
 const REQUESTER: &str = "203.0.113.7";
@@ -66,5 +70,65 @@ async fn definitions_that_are_deleted_close_what_is_open_and_unlock_nothing() {
     play.request("again", "again", "web-1", 22, REQUESTER, "1h").await;
     play.reaches("jitreq/again", "/status/state", "Active").await;
     assert!(play.passes(REQUESTER, "web-1", 22).await);
+    assert!(controller.stop().await.unwrap().success());
+}
+
+/// Reads and writes are told to come again in half a minute; removals have a budget of their own, as Azure has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cloud_that_throttles_holds_up_no_close_and_makes_nobody_unready() {
+    let play = Play::new().await;
+    let mut setup = play.stage.setup().await.unwrap();
+    hurry(&mut setup.config);
+    let mut controller = Controller::start(setup).await.unwrap();
+    play.policy("web-1", &play.one_machine("web-1")).await;
+    play.condition("jitpol/web-1", "Ready", "True").await;
+    play.request("mine", "web-1", "web-1", 22, REQUESTER, "1h").await;
+    play.reaches("jitreq/mine", "/status/state", "Active").await;
+    let throttled = |method: &str| {
+        json!({"name": method, "method": method, "path": "/providers/Microsoft", "effect": {"status": {
+            "status": 429, "code": "TooManyRequests", "retryAfter": 30}}})
+    };
+    let faults = json!([throttled("GET"), throttled("PUT")]);
+    play.stage.simulator.control(Method::POST, "faults", Some(&faults)).await.unwrap();
+    let told = async || {
+        let metrics = controller.metrics().await.unwrap();
+        let line =
+            metrics.lines().find(|line| line.starts_with("portcullis_cloud_throttled_seconds")).unwrap();
+        line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    eventually("the gauge shows it", Duration::from_secs(30), || async {
+        anyhow::ensure!(told().await > 0.0, "it does not");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await
+    .unwrap();
+    play.request("late", "web-1", "web-1", 22, STRANGER, "1h").await;
+    let asked = Timestamp::now();
+    play.developer
+        .run(&["-n", install::NAMESPACE, "delete", "jitreq", "mine", "--wait=false"])
+        .await
+        .unwrap();
+    eventually("the packets stop", Duration::from_secs(20), || async {
+        anyhow::ensure!(!play.passes(REQUESTER, "web-1", 22).await, "they pass");
+        Ok::<_, anyhow::Error>(())
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", controller.log_text().unwrap()));
+    let late = Timestamp::now().duration_since(asked);
+    assert!(late < SignedDuration::from_secs(10), "{late:#}");
+    // Longer than readiness takes to change its mind.
+    for _ in 0..10 {
+        assert_eq!(
+            controller.readiness().await.unwrap()["ready"],
+            true,
+            "throttled, it is as ready as another"
+        );
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(told().await > 0.0, "else the test proves nothing");
+    assert!(!play.passes(STRANGER, "web-1", 22).await, "its write was refused");
+    play.stage.simulator.control(Method::DELETE, "faults", None).await.unwrap();
+    play.reaches("jitreq/late", "/status/state", "Active").await;
+    assert!(play.passes(STRANGER, "web-1", 22).await);
     assert!(controller.stop().await.unwrap().success());
 }
