@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -16,6 +17,17 @@ pub struct Resolution {
     pub generation: i64,
     /// When the read began, by the clock that deadlines are judged by: what it says counts for so long.
     pub at: Timestamp,
+    /// How long the read took.
+    pub took: Duration,
+}
+
+impl Resolution {
+    /// How long after [`Resolution::at`] a grant may rest on it, where what takes less than `bound` to read may be that
+    /// old. Some time is left after the longest read: else no grant could ever rest on what takes longer.
+    #[must_use]
+    pub fn good_for(&self, bound: Duration) -> Duration {
+        bound.max(self.took + bound / 4)
+    }
 }
 
 /// The machines of every policy, by its UID. Cheap to clone; clones are the same.
@@ -70,5 +82,20 @@ impl Resolutions {
     pub fn forget(&self, policy_uid: &str) {
         self.satisfied(policy_uid);
         self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(policy_uid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grant_may_rest_on_a_read_however_long_that_took() {
+        let good_for = |took| {
+            let (machines, took) = (Arc::default(), Duration::from_secs(took));
+            let read = Resolution { machines, generation: 1, at: Timestamp::UNIX_EPOCH, took };
+            read.good_for(Duration::from_secs(60)).as_secs()
+        };
+        assert_eq!([0, 45, 46, 90].map(good_for), [60, 60, 61, 105]);
     }
 }

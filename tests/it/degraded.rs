@@ -1,5 +1,5 @@
 //! What is left of the promise when the ground goes: definitions that are deleted under it, a cloud that lets nobody
-//! read or write for a while.
+//! read or write for a while, or answers slowly.
 
 use std::time::Duration;
 
@@ -130,5 +130,24 @@ async fn a_cloud_that_throttles_holds_up_no_close_and_makes_nobody_unready() {
     play.stage.simulator.control(Method::DELETE, "faults", None).await.unwrap();
     play.reaches("jitreq/late", "/status/state", "Active").await;
     assert!(play.passes(STRANGER, "web-1", 22).await);
+    assert!(controller.stop().await.unwrap().success());
+}
+
+/// What a grant rests on is read again before it, and may take longer than it may be old.
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_that_take_longer_to_read_than_they_may_be_old_are_granted_all_the_same() {
+    let play = Play::new().await;
+    let mut setup = play.stage.setup().await.unwrap();
+    hurry(&mut setup.config);
+    let mut controller = Controller::start(setup).await.unwrap();
+    play.policy("web-1", &play.one_machine("web-1")).await;
+    play.condition("jitpol/web-1", "Ready", "True").await;
+    // More than `addressInterval`, which is 2 s here.
+    let slow = json!([{"name": "slow", "method": "GET", "path": "/virtualMachines/web-1", "effect": {"delay": "4s"}}]);
+    play.stage.simulator.control(Method::POST, "faults", Some(&slow)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    play.request("mine", "web-1", "web-1", 22, REQUESTER, "1h").await;
+    play.reaches("jitreq/mine", "/status/state", "Active").await;
+    assert!(play.passes(REQUESTER, "web-1", 22).await);
     assert!(controller.stop().await.unwrap().success());
 }

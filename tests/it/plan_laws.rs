@@ -21,7 +21,7 @@ use crate::plan_world::*;
 
 mod history;
 
-use history::{History, Step, lonely_exemptions, step};
+use history::{History, Step, is_kept_out, lonely_exemptions, step};
 
 const SOURCES: [&str; 8] = [
     "203.0.113.7",
@@ -259,5 +259,37 @@ proptest! {
             }
         }
         prop_assert_eq!(turned, expected);
+    }
+    /// As after a start: policies say one after another what they want, and until the last has, nobody gets in whom
+    /// one of their locks kept out before.
+    #[test]
+    fn nothing_opens_while_policies_have_not_been_heard(
+        (foreign, steps) in histories(),
+        order in Just(POLICIES.to_vec()).prop_shuffle(),
+    ) {
+        let mut history = History::new(&foreign);
+        for step in steps {
+            history.take(step);
+        }
+        history.world.lock = ResourceLock::None;
+        history.sweep();
+        let settled = history.settle();
+        let (before, all) = (history.world.clone(), history.wanted.locks.clone());
+        for heard in 0..=order.len() {
+            let (mut heard, unheard): (Vec<Lock>, Vec<Lock>) =
+                all.iter().cloned().partition(|lock| order[..heard].contains(&lock.policy_uid.as_str()));
+            std::mem::swap(&mut history.wanted.locks, &mut heard);
+            history.wanted.unheard = unheard.iter().map(|lock| names::uid12(&lock.policy_uid)).collect();
+            let changes = history.settle();
+            for packet in universe().filter(|packet| is_kept_out(&all, *packet, &settled)) {
+                prop_assert!(
+                    !passes(&history.world, packet)
+                        || passes(&before, packet)
+                        || history.in_live_grant(packet),
+                    "{packet:?} by {:?}\nbefore {before:#?}\nafter {:#?}\n{:#?}\n{changes:#?}",
+                    decider(&history.world, packet), history.world, history.wanted,
+                );
+            }
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use kube::ResourceExt;
+use tokio::time::Instant;
 
 use crate::api::values::ArmId;
 use crate::api::{JitPolicy, TargetStatus};
@@ -56,17 +57,21 @@ impl Resolutions {
         };
         let resolution = match known.as_ref().filter(recent) {
             Some(recent) => Some(recent.clone()),
-            None => match select(terms, cloud).await {
-                Ok(machines) => {
-                    let resolution = Resolution { machines: Arc::new(machines), generation, at: now };
-                    found.changed = self.put(&uid, resolution.clone());
-                    Some(resolution)
+            None => {
+                let begun = Instant::now();
+                match select(terms, cloud).await {
+                    Ok(machines) => {
+                        let (machines, took) = (Arc::new(machines), begun.elapsed());
+                        let resolution = Resolution { machines, generation, at: now, took };
+                        found.changed = self.put(&uid, resolution.clone());
+                        Some(resolution)
+                    }
+                    Err(error) => {
+                        found.problem = Some(error);
+                        known
+                    }
                 }
-                Err(error) => {
-                    found.problem = Some(error);
-                    known
-                }
-            },
+            }
         };
         if let Some(resolution) = &resolution {
             let before = policy.status.as_ref().map(|status| status.targets.as_slice()).unwrap_or_default();

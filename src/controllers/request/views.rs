@@ -99,7 +99,11 @@ pub(super) fn unread(
     let old: Vec<&PolicyView> = policies
         .iter()
         .filter(|policy| plan.policies.iter().any(|of_plan| of_plan.uid == policy.uid))
-        .filter(|policy| now.duration_since(policy.read_at).unsigned_abs() > bound)
+        .filter(|policy| {
+            let read = context.resolutions.latest(&policy.uid).filter(|read| read.at == policy.read_at);
+            now.duration_since(policy.read_at).unsigned_abs()
+                > read.map_or(bound, |read| read.good_for(bound))
+        })
         .collect();
     for view in &old {
         context.resolutions.want(&view.uid);

@@ -26,8 +26,9 @@ const EACH: Duration = Duration::from_millis(2500);
 /// How long one thing goes wrong, and how long nothing does between two.
 const TROUBLE: Duration = Duration::from_secs(15);
 const CALM: Duration = Duration::from_secs(15);
-/// How much later than it should a packet may pass, in time in which nothing goes wrong.
-const BOUND: SignedDuration = SignedDuration::from_secs(30);
+/// How much later than it should a packet may pass, in time in which nothing goes wrong; more after what the matrix gives
+/// more time, since a call that hangs does so for some time after its fault.
+const BOUND: Duration = Duration::from_secs(30);
 /// What the program may take more at the end than after its first minutes.
 const GROWTH: f64 = 1.5;
 
@@ -50,6 +51,8 @@ pub struct Soaked {
 #[derive(Debug, Clone)]
 struct Window {
     fault: String,
+    /// How late the fault may make a close in the matrix.
+    bound: Duration,
     from: Timestamp,
     /// None: it still does.
     until: Option<Timestamp>,
@@ -64,8 +67,9 @@ impl Windows {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn begin(&self, fault: &str) {
-        let window = Window { fault: fault.to_owned(), from: Timestamp::now(), until: None };
+    fn begin(&self, fault: &Fault) {
+        let (name, bound) = (fault.name.clone(), fault.bound);
+        let window = Window { fault: name, bound, from: Timestamp::now(), until: None };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(window);
     }
 
@@ -185,7 +189,7 @@ async fn trouble(
         tokio::time::sleep(CALM).await;
         let mut fault = faults.choose(&mut random).context("no faults")?.clone();
         (fault.from, fault.until) = (0, TROUBLE.as_secs());
-        windows.begin(&fault.name);
+        windows.begin(&fault);
         driver.go_wrong(&fault).await?;
         windows.end();
     }
@@ -211,10 +215,12 @@ async fn judge(story: &mut Story, windows: &[Window], soaked: &mut Soaked) -> an
         for (from, to) in open {
             let late = undisturbed(windows, due, to.unwrap_or_else(Timestamp::now));
             soaked.late.push(late.as_secs_f64());
-            if from < granted || to.is_none() || late > BOUND {
+            let meanwhile = meanwhile(windows, due, to);
+            let bound = meanwhile.iter().map(|window| window.bound).fold(BOUND, Duration::max);
+            if from < granted || to.is_none() || late > SignedDuration::try_from(bound)? {
                 soaked.wrong.push(format!(
-                    "{name} was open from {from} to {to:?}; granted {granted}, due {due}{}",
-                    meanwhile(windows, due, to)
+                    "{name} was open from {from} to {to:?}; granted {granted}, due {due}, {late:#} late{}",
+                    say(&meanwhile)
                 ));
             }
         }
@@ -233,14 +239,19 @@ fn undisturbed(windows: &[Window], due: Timestamp, closed: Timestamp) -> SignedD
 }
 
 /// What went wrong from a minute before it was due until it was closed.
-fn meanwhile(windows: &[Window], due: Timestamp, closed: Option<Timestamp>) -> String {
+fn meanwhile(windows: &[Window], due: Timestamp, closed: Option<Timestamp>) -> Vec<&Window> {
     let (since, until) = (due - SignedDuration::from_mins(1), closed.unwrap_or_else(Timestamp::now));
+    windows
+        .iter()
+        .filter(|window| window.from <= until && window.until.is_none_or(|end| end >= since))
+        .collect()
+}
+
+fn say(windows: &[&Window]) -> String {
     let mut said = String::new();
     for window in windows {
-        if window.from <= until && window.until.is_none_or(|end| end >= since) {
-            let end = window.until.map_or_else(|| "now".to_owned(), |end| end.to_string());
-            let _ = write!(said, "; {} from {} until {end}", window.fault, window.from);
-        }
+        let end = window.until.map_or_else(|| "now".to_owned(), |end| end.to_string());
+        let _ = write!(said, "; {} from {} until {end}", window.fault, window.from);
     }
     said
 }
@@ -331,8 +342,12 @@ mod tests {
 
     #[test]
     fn time_in_which_something_goes_wrong_is_none_in_which_it_could_be_closed() {
-        let window =
-            |from, until: Option<i64>| Window { fault: String::new(), from: at(from), until: until.map(at) };
+        let window = |from, until: Option<i64>| Window {
+            fault: String::new(),
+            bound: BOUND,
+            from: at(from),
+            until: until.map(at),
+        };
         let late = |windows: &[Window], closed| undisturbed(windows, at(100), at(closed)).as_secs();
         assert_eq!(late(&[], 107), 7);
         assert_eq!(late(&[window(10, Some(90)), window(200, Some(215))], 107), 7);

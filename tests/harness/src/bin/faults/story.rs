@@ -87,8 +87,15 @@ impl Story {
             {"name": NAMESPACE, "credential": "default", "scopes": [scope("matrix"), scope("spoke")]},
             {"name": GONE, "credential": "default", "scopes": [scope("gone")]},
         ]);
-        for interval in ["driftInterval", "inventoryInterval", "addressInterval", "sweepInterval"] {
-            setup.config[interval] = json!("3s");
+        // No shorter: what is read each few seconds is to leave room for what is read for a grant, below the limits of
+        // Resource Manager, which are those of a real one.
+        for (interval, length) in [
+            ("driftInterval", "3s"),
+            ("sweepInterval", "3s"),
+            ("inventoryInterval", "10s"),
+            ("addressInterval", "10s"),
+        ] {
+            setup.config[interval] = json!(length);
         }
         setup.config["unfinishedWrites"] = json!("30s");
         // Another one than ours: what goes wrong for it is to go well for us.
