@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Either, Full};
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::api::PostParams;
@@ -19,6 +19,7 @@ use kube::client::{Body, ClientBuilder};
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher;
 use kube::{Api, Client};
+use serde_json::{Value, json};
 use tower::{BoxError, Layer, Service};
 
 use crate::api::UserInfo;
@@ -159,23 +160,40 @@ where
             {
                 server.said(at);
             }
-            if streams {
-                return Ok(Response::from_parts(head, Either::Right(body)));
+            let status = head.status;
+            if streams && status != StatusCode::GONE {
+                return Ok((status, Response::from_parts(head, Either::Right(body))));
             }
             let bytes = body.collect().await.map_err(Into::into)?.to_bytes();
-            Ok(Response::from_parts(head, Either::Left(Full::new(bytes))))
+            if streams {
+                return Ok((status, Response::new(Either::Left(Full::new(expired(&bytes))))));
+            }
+            Ok((status, Response::from_parts(head, Either::Left(Full::new(bytes)))))
         };
         Box::pin(async move {
             // Counted also where whoever asked waits for it no longer.
             let mut call = metrics.rest_request(method.as_str());
             let ended = tokio::time::timeout(patience, whole);
             let answer = ended.await.unwrap_or_else(|_| Err(Silent(patience).into()));
-            if let Ok(answer) = &answer {
-                call.answered(answer.status().as_u16());
-            }
-            answer
+            answer.map(|(status, answer)| {
+                call.answered(status.as_u16());
+                answer
+            })
         })
     }
+}
+
+/// An answer of 410 to a watch, as the event that API servers send of the same in one that they have begun: only then does
+/// [`watcher`] list anew. To an answer it would come back with the version that is gone, and hear nothing ever after.
+fn expired(body: &[u8]) -> Bytes {
+    let said = serde_json::from_slice::<Value>(body).ok().filter(|said| said["code"] == 410);
+    let status = said.unwrap_or_else(|| {
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "Expired",
+            "code": 410, "message": "the API server has answered the watch with 410 Gone"})
+    });
+    let mut line = json!({"type": "ERROR", "object": status}).to_string();
+    line.push('\n');
+    Bytes::from(line)
 }
 
 fn is_watch(uri: &http::Uri) -> bool {
@@ -184,15 +202,72 @@ fn is_watch(uri: &http::Uri) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::StreamExt;
     use k8s_openapi::api::core::v1::ConfigMap;
-    use kube::Api;
     use kube::api::{ListParams, WatchParams};
+    use kube::runtime::WatchStreamExt;
+    use kube::{Api, ResourceExt};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
 
     const SHORT: Duration = Duration::from_millis(300);
+
+    /// A server that has one object, and answers every watch with 410 and this; how often it was listed.
+    async fn server_of(gone: &'static str) -> (Client, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let lists = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&lists);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = [0; 4096];
+                let read = stream.read(&mut request).await.unwrap_or_default();
+                let watches = String::from_utf8_lossy(&request[..read]).contains("watch=true");
+                let (status, body) = if watches {
+                    ("410 Gone", gone.to_owned())
+                } else {
+                    let number = counted.fetch_add(1, Ordering::SeqCst);
+                    let item = json!({"metadata": {"name": format!("listed-{number}"), "namespace": "a"}});
+                    ("200 OK", json!({"metadata": {"resourceVersion": "7"}, "items": [item]}).to_string())
+                };
+                let length = body.len();
+                let head =
+                    format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close");
+                let answer = format!("{head}\r\ncontent-length: {length}\r\n\r\n{body}");
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        let config = kube::Config::new(format!("http://{address}").parse().unwrap());
+        let patient = Patient { patience: PATIENCE, server: Server::default(), metrics: Metrics::new() };
+        (ClientBuilder::try_from(config).unwrap().with_layer(&patient).build(), lists)
+    }
+
+    /// What began at a version that the API server no longer has hears of what came since, whatever it says with it.
+    #[tokio::test]
+    async fn a_watch_that_is_answered_with_410_is_listed_anew() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let status =
+            r#"{"kind":"Status","status":"Failure","message":"too old","reason":"Expired","code":410}"#;
+        for gone in [status, "gone", ""] {
+            let (client, lists) = server_of(gone).await;
+            let events = watcher(Api::<ConfigMap>::all(client), watching()).backoff(Pauses::default());
+            let mut events = std::pin::pin!(events);
+            let again = async {
+                while let Some(event) = events.next().await {
+                    if matches!(&event, Ok(watcher::Event::InitApply(map)) if map.name_any() == "listed-1") {
+                        return;
+                    }
+                }
+            };
+            let heard = tokio::time::timeout(Duration::from_secs(20), again).await;
+            assert!(heard.is_ok(), "{gone:?}: listed {} times", lists.load(Ordering::SeqCst));
+        }
+    }
 
     /// A server that says this and then nothing more, and a client that waits for it a little while.
     async fn client_of(head: &'static str) -> Client {

@@ -3,7 +3,7 @@
 use portcullis::api::{ExistingRules, Reason};
 use portcullis::plan::changes::{grant_rule, plan};
 use portcullis::plan::desired::{Changes, Lock, Wanted};
-use portcullis::plan::model::{Access, Observed, Peer, Provisioning, Rule};
+use portcullis::plan::model::{Access, Observed, Peer, Provisioning, ResourceLock, Rule};
 use portcullis::plan::names;
 
 use crate::plan_world::*;
@@ -335,4 +335,48 @@ fn no_other_deny_takes_the_name_or_the_place_of_one_that_is_missed() {
     put(&mut old, Rule { priority: 999, ..first });
     let known = Wanted { placed: vec![wider.clone()], ..wanted(wide.to_vec(), vec![]) };
     assert_eq!(plan(&old, &known, &LIMITS, at(0)).locks, [wider]);
+}
+
+/// One of another name is written as it is wanted, and where that is best by what is seen.
+#[test]
+fn no_deny_is_moved_to_where_another_one_is_missed() {
+    let locks = [Lock { keep_others: false, ..lock(WEB, &[("10.0.0.4", "22")]) }];
+    let stood = settled(&[], &locks).rule(&deny(0)).unwrap().clone();
+    let missed = Rule { priority: 299, ..stood.clone() };
+    let mut old = nsg(&[]);
+    put(&mut old, Rule { name: deny(1), destinations: vec![peer("10.0.0.4"), peer("10.0.0.5")], ..stood });
+    let known = Wanted { placed: vec![missed], ..wanted(locks.to_vec(), vec![]) };
+    let written = plan(&old, &known, &LIMITS, at(0)).locks;
+    assert_eq!(written.len(), 1);
+    assert_eq!((written[0].name.as_str(), written[0].priority), (deny(1).as_str(), 999));
+}
+
+/// Of two that could become what is wanted, the one that shuts the same ports is widened: the other one could not be without
+/// a deny beside it.
+#[test]
+fn a_deny_keeps_to_its_ports() {
+    let before = [lock(WEB, &[("10.0.0.4", "22"), ("10.0.0.5,10.0.0.6", "3389")])];
+    let world = settled(&[], &before);
+    let name = world.rules.iter().find(|rule| rule.ports == [port("22")]).unwrap().name.clone();
+    let since = [lock(WEB, &[("10.0.0.4,10.0.0.5,10.0.0.6", "22"), ("10.0.0.7", "3389")])];
+    let written = planned(&world, &since).locks;
+    let widened = written.iter().find(|rule| rule.name == name).unwrap();
+    assert_eq!((&widened.ports, widened.destinations.len()), (&vec![port("22")], 3), "{written:#?}");
+}
+
+/// Somebody turned it to what another policy wants shut, and has no deny of its own for yet.
+#[test]
+fn a_deny_is_not_mended_before_what_rests_on_it_has_its_own() {
+    let (web, ops) = (lock(WEB, &[("10.0.0.4", "22")]), lock(OPS, &[("10.0.0.5", "3389")]));
+    let open = ["ssh 300 Allow TCP * > * : 22", "rdp 310 Allow TCP * > * : 3389"];
+    let mut world = settled(&open, std::slice::from_ref(&web));
+    let own = world.rule(&deny(0)).unwrap().clone();
+    put(&mut world, Rule { destinations: vec![peer("10.0.0.5")], ports: vec![port("3389")], ..own.clone() });
+    let known = Wanted { standing: vec![own], ..wanted(vec![web, ops], vec![]) };
+    let changes = plan(&world, &known, &LIMITS, at(0));
+    for write in writes(&changes, ResourceLock::None) {
+        apply(&mut world, &write).unwrap();
+        assert!(!passes(&world, packet("203.0.113.7", "10.0.0.5", 3389)), "{write:#?}");
+    }
+    assert!(!passes(&world, packet("203.0.113.7", "10.0.0.4", 22)));
 }

@@ -289,3 +289,26 @@ fn each_port_is_shown_as_it_is_reached() {
         plan.connections.iter().map(|it| (it.via.as_str(), it.address.as_str())).collect();
     assert_eq!(shown, [("fw", PUBLIC), ("Direct", "10.0.0.4")]);
 }
+
+/// Rules of both are written to the policy; whoever connects sees the firewall that leads on.
+#[test]
+fn of_two_firewalls_with_one_policy_the_one_that_leads_on_is_shown() {
+    let shared = id("Microsoft.Network/firewallPolicies/shared");
+    let mut machine = behind(&["nic"], &ROUTES);
+    let hops = &mut machine.nics[0].addresses[0].hops;
+    let Hop::Firewall(mut leads) = hops.remove(0) else { panic!("no firewall") };
+    leads.policies = vec![shared.clone()];
+    let mut other = leads.clone();
+    other.id = FirewallId(id("Microsoft.Network/azureFirewalls/other"));
+    other.address = "10.2.1.5".parse().unwrap();
+    other.publics = vec!["198.51.100.41".parse().unwrap()];
+    other.routes = vec![Route { to: net("10.9.0.0/16"), by_it: true }];
+    hops.extend([Hop::Firewall(other), Hop::Firewall(leads)]);
+    let mut view = view_of(machine, FirewallView::default(), &AzureEnforcement::default());
+    view.firewalls = Arc::new([(FirewallId(shared), hub(vec![], vec![]))].into());
+    let plan = plan_of(|_| {}, &view);
+    assert_eq!(on(&plan, "firewallPolicies").len(), 1, "{plan:#?}");
+    let shown: Vec<(&str, &str)> =
+        plan.connections.iter().map(|it| (it.via.as_str(), it.address.as_str())).collect();
+    assert_eq!(shown, [("fw", PUBLIC)]);
+}
