@@ -367,16 +367,19 @@ fn a_deny_keeps_to_its_ports() {
 /// Somebody turned it to what another policy wants shut, and has no deny of its own for yet.
 #[test]
 fn a_deny_is_not_mended_before_what_rests_on_it_has_its_own() {
-    let (web, ops) = (lock(WEB, &[("10.0.0.4", "22")]), lock(OPS, &[("10.0.0.5", "3389")]));
+    let of = |uid, on| Lock { keep_others: false, ..lock(uid, &[on]) };
+    let (web, ops) = (of(WEB, ("10.0.0.4", "22")), of(OPS, ("10.0.0.5", "3389")));
     let open = ["ssh 300 Allow TCP * > * : 22", "rdp 310 Allow TCP * > * : 3389"];
     let mut world = settled(&open, std::slice::from_ref(&web));
     let own = world.rule(&deny(0)).unwrap().clone();
     put(&mut world, Rule { destinations: vec![peer("10.0.0.5")], ports: vec![port("3389")], ..own.clone() });
     let known = Wanted { standing: vec![own], ..wanted(vec![web, ops], vec![]) };
     let changes = plan(&world, &known, &LIMITS, at(0));
+
     for write in writes(&changes, ResourceLock::None) {
         apply(&mut world, &write).unwrap();
-        assert!(!passes(&world, packet("203.0.113.7", "10.0.0.5", 3389)), "{write:#?}");
+        let enters = |machine| passes(&world, packet("203.0.113.7", machine, 3389));
+        assert!(!enters("10.0.0.5") && enters("10.0.0.4"), "{write:#?}");
     }
     assert!(!passes(&world, packet("203.0.113.7", "10.0.0.4", 22)));
 }
