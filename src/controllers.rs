@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use kube::runtime::controller::{self, Action};
-use kube::runtime::reflector;
+use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{Controller, WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 use tokio::sync::mpsc;
@@ -207,7 +207,9 @@ pub async fn run(
                         context.terms.forget(&policy.uid().unwrap_or_default());
                         context.wake_requests(policy);
                     }
-                    Ok(watcher::Event::Init | watcher::Event::InitDone) | Err(_) => {}
+                    // What was looked at while a long list came was looked at as it was before.
+                    Ok(watcher::Event::InitDone) => context.wake_all(),
+                    Ok(watcher::Event::Init) | Err(_) => {}
                 }
             })
             .touched_objects()
@@ -236,7 +238,9 @@ pub async fn run(
                         context.opens.gone(&request.uid().unwrap_or_default());
                         context.wake_reviews_of(request);
                     }
-                    Ok(watcher::Event::Init | watcher::Event::InitDone) | Err(_) => {}
+                    // What was looked at while a long list came was looked at as it was before.
+                    Ok(watcher::Event::InitDone) => context.wake_all(),
+                    Ok(watcher::Event::Init) | Err(_) => {}
                 }
             })
             .touched_objects()
@@ -257,7 +261,7 @@ pub async fn run(
         .for_each(|_| async {});
     let (reviews, review_writer) = reflector::store::<JitAccessReview>();
     let review_stream = {
-        let context = Arc::clone(&context);
+        let (context, known) = (Arc::clone(&context), reviews.clone());
         watcher(Api::<Tolerant<JitAccessReview>>::all(client), unsettled)
             .map_ok(untold)
             .backoff(connection::Pauses::default())
@@ -265,9 +269,18 @@ pub async fn run(
             .inspect(move |event| {
                 context.reviews.see(event);
                 context.reviews_filled.see(event);
-                // Here, and not in its turn among the reviews: it may be a word that closes.
-                if let Ok(watcher::Event::Apply(review)) = event {
-                    review::wake_request_of(&context, review);
+                match event {
+                    // Here, and not in its turn among the reviews: it may be a word that closes.
+                    Ok(watcher::Event::Apply(review)) => {
+                        review::wake_request_of(&context, review);
+                    }
+                    Ok(watcher::Event::InitDone) => {
+                        context.wake_all();
+                        for review in known.state() {
+                            let _ = context.wake_reviews.send(ObjectRef::from_obj(&*review));
+                        }
+                    }
+                    _ => {}
                 }
             })
             .touched_objects()

@@ -16,10 +16,12 @@ use http_body_util::{BodyExt, Either, Full};
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::api::PostParams;
 use kube::client::{Body, ClientBuilder};
+use kube::core::Status;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher;
 use kube::{Api, Client};
-use serde_json::{Value, json};
+use serde_json::json;
+use tokio::time::Instant;
 use tower::{BoxError, Layer, Service};
 
 use crate::api::UserInfo;
@@ -35,6 +37,8 @@ pub const WATCH: Duration = Duration::from_secs(30);
 const SILENT: Duration = Duration::from_secs(45);
 /// The longest pause before a watch that fails is tried again: until then nobody hears of an end that somebody asks for.
 const DEAF: Duration = Duration::from_secs(10);
+/// The code of an answer, and of an event, that says so of a version.
+const GONE: u16 = StatusCode::GONE.as_u16();
 /// How long it may take to connect.
 const CONNECT: Duration = Duration::from_secs(10);
 
@@ -68,19 +72,26 @@ pub fn connect(
 
 /// The pauses between the tries of a watch that fails.
 #[derive(Default)]
-pub struct Pauses(watcher::DefaultBackoff);
+pub struct Pauses {
+    pauses: watcher::DefaultBackoff,
+    failed: Option<Instant>,
+}
 
 impl Iterator for Pauses {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        self.0.next().map(|pause| pause.min(DEAF))
+        self.failed = Some(Instant::now());
+        self.pauses.next().map(|pause| pause.min(DEAF))
     }
 }
 
 impl Backoff for Pauses {
+    /// Something was heard. Not of one that lists well and then fails again and again: it would list each second.
     fn reset(&mut self) {
-        self.0.reset();
+        if self.failed.is_none_or(|at| at.elapsed() > DEAF) {
+            self.pauses.reset();
+        }
     }
 }
 
@@ -164,10 +175,12 @@ where
             if streams && status != StatusCode::GONE {
                 return Ok((status, Response::from_parts(head, Either::Right(body))));
             }
-            let bytes = body.collect().await.map_err(Into::into)?.to_bytes();
+            let bytes = body.collect().await.map(http_body_util::Collected::to_bytes);
             if streams {
-                return Ok((status, Response::new(Either::Left(Full::new(expired(&bytes))))));
+                let event = expired(&bytes.unwrap_or_default());
+                return Ok((status, Response::new(Either::Left(Full::new(event)))));
             }
+            let bytes = bytes.map_err(Into::into)?;
             Ok((status, Response::from_parts(head, Either::Left(Full::new(bytes)))))
         };
         Box::pin(async move {
@@ -186,10 +199,9 @@ where
 /// An answer of 410 to a watch, as the event that API servers send of the same in one that they have begun: only then does
 /// [`watcher`] list anew. To an answer it would come back with the version that is gone, and hear nothing ever after.
 fn expired(body: &[u8]) -> Bytes {
-    let said = serde_json::from_slice::<Value>(body).ok().filter(|said| said["code"] == 410);
+    let said = serde_json::from_slice::<Status>(body).ok().filter(|said| said.code == GONE);
     let status = said.unwrap_or_else(|| {
-        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "Expired",
-            "code": 410, "message": "the API server has answered the watch with 410 Gone"})
+        Status::failure("the API server has answered the watch with 410 Gone", "Expired").with_code(GONE)
     });
     let mut line = json!({"type": "ERROR", "object": status}).to_string();
     line.push('\n');
@@ -253,7 +265,8 @@ mod tests {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let status =
             r#"{"kind":"Status","status":"Failure","message":"too old","reason":"Expired","code":410}"#;
-        for gone in [status, "gone", ""] {
+        let strange = r#"{"kind":"Status","status":"error","message":null,"code":410}"#;
+        for gone in [status, strange, "gone", ""] {
             let (client, lists) = server_of(gone).await;
             let events = watcher(Api::<ConfigMap>::all(client), watching()).backoff(Pauses::default());
             let mut events = std::pin::pin!(events);
@@ -290,14 +303,18 @@ mod tests {
     const HEAD: &str =
         "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
 
-    #[test]
-    fn a_watch_that_fails_for_long_is_tried_each_ten_seconds_and_at_first_sooner() {
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_fails_for_long_is_tried_each_ten_seconds_and_at_first_sooner() {
         let mut pauses = Pauses::default();
         let first = pauses.next().unwrap();
         let later: Vec<Duration> = pauses.by_ref().take(20).collect();
         assert!(first < Duration::from_secs(3), "{first:?}");
         assert_eq!(later.last(), Some(&DEAF), "{later:?}");
         assert!(later.iter().all(|pause| *pause <= DEAF));
+        // It listed, and fails again at once.
+        pauses.reset();
+        assert_eq!(pauses.next(), Some(DEAF));
+        tokio::time::sleep(DEAF + Duration::from_secs(1)).await;
         pauses.reset();
         assert!(pauses.next().unwrap() < Duration::from_secs(3));
     }

@@ -8,6 +8,11 @@ use jiff::Timestamp;
 
 use crate::plan::authorize::Resolved;
 
+/// What took longer to read counts as if it had taken so long: addresses from before may be those of other machines by now.
+const LONGEST: Duration = Duration::from_secs(300);
+/// How long a grant may take once its machines are read: by then the API server is asked again for all that it rests on.
+const GRANT: Duration = Duration::from_secs(15);
+
 /// What a policy's entries select.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resolution {
@@ -21,13 +26,14 @@ pub struct Resolution {
     pub took: Duration,
 }
 
-impl Resolution {
-    /// How long after [`Resolution::at`] a grant may rest on it, where what takes less than `bound` to read may be that
-    /// old. Some time is left after the longest read: else no grant could ever rest on what takes longer.
-    #[must_use]
-    pub fn good_for(&self, bound: Duration) -> Duration {
-        bound.max(self.took + bound / 4)
+/// How old a read may be that a grant rests on: `bound`. Where the longest of those that it rests on took more than half of
+/// it, as long as that took and some time for the grant itself: else none could rest on what takes longer than `bound`.
+#[must_use]
+pub fn good_for(bound: Duration, longest: Duration) -> Duration {
+    if longest <= bound / 2 {
+        return bound;
     }
+    bound.max(longest.min(LONGEST) + (bound / 4).max(GRANT))
 }
 
 /// The machines of every policy, by its UID. Cheap to clone; clones are the same.
@@ -90,12 +96,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_grant_may_rest_on_a_read_however_long_that_took() {
-        let good_for = |took| {
-            let (machines, took) = (Arc::default(), Duration::from_secs(took));
-            let read = Resolution { machines, generation: 1, at: Timestamp::UNIX_EPOCH, took };
-            read.good_for(Duration::from_secs(60)).as_secs()
-        };
-        assert_eq!([0, 45, 46, 90].map(good_for), [60, 60, 61, 105]);
+    fn a_grant_may_rest_on_a_read_that_took_long_and_on_none_from_long_ago() {
+        let good_for =
+            |bound, longest| good_for(Duration::from_secs(bound), Duration::from_secs(longest)).as_secs();
+        assert_eq!(
+            [0, 45, 46, 90, 300, 3600].map(|longest| good_for(60, longest)),
+            [60, 60, 61, 105, 315, 315]
+        );
+        assert_eq!([0, 5, 6, 30].map(|longest| good_for(10, longest)), [10, 10, 21, 45]);
+        assert_eq!([200, 250, 300, 3600].map(|longest| good_for(400, longest)), [400; 4]);
     }
 }

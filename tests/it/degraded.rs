@@ -103,20 +103,17 @@ async fn a_cloud_that_throttles_holds_up_no_close_and_makes_nobody_unready() {
     .await
     .unwrap();
     play.request("late", "web-1", "web-1", 22, STRANGER, "1h").await;
-    let asked = Timestamp::now();
     play.developer
         .run(&["-n", install::NAMESPACE, "delete", "jitreq", "mine", "--wait=false"])
         .await
         .unwrap();
+    // Less than the 30 s that the cloud asks to wait.
     eventually("the packets stop", Duration::from_secs(20), || async {
         anyhow::ensure!(!play.passes(REQUESTER, "web-1", 22).await, "they pass");
         Ok::<_, anyhow::Error>(())
     })
     .await
     .unwrap_or_else(|error| panic!("{error:#}\n{}", controller.log_text().unwrap()));
-    let late = Timestamp::now().duration_since(asked);
-    assert!(late < SignedDuration::from_secs(10), "{late:#}");
-    // Longer than readiness takes to change its mind.
     for _ in 0..10 {
         assert_eq!(
             controller.readiness().await.unwrap()["ready"],
@@ -126,7 +123,7 @@ async fn a_cloud_that_throttles_holds_up_no_close_and_makes_nobody_unready() {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     assert!(told().await > 0.0, "else the test proves nothing");
-    assert!(!play.passes(STRANGER, "web-1", 22).await, "its write was refused");
+    assert!(!play.passes(STRANGER, "web-1", 22).await, "it waits");
     play.stage.simulator.control(Method::DELETE, "faults", None).await.unwrap();
     play.reaches("jitreq/late", "/status/state", "Active").await;
     assert!(play.passes(STRANGER, "web-1", 22).await);

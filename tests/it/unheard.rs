@@ -37,8 +37,10 @@ async fn nobody_gets_in_past_the_lock_of_a_policy_that_cannot_be_read_after_a_st
     play.stage.simulator.control(Method::POST, "faults", Some(&unread)).await.unwrap();
     controller.restart().await.unwrap();
     assert_eq!(play.condition("jitpol/strict", "Ready", "False").await, "CloudUnavailable");
-    // The other one has been heard by now, and what is looked at each few seconds has been looked at.
+    // The other one has been heard: what is looked at each few seconds has been looked at, and its grants open.
     tokio::time::sleep(Duration::from_secs(10)).await;
+    play.request("mine", "open", "win-1", 3389, "203.0.113.7", "1h").await;
+    play.reaches("jitreq/mine", "/status/state", "Active").await;
     assert_eq!(play.exposed(OFFICE, "web-1", 22, locked).await, []);
     let faults = play.stage.simulator.control(Method::GET, "faults", None).await.unwrap();
     assert_ne!(faults[0]["struck"], 0, "else the test proves nothing");

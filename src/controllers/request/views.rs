@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 
 use crate::api::JitPolicy;
-use crate::controllers::Context;
+use crate::controllers::{Context, resolutions};
 use crate::plan::authorize::{FirewallView, Judgement, PolicyView, Resolved};
 use crate::plan::model::{FirewallId, Machine};
 use crate::plan::names::parse_name;
@@ -95,16 +96,19 @@ pub(super) fn unread(
     now: Timestamp,
 ) -> Option<String> {
     let Judgement::Allowed(plan) = judgement else { return None };
-    let bound = context.settings.address_interval;
-    let old: Vec<&PolicyView> = policies
+    let of_plan: Vec<&PolicyView> = policies
         .iter()
         .filter(|policy| plan.policies.iter().any(|of_plan| of_plan.uid == policy.uid))
-        .filter(|policy| {
-            let read = context.resolutions.latest(&policy.uid).filter(|read| read.at == policy.read_at);
-            now.duration_since(policy.read_at).unsigned_abs()
-                > read.map_or(bound, |read| read.good_for(bound))
-        })
         .collect();
+    // What is read quickly is there, and waits, while the others are read.
+    let took = |policy: &PolicyView| {
+        let read = context.resolutions.latest(&policy.uid).filter(|read| read.at == policy.read_at);
+        read.map_or(Duration::ZERO, |read| read.took)
+    };
+    let longest = of_plan.iter().map(|policy| took(policy)).max().unwrap_or_default();
+    let bound = resolutions::good_for(context.settings.address_interval, longest);
+    let is_old = |policy: &&PolicyView| now.duration_since(policy.read_at).unsigned_abs() > bound;
+    let old: Vec<&PolicyView> = of_plan.into_iter().filter(is_old).collect();
     for view in &old {
         context.resolutions.want(&view.uid);
         let policies = context.policies.state();

@@ -95,7 +95,7 @@ pub async fn play(fault: &Fault, expected: Option<&BTreeSet<String>>) -> anyhow:
     lived?;
     let over = over?;
     // What lands late, and what is looked at each few seconds, has its time.
-    tokio::time::sleep(Duration::from_secs(8)).await;
+    tokio::time::sleep(Duration::from_secs(12)).await;
     story.settle(expected).await?;
     let mut findings = story.judge(over, fault).await?;
     findings.wrong.extend(trouble.wrong.iter().map(|what| (Scenario::Lock, what.clone())));

@@ -29,6 +29,8 @@ const CALM: Duration = Duration::from_secs(15);
 /// How much later than it should a packet may pass, in time in which nothing goes wrong; more after what the matrix gives
 /// more time, since a call that hangs does so for some time after its fault.
 const BOUND: Duration = Duration::from_secs(30);
+/// How long a call that hangs is waited for where something is due.
+const HANGS: SignedDuration = SignedDuration::from_secs(25);
 /// What the program may take more at the end than after its first minutes.
 const GROWTH: f64 = 1.5;
 
@@ -56,6 +58,13 @@ struct Window {
     from: Timestamp,
     /// None: it still does.
     until: Option<Timestamp>,
+}
+
+impl Window {
+    /// Whether a call that hangs because of it may still hold up what is due then.
+    fn hangs_on(&self, due: Timestamp) -> bool {
+        self.until.is_none_or(|until| due < until + HANGS)
+    }
 }
 
 /// All that went wrong so far, by time.
@@ -216,7 +225,8 @@ async fn judge(story: &mut Story, windows: &[Window], soaked: &mut Soaked) -> an
             let late = undisturbed(windows, due, to.unwrap_or_else(Timestamp::now));
             soaked.late.push(late.as_secs_f64());
             let meanwhile = meanwhile(windows, due, to);
-            let bound = meanwhile.iter().map(|window| window.bound).fold(BOUND, Duration::max);
+            let bound = meanwhile.iter().filter(|window| window.hangs_on(due)).map(|window| window.bound);
+            let bound = bound.fold(BOUND, Duration::max);
             if from < granted || to.is_none() || late > SignedDuration::try_from(bound)? {
                 soaked.wrong.push(format!(
                     "{name} was open from {from} to {to:?}; granted {granted}, due {due}, {late:#} late{}",
