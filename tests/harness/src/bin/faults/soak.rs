@@ -26,11 +26,8 @@ const EACH: Duration = Duration::from_millis(2500);
 /// How long one thing goes wrong, and how long nothing does between two.
 const TROUBLE: Duration = Duration::from_secs(15);
 const CALM: Duration = Duration::from_secs(15);
-/// How much later than it should a packet may pass, in time in which nothing goes wrong; more after what the matrix gives
-/// more time, since a call that hangs does so for some time after its fault.
-const BOUND: Duration = Duration::from_secs(30);
-/// How long a call that hangs is waited for where something is due.
-const HANGS: SignedDuration = SignedDuration::from_secs(25);
+/// How much later than it should a packet may pass, in time in which nothing goes wrong.
+const BOUND: SignedDuration = SignedDuration::from_secs(30);
 /// What the program may take more at the end than after its first minutes.
 const GROWTH: f64 = 1.5;
 
@@ -53,18 +50,9 @@ pub struct Soaked {
 #[derive(Debug, Clone)]
 struct Window {
     fault: String,
-    /// How late the fault may make a close in the matrix.
-    bound: Duration,
     from: Timestamp,
     /// None: it still does.
     until: Option<Timestamp>,
-}
-
-impl Window {
-    /// Whether a call that hangs because of it may still hold up what is due then.
-    fn hangs_on(&self, due: Timestamp) -> bool {
-        self.until.is_none_or(|until| due < until + HANGS)
-    }
 }
 
 /// All that went wrong so far, by time.
@@ -76,9 +64,8 @@ impl Windows {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn begin(&self, fault: &Fault) {
-        let (name, bound) = (fault.name.clone(), fault.bound);
-        let window = Window { fault: name, bound, from: Timestamp::now(), until: None };
+    fn begin(&self, fault: &str) {
+        let window = Window { fault: fault.to_owned(), from: Timestamp::now(), until: None };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(window);
     }
 
@@ -198,7 +185,7 @@ async fn trouble(
         tokio::time::sleep(CALM).await;
         let mut fault = faults.choose(&mut random).context("no faults")?.clone();
         (fault.from, fault.until) = (0, TROUBLE.as_secs());
-        windows.begin(&fault);
+        windows.begin(&fault.name);
         driver.go_wrong(&fault).await?;
         windows.end();
     }
@@ -224,13 +211,10 @@ async fn judge(story: &mut Story, windows: &[Window], soaked: &mut Soaked) -> an
         for (from, to) in open {
             let late = undisturbed(windows, due, to.unwrap_or_else(Timestamp::now));
             soaked.late.push(late.as_secs_f64());
-            let meanwhile = meanwhile(windows, due, to);
-            let bound = meanwhile.iter().filter(|window| window.hangs_on(due)).map(|window| window.bound);
-            let bound = bound.fold(BOUND, Duration::max);
-            if from < granted || to.is_none() || late > SignedDuration::try_from(bound)? {
+            if from < granted || to.is_none() || late > BOUND {
                 soaked.wrong.push(format!(
                     "{name} was open from {from} to {to:?}; granted {granted}, due {due}, {late:#} late{}",
-                    say(&meanwhile)
+                    meanwhile(windows, due, to)
                 ));
             }
         }
@@ -249,19 +233,14 @@ fn undisturbed(windows: &[Window], due: Timestamp, closed: Timestamp) -> SignedD
 }
 
 /// What went wrong from a minute before it was due until it was closed.
-fn meanwhile(windows: &[Window], due: Timestamp, closed: Option<Timestamp>) -> Vec<&Window> {
+fn meanwhile(windows: &[Window], due: Timestamp, closed: Option<Timestamp>) -> String {
     let (since, until) = (due - SignedDuration::from_mins(1), closed.unwrap_or_else(Timestamp::now));
-    windows
-        .iter()
-        .filter(|window| window.from <= until && window.until.is_none_or(|end| end >= since))
-        .collect()
-}
-
-fn say(windows: &[&Window]) -> String {
     let mut said = String::new();
     for window in windows {
-        let end = window.until.map_or_else(|| "now".to_owned(), |end| end.to_string());
-        let _ = write!(said, "; {} from {} until {end}", window.fault, window.from);
+        if window.from <= until && window.until.is_none_or(|end| end >= since) {
+            let end = window.until.map_or_else(|| "now".to_owned(), |end| end.to_string());
+            let _ = write!(said, "; {} from {} until {end}", window.fault, window.from);
+        }
     }
     said
 }
@@ -352,12 +331,8 @@ mod tests {
 
     #[test]
     fn time_in_which_something_goes_wrong_is_none_in_which_it_could_be_closed() {
-        let window = |from, until: Option<i64>| Window {
-            fault: String::new(),
-            bound: BOUND,
-            from: at(from),
-            until: until.map(at),
-        };
+        let window =
+            |from, until: Option<i64>| Window { fault: String::new(), from: at(from), until: until.map(at) };
         let late = |windows: &[Window], closed| undisturbed(windows, at(100), at(closed)).as_secs();
         assert_eq!(late(&[], 107), 7);
         assert_eq!(late(&[window(10, Some(90)), window(200, Some(215))], 107), 7);
