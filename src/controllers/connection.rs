@@ -4,7 +4,8 @@
 //! A call over it would wait until the kernel gives up, a quarter of an hour later, and a close that somebody has
 //! just asked for would wait with it. So every call has [`PATIENCE`], its body and its repetitions included, and of
 //! a watch, which is silent for long by its nature, the answer's head has. The rest of a watch ends by itself:
-//! the server ends it after [`WATCH`], and the watcher takes it for dead 5 s later.
+//! the server ends it after [`WATCH`], and the watcher takes it for dead 5 s later. One that is answered with 410 Gone
+//! is given to the watcher in a form that has it list anew.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -37,7 +38,7 @@ pub const WATCH: Duration = Duration::from_secs(30);
 const SILENT: Duration = Duration::from_secs(45);
 /// The longest pause before a watch that fails is tried again: until then nobody hears of an end that somebody asks for.
 const DEAF: Duration = Duration::from_secs(10);
-/// The code of an answer, and of an event, that says so of a version.
+/// The code of an answer, and of an event, that says that the version which is asked for is no longer there.
 const GONE: u16 = StatusCode::GONE.as_u16();
 /// How long it may take to connect.
 const CONNECT: Duration = Duration::from_secs(10);
