@@ -260,6 +260,7 @@ proptest! {
         }
         prop_assert_eq!(turned, expected);
     }
+
     /// As after a start: policies say one after another what they want, and until the last has, nobody gets in whom
     /// one of their locks kept out before.
     #[test]
@@ -281,7 +282,7 @@ proptest! {
             std::mem::swap(&mut history.wanted.locks, &mut heard);
             history.wanted.unheard = unheard.iter().map(|lock| names::uid12(&lock.policy_uid)).collect();
             let changes = history.settle();
-            for packet in universe().filter(|packet| is_kept_out(&all, *packet, &settled)) {
+            for packet in universe().filter(|packet| is_kept_out(all.iter(), *packet, &settled)) {
                 prop_assert!(
                     !passes(&history.world, packet)
                         || passes(&before, packet)

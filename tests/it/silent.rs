@@ -39,17 +39,6 @@ impl Play {
         self.write_rule("web", nsg, name, &properties).await;
     }
 
-    async fn until_shut(&self, machine: &str, within: Duration) {
-        let address = &self.stage.world.machine(machine).unwrap().private_address;
-        eventually(&format!("nothing gets in to {machine}"), within, || async {
-            let probe = self.stage.simulator.probe(REQUESTER, address, 22, "Tcp").await?;
-            anyhow::ensure!(!probe.allowed, "{probe:?}");
-            Ok::<_, anyhow::Error>(())
-        })
-        .await
-        .unwrap_or_else(|error| panic!("{error:#}"));
-    }
-
     async fn gets_in(&self, machine: &str) -> bool {
         let address = &self.stage.world.machine(machine).unwrap().private_address;
         self.stage.simulator.probe(REQUESTER, address, 22, "Tcp").await.unwrap().allowed

@@ -119,6 +119,16 @@ impl Play {
         self.stage.simulator.probe(source, address, port, "Tcp").await.unwrap().allowed
     }
 
+    /// Waits until SSH from where requests come from no longer gets in to a machine.
+    pub(crate) async fn until_shut(&self, machine: &str, within: Duration) {
+        eventually(&format!("nothing gets in to {machine}"), within, || async {
+            anyhow::ensure!(!self.passes(REQUESTER, machine, 22).await, "packets pass");
+            Ok::<_, anyhow::Error>(())
+        })
+        .await
+        .unwrap_or_else(|error| panic!("{error:#}"));
+    }
+
     /// When, since `from`, packets would have got through.
     pub(crate) async fn exposed(
         &self,

@@ -271,18 +271,18 @@ impl History {
 
     /// Whether a lock that covers the packet must keep it out, and has not said that it cannot.
     pub(super) fn must_be_shut(&self, packet: Packet, changes: &Changes) -> bool {
-        let locks = &self.wanted.locks;
-        let above: Vec<Lock> =
-            locks.iter().filter(|lock| lock.existing == ExistingRules::Override).cloned().collect();
-        is_kept_out(&above, packet, changes)
+        let above = self.wanted.locks.iter().filter(|lock| lock.existing == ExistingRules::Override);
+        is_kept_out(above, packet, changes)
     }
 }
 
 /// Whether one of these locks is to keep the packet out, and has not said that it cannot.
-pub(super) fn is_kept_out(locks: &[Lock], packet: Packet, changes: &Changes) -> bool {
-    locks
-        .iter()
-        .any(|lock| !is_excused(lock, changes) && !is_exempt(lock, packet.source) && covers(lock, packet))
+pub(super) fn is_kept_out<'a>(
+    mut locks: impl Iterator<Item = &'a Lock>,
+    packet: Packet,
+    changes: &Changes,
+) -> bool {
+    locks.any(|lock| !is_excused(lock, changes) && !is_exempt(lock, packet.source) && covers(lock, packet))
 }
 
 /// Whether something of the lock finds no room, which was said.
